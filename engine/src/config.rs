@@ -1,0 +1,99 @@
+//! Every limit and interval in one place, each with its unit last in the name. Wire and format
+//! limits are constants, because two devices must agree on them; the rest is [`Config`].
+
+/// Longest frame on the wire, in bytes, its own header included. Checked before allocation.
+pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// Longest control frame (everything but `Ops`), in bytes.
+pub const CONTROL_BYTES_MAX: usize = 64 * 1024;
+/// Longest gossip frame, in bytes.
+pub const BROADCAST_BYTES_MAX: usize = 4 * 1024;
+/// Longest payload after inflation, in bytes.
+pub const INFLATED_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Frames shorter than this, in bytes, are never deflated.
+pub const DEFLATE_BYTES_MIN: usize = 1024;
+/// Longest canonical encoding of one commit, in bytes. 64 KiB under the frame's cap, so that a
+/// commit always fits a frame of its own.
+pub const COMMIT_BYTES_MAX: usize = FRAME_BYTES_MAX - 64 * 1024;
+/// Most commits in one run on the wire.
+pub const RUN_COMMITS_MAX: usize = 16 * 1024;
+/// Most row writes in one commit.
+pub const COMMIT_OPS_MAX: usize = 64 * 1024;
+/// Most fields written to one row by one commit.
+pub const ROW_FIELDS_MAX: usize = 4 * 1024;
+/// Longest table name, in bytes of UTF-8.
+pub const TABLE_BYTES_MAX: usize = 128;
+/// Longest row key, in bytes of UTF-8.
+pub const ROW_KEY_BYTES_MAX: usize = 512;
+/// Longest field name, in bytes of UTF-8.
+pub const FIELD_BYTES_MAX: usize = 128;
+/// Longest device name, in bytes of UTF-8.
+pub const DEVICE_NAME_BYTES_MAX: usize = 64;
+/// Deepest nesting of lists and maps in a value.
+pub const VALUE_DEPTH_MAX: usize = 32;
+/// Most replicas (lives of database files) that one account may have.
+pub const REPLICAS_MAX: usize = 1024;
+/// Most ranges that one replica's entry in a knowledge statement may have.
+pub const RANGES_MAX: usize = 64;
+/// Largest physical part of a stamp, in milliseconds since the Unix epoch: the year 4199. The same
+/// for every device for ever, so that all refuse the same commits.
+pub const STAMP_MS_MAX: u64 = (1 << 46) - 1;
+/// A device's own wall clock is cut off this far below [`STAMP_MS_MAX`], in milliseconds, which
+/// leaves room for successors of every stamp that a clock can give.
+pub const STAMP_HEADROOM_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// What may differ from device to device. All defaults are those of [`Config::default`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// How far a stamp may lead our wall clock and still move our clock, in milliseconds.
+    pub drift_ms_max: u64,
+    /// Aim for the canonical bytes in one `Ops` frame, before compression.
+    pub batch_bytes: usize,
+    /// Most commits in one `Ops` frame.
+    pub batch_commits_max: usize,
+    /// Bytes a peer may have under way to us before it must wait for our acknowledgement.
+    pub credit_bytes: u64,
+    /// Bytes of unasked-for pushes under way to one peer before we only announce.
+    pub push_bytes_max: u64,
+    /// Memory for runs that wait for what they depend on, over all peers, in bytes.
+    pub reorder_bytes_max: usize,
+    /// Time from connecting to a valid `Hello`, in milliseconds.
+    pub handshake_ms_max: u64,
+    /// First wait before a statement is repeated, in milliseconds; doubles up to [`Config::retry_ms_max`].
+    pub retry_ms: u64,
+    /// Longest wait before a statement is repeated, in milliseconds.
+    pub retry_ms_max: u64,
+    /// Silence after which we ping, in milliseconds.
+    pub ping_ms: u64,
+    /// Silence after which a peer counts as lost, in milliseconds.
+    pub silence_ms_max: u64,
+    /// Most peers with a session at one time.
+    pub peers_max: usize,
+    /// Difference to the median of the peers' clocks from which we warn, in milliseconds.
+    pub skew_warn_ms: u64,
+    /// Most entries in the conflict ledger; the oldest go first.
+    pub conflicts_max: u64,
+    /// Bytes of frames for one peer that may wait in the driver before it is cut off as too slow.
+    pub outbox_bytes_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            drift_ms_max: 60_000,
+            batch_bytes: 256 * 1024,
+            batch_commits_max: 4096,
+            credit_bytes: 4 * 1024 * 1024,
+            push_bytes_max: 1024 * 1024,
+            reorder_bytes_max: 16 * 1024 * 1024,
+            handshake_ms_max: 10_000,
+            retry_ms: 1_000,
+            retry_ms_max: 30_000,
+            ping_ms: 15_000,
+            silence_ms_max: 45_000,
+            peers_max: 64,
+            skew_warn_ms: 60_000,
+            conflicts_max: 10_000,
+            outbox_bytes_max: 8 * 1024 * 1024,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Part of Ahenk; see `ARCHITECTURE.md`.
