@@ -3,6 +3,17 @@
 //! Architecture invariant: no IO, no clock, no randomness of its own, no tokio. Time and seeds come
 //! in as arguments; effects go out as data.
 
+pub mod codec;
+pub mod commit;
 pub mod config;
+pub mod hlc;
 pub mod identity;
+pub mod knowledge;
+pub mod name;
+pub mod row;
+pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod time;
 pub mod transport;
+pub mod value;

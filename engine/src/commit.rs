@@ -1,0 +1,318 @@
+//! Commits: the unit of the log. One local transaction, applied whole or not at all, everywhere.
+//!
+//! Invariants of a [`Commit`] that was built or decoded here: `seq` is at least 1; the first commit of a
+//! replica, and no other, carries its device's certificate; operations ascend strictly by table and row, so
+//! a row occurs once; every size is within `config`; the stamp is one that all devices accept.
+//! What is hashed and signed is [`Commit::encode`], whatever form it travels or lies on disk in.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::config::{
+    COMMIT_BYTES_MAX, COMMIT_OPS_MAX, DEVICE_NAME_BYTES_MAX, FIELD_BYTES_MAX, REPLICAS_MAX, ROW_FIELDS_MAX,
+    ROW_KEY_BYTES_MAX, TABLE_BYTES_MAX,
+};
+use crate::hlc::Hlc;
+use crate::identity::{AccountId, DeviceCert, DeviceId, Dot, Identity, PeerKey, ReplicaId, Sig, hex, verify};
+use crate::name::{FieldName, RowKey, TableName};
+use crate::value::Value;
+
+/// BLAKE3 hash of a commit's canonical encoding.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct CommitHash(pub [u8; 32]);
+
+impl fmt::Debug for CommitHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", hex(&self.0[..4]))
+    }
+}
+
+/// What an operation does to its row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OpKind {
+    /// Creates the row if it is not there, and writes fields.
+    Put,
+    /// Writes fields; does not bring a deleted row back.
+    Update,
+    /// Deletes the row.
+    Delete,
+    /// Deletes the row and creates it anew with these fields only.
+    Replace,
+}
+
+impl OpKind {
+    pub(crate) fn tag(self) -> u8 {
+        self as u8
+    }
+
+    pub(crate) fn from_tag(tag: u8) -> Result<OpKind, DecodeError> {
+        Ok(match tag {
+            0 => OpKind::Put,
+            1 => OpKind::Update,
+            2 => OpKind::Delete,
+            3 => OpKind::Replace,
+            tag => return Err(DecodeError::UnknownTag(tag)),
+        })
+    }
+
+    /// Whether what was in the row before is deleted.
+    pub fn deletes(self) -> bool {
+        matches!(self, OpKind::Delete | OpKind::Replace)
+    }
+
+    /// Whether the row is (again) there.
+    pub fn inserts(self) -> bool {
+        matches!(self, OpKind::Put | OpKind::Replace)
+    }
+}
+
+/// One operation of a commit: what it does to one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Op {
+    /// The table.
+    pub table: TableName,
+    /// The row.
+    pub row: RowKey,
+    /// What is done.
+    pub kind: OpKind,
+    /// The fields written. Empty for a delete.
+    pub fields: BTreeMap<FieldName, Value>,
+}
+
+/// What an author had seen: for each other replica, the length of the prefix that it had applied. In a
+/// commit, only the entries that grew since the author's previous commit.
+pub type Deps = BTreeMap<ReplicaId, u64>;
+
+/// One transaction of one replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// Its name for ever.
+    pub dot: Dot,
+    /// Hash of the replica's previous commit; zeros for the first.
+    pub prev: CommitHash,
+    /// Orders its writes against others to the same fields.
+    pub hlc: Hlc,
+    /// What its author had newly seen.
+    pub deps: Deps,
+    /// The author's certificate, in the first commit of each replica.
+    pub introduces: Option<DeviceCert>,
+    /// What it does, ascending by table and row.
+    pub ops: Vec<Op>,
+}
+
+impl Commit {
+    /// The one byte form that is hashed and signed.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::new();
+        put_replica(&mut writer, &self.dot.replica);
+        writer.varint(self.dot.seq);
+        writer.raw(&self.prev.0);
+        writer.raw(&self.hlc.0.to_be_bytes());
+        put_deps(&mut writer, &self.deps);
+        put_introduction(&mut writer, self.introduces.as_ref());
+        writer.varint(self.ops.len() as u64);
+        for op in &self.ops {
+            writer.u8(op.kind.tag());
+            writer.bytes(op.table.as_str().as_bytes());
+            writer.bytes(op.row.as_str().as_bytes());
+            writer.varint(op.fields.len() as u64);
+            for (field, value) in &op.fields {
+                writer.bytes(field.as_str().as_bytes());
+                value.encode(&mut writer);
+            }
+        }
+        writer.into_bytes()
+    }
+
+    /// Reads the canonical form; `introduced` certificates are of `account` and have been verified.
+    pub fn decode(bytes: &[u8], account: &AccountId) -> Result<Commit, DecodeError> {
+        if bytes.len() > COMMIT_BYTES_MAX {
+            return Err(DecodeError::TooLarge("a commit"));
+        }
+        let mut reader = Reader::new(bytes);
+        let replica = get_replica(&mut reader)?;
+        let dot = Dot { replica, seq: reader.varint()? };
+        let prev = CommitHash(reader.array()?);
+        let hlc = Hlc(u64::from_be_bytes(reader.array()?));
+        let deps = get_deps(&mut reader)?;
+        let introduces = get_introduction(&mut reader, account)?;
+        let count = reader.count(COMMIT_OPS_MAX, 6, "operations of a commit")?;
+        let mut ops = Vec::with_capacity(count);
+        for _ in 0..count {
+            ops.push(get_op(&mut reader)?);
+        }
+        reader.finish()?;
+        let commit = Commit { dot, prev, hlc, deps, introduces, ops };
+        commit.check()?;
+        Ok(commit)
+    }
+
+    /// Checks the invariants that reading the parts does not.
+    pub fn check(&self) -> Result<(), DecodeError> {
+        if self.dot.seq == 0 || self.dot.seq > i64::MAX as u64 {
+            return Err(DecodeError::Invalid("a sequence number"));
+        }
+        let first = self.dot.seq == 1;
+        if first != self.introduces.is_some() || first != (self.prev == CommitHash::default()) {
+            return Err(DecodeError::Invalid("the start of a replica's log"));
+        }
+        if self.introduces.as_ref().is_some_and(|cert| cert.device() != self.dot.replica.device) {
+            return Err(DecodeError::Invalid("a certificate of another device"));
+        }
+        if !self.hlc.acceptable() {
+            return Err(DecodeError::Invalid("a stamp"));
+        }
+        if self.deps.contains_key(&self.dot.replica) {
+            return Err(DecodeError::Invalid("a dependency on oneself"));
+        }
+        if !self.ops.is_sorted_by(|a, b| (&a.table, &a.row) < (&b.table, &b.row)) {
+            return Err(DecodeError::Unordered("operations"));
+        }
+        if self.ops.iter().any(|op| op.kind == OpKind::Delete && !op.fields.is_empty()) {
+            return Err(DecodeError::Invalid("a delete with fields"));
+        }
+        Ok(())
+    }
+
+    /// The stamp of this commit's writes in the total order of writes.
+    pub fn stamp(&self) -> Stamp {
+        Stamp { hlc: self.hlc, dot: self.dot }
+    }
+}
+
+/// A place in the total order of writes: by clock, then replica (device first), then sequence number.
+/// Over writes; never over values, and never over who relayed them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Stamp {
+    /// The writer's clock.
+    pub hlc: Hlc,
+    /// The commit that wrote.
+    pub dot: Dot,
+}
+
+/// Hash of a commit's canonical encoding.
+pub fn hash_commit(encoded: &[u8]) -> CommitHash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"ahenk commit 1").update(encoded);
+    CommitHash(*hasher.finalize().as_bytes())
+}
+
+fn signed_message(account: &AccountId, hash: &CommitHash) -> Vec<u8> {
+    let mut message = b"ahenk signed commit 1".to_vec();
+    message.extend_from_slice(&account.0);
+    message.extend_from_slice(&hash.0);
+    message
+}
+
+/// Signs a commit, and through its hash all earlier ones of its replica.
+pub fn sign_commit(identity: &Identity, hash: &CommitHash) -> Sig {
+    identity.secret.sign(&signed_message(&identity.account(), hash))
+}
+
+/// Verifies the author's signature.
+pub fn verify_commit(account: &AccountId, author: &PeerKey, hash: &CommitHash, sig: &Sig) -> bool {
+    verify(&author.0, &signed_message(account, hash), sig)
+}
+
+pub(crate) fn put_replica(writer: &mut Writer, replica: &ReplicaId) {
+    writer.raw(replica.device.0.as_bytes());
+    writer.raw(&replica.incarnation.to_be_bytes());
+}
+
+pub(crate) fn get_replica(reader: &mut Reader<'_>) -> Result<ReplicaId, DecodeError> {
+    let device = DeviceId(Uuid::from_bytes(reader.array()?));
+    Ok(ReplicaId { device, incarnation: u64::from_be_bytes(reader.array()?) })
+}
+
+pub(crate) fn put_deps(writer: &mut Writer, deps: &Deps) {
+    writer.varint(deps.len() as u64);
+    for (replica, seq) in deps {
+        put_replica(writer, replica);
+        writer.varint(*seq);
+    }
+}
+
+pub(crate) fn get_deps(reader: &mut Reader<'_>) -> Result<Deps, DecodeError> {
+    let count = reader.count(REPLICAS_MAX, 25, "dependencies")?;
+    let mut deps = Deps::new();
+    for _ in 0..count {
+        let replica = get_replica(reader)?;
+        if deps.last_key_value().is_some_and(|(last, _)| *last >= replica) {
+            return Err(DecodeError::Unordered("dependencies"));
+        }
+        let seq = reader.varint()?;
+        if seq == 0 {
+            return Err(DecodeError::Invalid("a dependency on nothing"));
+        }
+        deps.insert(replica, seq);
+    }
+    Ok(deps)
+}
+
+pub(crate) fn put_introduction(writer: &mut Writer, cert: Option<&DeviceCert>) {
+    let Some(cert) = cert else { return writer.u8(0) };
+    writer.u8(1);
+    writer.raw(&cert.key.0);
+    writer.varint(cert.issued_ms);
+    writer.u8(u8::from(cert.admin));
+    writer.bytes(cert.name.as_bytes());
+    writer.raw(&cert.sig.0);
+}
+
+pub(crate) fn get_introduction(
+    reader: &mut Reader<'_>,
+    account: &AccountId,
+) -> Result<Option<DeviceCert>, DecodeError> {
+    match reader.u8()? {
+        0 => return Ok(None),
+        1 => {}
+        tag => return Err(DecodeError::UnknownTag(tag)),
+    }
+    let key = PeerKey(reader.array()?);
+    let issued_ms = reader.varint()?;
+    let admin = match reader.u8()? {
+        0 => false,
+        1 => true,
+        tag => return Err(DecodeError::UnknownTag(tag)),
+    };
+    let name = reader.text(DEVICE_NAME_BYTES_MAX, "a device name")?.to_owned();
+    let cert = DeviceCert { account: *account, key, name, issued_ms, admin, sig: Sig(reader.array()?) };
+    cert.check(account).map_err(|_| DecodeError::Invalid("a certificate"))?;
+    Ok(Some(cert))
+}
+
+fn get_op(reader: &mut Reader<'_>) -> Result<Op, DecodeError> {
+    let kind = OpKind::from_tag(reader.u8()?)?;
+    let table = get_table(reader)?;
+    let row = get_row(reader)?;
+    let count = reader.count(ROW_FIELDS_MAX, 3, "fields of a row")?;
+    let mut fields = BTreeMap::<FieldName, Value>::new();
+    for _ in 0..count {
+        let field = get_field(reader)?;
+        if fields.last_key_value().is_some_and(|(last, _)| *last >= field) {
+            return Err(DecodeError::Unordered("fields"));
+        }
+        fields.insert(field, Value::decode(reader)?);
+    }
+    Ok(Op { table, row, kind, fields })
+}
+
+pub(crate) fn get_table(reader: &mut Reader<'_>) -> Result<TableName, DecodeError> {
+    let text = reader.text(TABLE_BYTES_MAX, "a table name")?;
+    TableName::new(text).map_err(|_| DecodeError::Invalid("a table name"))
+}
+
+pub(crate) fn get_row(reader: &mut Reader<'_>) -> Result<RowKey, DecodeError> {
+    let text = reader.text(ROW_KEY_BYTES_MAX, "a row key")?;
+    RowKey::new(text).map_err(|_| DecodeError::Invalid("a row key"))
+}
+
+pub(crate) fn get_field(reader: &mut Reader<'_>) -> Result<FieldName, DecodeError> {
+    let text = reader.text(FIELD_BYTES_MAX, "a field name")?;
+    FieldName::new(text).map_err(|_| DecodeError::Invalid("a field name"))
+}

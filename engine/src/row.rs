@@ -1,0 +1,220 @@
+//! Merge: the state of a row, and what a write does to it.
+//!
+//! A row is three kinds of max-register over the total order of writes ([`Stamp`]): `ins` (last create),
+//! `del` (last delete), and one for each field. A row is there iff `ins >= del`, a field iff its stamp
+//! `>= del`; equality happens only within one commit, where the delete comes first ([`OpKind::Replace`]).
+//! Invariant (normal form): nothing with a stamp below `del` is kept, so equal sets of writes give
+//! equal states whatever the order. Source of the registers: Shapiro et al., "A comprehensive study of
+//! Convergent and Commutative Replicated Data Types" (INRIA RR-7506, 2011), LWW-register.
+
+use std::collections::BTreeMap;
+
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::commit::{Op, Stamp, get_field, get_replica, put_replica};
+use crate::config::ROW_FIELDS_MAX;
+use crate::hlc::Hlc;
+use crate::identity::Dot;
+use crate::name::{FieldName, RowKey, TableName};
+use crate::value::Value;
+
+/// A field's value and the write it comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cell {
+    /// The write.
+    pub stamp: Stamp,
+    /// What it wrote.
+    pub value: Value,
+}
+
+/// The merged state of one row.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RowState {
+    ins: Option<Stamp>,
+    del: Option<Stamp>,
+    cells: BTreeMap<FieldName, Cell>,
+}
+
+/// A value that is not (or no longer) what the field shows, because another write came later in the
+/// total order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Superseded {
+    /// The field.
+    pub field: FieldName,
+    /// The value that lost.
+    pub value: Value,
+    /// Its write.
+    pub loser: Stamp,
+    /// The write that won: of the same field, or a delete of the row.
+    pub winner: Stamp,
+}
+
+impl RowState {
+    /// The last create that is not deleted.
+    pub fn ins(&self) -> Option<Stamp> {
+        self.ins
+    }
+
+    /// The last delete.
+    pub fn del(&self) -> Option<Stamp> {
+        self.del
+    }
+
+    /// The fields, whether the row is there or not.
+    pub fn cells(&self) -> &BTreeMap<FieldName, Cell> {
+        &self.cells
+    }
+
+    /// Whether the row is there.
+    pub fn visible(&self) -> bool {
+        // Normal form: an `ins` below `del` is not kept.
+        self.ins.is_some()
+    }
+
+    /// The value of a field, if the row is there and has it.
+    pub fn field(&self, field: &str) -> Option<&Value> {
+        self.cells.get(field).filter(|_| self.visible()).map(|cell| &cell.value)
+    }
+
+    /// The fields of a row that is there.
+    pub fn fields(&self) -> Option<BTreeMap<FieldName, Value>> {
+        self.visible()
+            .then(|| self.cells.iter().map(|(name, cell)| (name.clone(), cell.value.clone())).collect())
+    }
+
+    /// The largest clock among what a write of this operation would have to overwrite.
+    pub fn floor(&self, op: &Op) -> Option<Hlc> {
+        let fields = op.fields.keys().filter_map(|name| self.cells.get(name)).map(|cell| cell.stamp.hlc);
+        let all = self.cells.values().map(|cell| cell.stamp.hlc);
+        let marks = self.ins.iter().chain(&self.del).map(|stamp| stamp.hlc);
+        if op.kind.deletes() { all.chain(marks).max() } else { fields.chain(marks).max() }
+    }
+
+    /// Applies a write. Writes may come in any order and any number of times. Appends to `lost` each
+    /// value that this write superseded or that is superseded in it, for the caller to judge whether
+    /// the two were in conflict.
+    pub fn apply(&mut self, stamp: Stamp, op: &Op, lost: &mut Vec<Superseded>) {
+        if op.kind.deletes() && self.del < Some(stamp) {
+            self.del = Some(stamp);
+            self.ins = self.ins.filter(|ins| *ins >= stamp);
+            self.cells.retain(|field, cell| {
+                let stays = cell.stamp >= stamp;
+                if !stays {
+                    let (field, value) = (field.clone(), std::mem::replace(&mut cell.value, Value::Null));
+                    lost.push(Superseded { field, value, loser: cell.stamp, winner: stamp });
+                }
+                stays
+            });
+        }
+        let deleted_by = self.del.filter(|del| *del > stamp);
+        if op.kind.inserts() && deleted_by.is_none() {
+            self.ins = self.ins.max(Some(stamp));
+        }
+        for (field, value) in &op.fields {
+            self.apply_field(stamp, field, value, deleted_by, lost);
+        }
+    }
+
+    fn apply_field(
+        &mut self,
+        stamp: Stamp,
+        field: &FieldName,
+        value: &Value,
+        deleted_by: Option<Stamp>,
+        lost: &mut Vec<Superseded>,
+    ) {
+        let current = self.cells.get_mut(field);
+        let winner = deleted_by.or(current.as_ref().map(|cell| cell.stamp).filter(|other| *other > stamp));
+        if let Some(winner) = winner {
+            lost.push(Superseded { field: field.clone(), value: value.clone(), loser: stamp, winner });
+            return;
+        }
+        match current {
+            Some(cell) if cell.stamp == stamp => {}
+            Some(cell) => {
+                let value = std::mem::replace(&mut cell.value, value.clone());
+                lost.push(Superseded { field: field.clone(), value, loser: cell.stamp, winner: stamp });
+                cell.stamp = stamp;
+            }
+            None => {
+                self.cells.insert(field.clone(), Cell { stamp, value: value.clone() });
+            }
+        }
+    }
+
+    /// Merges another state of the same row: the join of the two.
+    pub fn merge(&mut self, other: &RowState) {
+        self.del = self.del.max(other.del);
+        self.ins = self.ins.max(other.ins).filter(|ins| Some(*ins) >= self.del);
+        for (field, theirs) in &other.cells {
+            match self.cells.get_mut(field) {
+                Some(ours) if ours.stamp >= theirs.stamp => {}
+                Some(ours) => *ours = theirs.clone(),
+                None => {
+                    self.cells.insert(field.clone(), theirs.clone());
+                }
+            }
+        }
+        let del = self.del;
+        self.cells.retain(|_, cell| Some(cell.stamp) >= del);
+    }
+
+    /// The one byte form of this state, for digests and stores.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::new();
+        writer.u8(u8::from(self.ins.is_some()) | u8::from(self.del.is_some()) << 1);
+        self.ins.iter().chain(&self.del).for_each(|stamp| put_stamp(&mut writer, stamp));
+        writer.varint(self.cells.len() as u64);
+        for (field, cell) in &self.cells {
+            writer.bytes(field.as_str().as_bytes());
+            put_stamp(&mut writer, &cell.stamp);
+            cell.value.encode(&mut writer);
+        }
+        writer.into_bytes()
+    }
+
+    /// Reads what [`RowState::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Result<RowState, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let marks = reader.u8()?;
+        if marks > 3 {
+            return Err(DecodeError::UnknownTag(marks));
+        }
+        let ins = if marks & 1 != 0 { Some(get_stamp(&mut reader)?) } else { None };
+        let del = if marks & 2 != 0 { Some(get_stamp(&mut reader)?) } else { None };
+        // A row may gather more fields over time than one commit may write.
+        let count = reader.count(ROW_FIELDS_MAX * 1024, 30, "fields of a row")?;
+        let mut cells = BTreeMap::new();
+        for _ in 0..count {
+            let field = get_field(&mut reader)?;
+            let stamp = get_stamp(&mut reader)?;
+            cells.insert(field, Cell { stamp, value: Value::decode(&mut reader)? });
+        }
+        reader.finish()?;
+        Ok(RowState { ins, del, cells })
+    }
+
+    /// This row's share in the state digest: the first 16 bytes of a BLAKE3 hash, as an integer.
+    /// Shares are added modulo 2^128, so that a digest follows each change in constant time.
+    pub fn digest(&self, table: &TableName, row: &RowKey) -> u128 {
+        let mut hasher = blake3::Hasher::new();
+        let mut head = Writer::new();
+        head.bytes(table.as_str().as_bytes());
+        head.bytes(row.as_str().as_bytes());
+        hasher.update(b"ahenk row 1").update(&head.into_bytes()).update(&self.encode());
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        u128::from_be_bytes(bytes)
+    }
+}
+
+fn put_stamp(writer: &mut Writer, stamp: &Stamp) {
+    writer.raw(&stamp.hlc.0.to_be_bytes());
+    put_replica(writer, &stamp.dot.replica);
+    writer.varint(stamp.dot.seq);
+}
+
+fn get_stamp(reader: &mut Reader<'_>) -> Result<Stamp, DecodeError> {
+    let hlc = Hlc(u64::from_be_bytes(reader.array()?));
+    let replica = get_replica(reader)?;
+    Ok(Stamp { hlc, dot: Dot { replica, seq: reader.varint()? } })
+}

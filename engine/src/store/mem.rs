@@ -1,0 +1,164 @@
+//! The store in memory: for tests, simulations and applications that need no durability. Correct by
+//! being simple; the reference for the contract suite.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
+use super::{Batch, Conflict, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit};
+use crate::identity::ReplicaId;
+use crate::name::{RowKey, TableName};
+use crate::row::RowState;
+
+#[derive(Debug, Clone, Default)]
+struct Inner {
+    recovered: Recovered,
+    rows: BTreeMap<TableName, BTreeMap<RowKey, RowState>>,
+    log: Vec<StoredCommit>,
+    by_replica: BTreeMap<(ReplicaId, u64), usize>,
+    conflicts: BTreeMap<u64, Conflict>,
+    local: BTreeMap<String, Vec<u8>>,
+}
+
+/// A [`Store`] that lives in memory.
+#[derive(Debug, Default)]
+pub struct MemStore {
+    inner: RwLock<Inner>,
+}
+
+impl Clone for MemStore {
+    /// A copy that shares nothing with the original, as a backup would be.
+    fn clone(&self) -> MemStore {
+        MemStore { inner: RwLock::new(self.read().clone()) }
+    }
+}
+
+impl MemStore {
+    /// An empty store.
+    pub fn new() -> MemStore {
+        MemStore::default()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        // A writer that panicked has changed nothing: `apply` builds all it can fail on before it writes.
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl StoreRead for MemStore {
+    fn recover(&self) -> Result<Recovered, StoreError> {
+        let inner = self.read();
+        let mut recovered = inner.recovered.clone();
+        recovered.position = inner.log.len() as u64;
+        recovered.conflict_next = recovered.conflict_next.max(1);
+        Ok(recovered)
+    }
+
+    fn row(&self, table: &TableName, row: &RowKey) -> Result<Option<RowState>, StoreError> {
+        Ok(self.read().rows.get(table).and_then(|rows| rows.get(row)).cloned())
+    }
+
+    fn scan(
+        &self,
+        table: &TableName,
+        range: RowRange<'_>,
+        limit: usize,
+    ) -> Result<Vec<(RowKey, RowState)>, StoreError> {
+        if range_is_empty(range) {
+            return Ok(Vec::new());
+        }
+        let inner = self.read();
+        let Some(rows) = inner.rows.get(table) else { return Ok(Vec::new()) };
+        Ok(rows.range::<str, _>(range).take(limit).map(|(key, row)| (key.clone(), row.clone())).collect())
+    }
+
+    fn tables(&self) -> Result<Vec<TableName>, StoreError> {
+        Ok(self.read().rows.keys().cloned().collect())
+    }
+
+    fn commits(
+        &self,
+        replica: &ReplicaId,
+        from_seq: u64,
+        commits_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<StoredCommit>, StoreError> {
+        let inner = self.read();
+        let mut bytes = 0;
+        let mut found = Vec::new();
+        for (_, index) in
+            inner.by_replica.range((*replica, from_seq)..=(*replica, u64::MAX)).take(commits_max)
+        {
+            let stored = inner.log[*index].clone();
+            bytes += stored.commit.encode().len();
+            found.push(stored);
+            if bytes >= bytes_max {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    fn applied(&self, from_position: u64, limit: usize) -> Result<Vec<StoredCommit>, StoreError> {
+        let skipped = usize::try_from(from_position.saturating_sub(1)).unwrap_or(usize::MAX);
+        Ok(self.read().log.iter().skip(skipped).take(limit).cloned().collect())
+    }
+
+    fn conflicts(&self, from_id: u64, limit: usize) -> Result<Vec<Conflict>, StoreError> {
+        Ok(self.read().conflicts.range(from_id..).take(limit).map(|(_, conflict)| conflict.clone()).collect())
+    }
+
+    fn local(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.read().local.get(key).cloned())
+    }
+}
+
+/// True for ranges that `BTreeMap::range` would panic on.
+fn range_is_empty((from, to): RowRange<'_>) -> bool {
+    match (from, to) {
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        (Bound::Included(from), Bound::Included(to)) => from > to,
+        (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => {
+            from >= to
+        }
+    }
+}
+
+impl Store for MemStore {
+    fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        let inner = &mut *inner;
+        if batch.position != inner.log.len() as u64 + 1 {
+            return Err(StoreError::Corrupt("a batch does not continue the log".into()));
+        }
+        for (commit, sig) in &batch.commits {
+            inner.by_replica.insert((commit.dot.replica, commit.dot.seq), inner.log.len());
+            let position = inner.log.len() as u64 + 1;
+            inner.log.push(StoredCommit { position, commit: commit.clone(), sig: *sig });
+        }
+        for ((table, row), state) in &batch.rows {
+            inner.rows.entry(table.clone()).or_default().insert(row.clone(), state.clone());
+        }
+        let recovered = &mut inner.recovered;
+        recovered.heads.extend(batch.heads.iter().map(|(replica, head)| (*replica, head.clone())));
+        recovered.replica = batch.replica.or(recovered.replica);
+        recovered.clock = batch.clock;
+        recovered.digest = batch.digest;
+        recovered.members.extend(batch.members.iter().map(|cert| (cert.device(), cert.clone())));
+        for conflict in &batch.conflicts {
+            recovered.conflict_next = conflict.id + 1;
+            inner.conflicts.insert(conflict.id, conflict.clone());
+        }
+        inner.conflicts = inner.conflicts.split_off(&batch.conflicts_from);
+        Ok(())
+    }
+
+    fn set_local(&self, key: &str, value: Option<&[u8]>) -> Result<(), StoreError> {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        match value {
+            Some(value) => inner.local.insert(key.to_owned(), value.to_owned()),
+            None => inner.local.remove(key),
+        };
+        Ok(())
+    }
+}

@@ -1,0 +1,110 @@
+//! Generators and harnesses for tests of this crate and of those above it. Not part of release builds.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use crate::commit::{Commit, CommitHash, Deps, Op, OpKind, hash_commit, sign_commit};
+use crate::hlc::Hlc;
+use crate::identity::{DeviceCert, Dot, Identity, PeerKey, ReplicaId, SecretKey, Sig};
+use crate::name::{FieldName, RowKey, TableName};
+use crate::value::Value;
+
+/// Any value, nested a little.
+pub fn any_value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::Bool),
+        any::<i64>().prop_map(Value::Int),
+        any::<u64>().prop_map(|bits| Value::Float(f64::from_bits(bits))),
+        "[a-zé]{0,12}".prop_map(Value::Text),
+        proptest::collection::vec(any::<u8>(), 0..12).prop_map(Value::Bytes),
+    ];
+    leaf.prop_recursive(3, 12, 4, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::List),
+            proptest::collection::btree_map("[a-z]{0,3}", inner, 0..4).prop_map(Value::Map),
+        ]
+    })
+}
+
+/// An operation on one of a few rows.
+pub fn any_op() -> impl Strategy<Value = Op> {
+    let kind = prop_oneof![3 => Just(OpKind::Put), 3 => Just(OpKind::Update), 2 => Just(OpKind::Delete), 1 => Just(OpKind::Replace)];
+    let fields = proptest::collection::btree_map("[a-d]", any_value(), 0..4);
+    ("[tu]", "[r-t]{1,2}", kind, fields).prop_map(|(table, row, kind, fields)| {
+        let fields = if kind == OpKind::Delete { BTreeMap::new() } else { fields };
+        op(&table, &row, kind, fields)
+    })
+}
+
+/// An operation from plain text; panics if a name is not valid.
+pub fn op(table: &str, row: &str, kind: OpKind, fields: BTreeMap<String, Value>) -> Op {
+    Op {
+        table: TableName::new(table).expect("a table name"),
+        row: RowKey::new(row).expect("a row key"),
+        kind,
+        fields: fields
+            .into_iter()
+            .map(|(name, value)| (FieldName::new(&name).expect("a field name"), value))
+            .collect(),
+    }
+}
+
+/// The root key of the account that tests use.
+pub fn test_root() -> SecretKey {
+    SecretKey::from_bytes(&[42; 32])
+}
+
+/// The n-th device of the test account.
+pub fn test_identity(n: u8) -> Identity {
+    identity_of(&test_root(), n)
+}
+
+/// The n-th device of the account of a root key.
+pub fn identity_of(root: &SecretKey, n: u8) -> Identity {
+    let secret = SecretKey::from_bytes(&[n.wrapping_add(100); 32]);
+    let name = format!("device-{n}");
+    let cert = DeviceCert::issue(root, PeerKey(secret.public()), &name, 1_700_000_000_000, n == 0)
+        .expect("a valid name");
+    Identity::new(secret, cert).expect("a matching certificate")
+}
+
+/// Writes commits of one replica without an engine.
+#[derive(Debug)]
+pub struct Author {
+    /// The device.
+    pub identity: Identity,
+    /// The replica.
+    pub replica: ReplicaId,
+    /// Its newest commit.
+    pub seq: u64,
+    prev: CommitHash,
+}
+
+impl Author {
+    /// The first life of the n-th test device.
+    pub fn new(n: u8) -> Author {
+        let identity = test_identity(n);
+        let replica = ReplicaId { device: identity.device(), incarnation: u64::from(n) + 1 };
+        Author { identity, replica, seq: 0, prev: CommitHash::default() }
+    }
+
+    /// The next commit.
+    pub fn commit(&mut self, hlc: Hlc, deps: Deps, ops: Vec<Op>) -> (Commit, Sig) {
+        self.seq += 1;
+        let ops: BTreeMap<_, _> =
+            ops.into_iter().map(|op| ((op.table.clone(), op.row.clone()), op)).collect();
+        let commit = Commit {
+            dot: Dot { replica: self.replica, seq: self.seq },
+            prev: self.prev,
+            hlc,
+            deps,
+            introduces: (self.seq == 1).then(|| self.identity.cert.clone()),
+            ops: ops.into_values().collect(),
+        };
+        self.prev = hash_commit(&commit.encode());
+        let sig = sign_commit(&self.identity, &self.prev);
+        (commit, sig)
+    }
+}

@@ -1,0 +1,184 @@
+//! What a field holds.
+//!
+//! Invariant: each value has one encoding, so equal values hash alike on all devices. Floats are
+//! compared and kept by their bits: `-0.0` and `0.0` differ, a NaN equals itself.
+
+use std::collections::BTreeMap;
+
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::config::{COMMIT_BYTES_MAX, VALUE_DEPTH_MAX};
+
+/// A value of a field. A list or map is one register: it is written and merged as a whole.
+#[derive(Debug, Clone)]
+pub enum Value {
+    /// Nothing.
+    Null,
+    /// True or false.
+    Bool(bool),
+    /// A 64-bit signed integer.
+    Int(i64),
+    /// A 64-bit float (IEEE 754), kept by its bits.
+    Float(f64),
+    /// UTF-8 text.
+    Text(String),
+    /// Bytes.
+    Bytes(Vec<u8>),
+    /// An ordered list.
+    List(Vec<Value>),
+    /// A map with text keys.
+    Map(BTreeMap<String, Value>),
+}
+
+impl PartialEq for Value {
+    fn eq(&self, other: &Value) -> bool {
+        match (self, other) {
+            (Value::Null, Value::Null) => true,
+            (Value::Bool(a), Value::Bool(b)) => a == b,
+            (Value::Int(a), Value::Int(b)) => a == b,
+            (Value::Float(a), Value::Float(b)) => a.to_bits() == b.to_bits(),
+            (Value::Text(a), Value::Text(b)) => a == b,
+            (Value::Bytes(a), Value::Bytes(b)) => a == b,
+            (Value::List(a), Value::List(b)) => a == b,
+            (Value::Map(a), Value::Map(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Value {}
+
+macro_rules! from {
+    ($($type:ty => $variant:ident),*) => {
+        $(impl From<$type> for Value {
+            fn from(value: $type) -> Value {
+                Value::$variant(value.into())
+            }
+        })*
+    };
+}
+from!(bool => Bool, i64 => Int, i32 => Int, u32 => Int, f64 => Float, &str => Text, String => Text,
+      Vec<u8> => Bytes, Vec<Value> => List, BTreeMap<String, Value> => Map);
+
+impl Value {
+    /// True if lists and maps are nested no deeper than [`VALUE_DEPTH_MAX`].
+    pub fn depth_ok(&self) -> bool {
+        self.depth_within(VALUE_DEPTH_MAX)
+    }
+
+    fn depth_within(&self, left: usize) -> bool {
+        match self {
+            Value::List(items) => left > 0 && items.iter().all(|item| item.depth_within(left - 1)),
+            Value::Map(entries) => left > 0 && entries.values().all(|value| value.depth_within(left - 1)),
+            _ => true,
+        }
+    }
+
+    /// Writes the one encoding of this value: a tag byte, then the content.
+    pub fn encode(&self, writer: &mut Writer) {
+        match self {
+            Value::Null => writer.u8(0),
+            Value::Bool(false) => writer.u8(1),
+            Value::Bool(true) => writer.u8(2),
+            Value::Int(value) => {
+                writer.u8(3);
+                writer.zigzag(*value);
+            }
+            Value::Float(value) => {
+                writer.u8(4);
+                writer.raw(&value.to_bits().to_le_bytes());
+            }
+            Value::Text(text) => {
+                writer.u8(5);
+                writer.bytes(text.as_bytes());
+            }
+            Value::Bytes(bytes) => {
+                writer.u8(6);
+                writer.bytes(bytes);
+            }
+            Value::List(items) => {
+                writer.u8(7);
+                writer.varint(items.len() as u64);
+                items.iter().for_each(|item| item.encode(writer));
+            }
+            Value::Map(entries) => {
+                writer.u8(8);
+                writer.varint(entries.len() as u64);
+                for (key, value) in entries {
+                    writer.bytes(key.as_bytes());
+                    value.encode(writer);
+                }
+            }
+        }
+    }
+
+    /// Reads a value; nesting and sizes are bounded.
+    pub fn decode(reader: &mut Reader<'_>) -> Result<Value, DecodeError> {
+        Value::decode_within(reader, VALUE_DEPTH_MAX)
+    }
+
+    fn decode_within(reader: &mut Reader<'_>, left: usize) -> Result<Value, DecodeError> {
+        let nested = || left.checked_sub(1).ok_or(DecodeError::TooLarge("a value's nesting"));
+        Ok(match reader.u8()? {
+            0 => Value::Null,
+            1 => Value::Bool(false),
+            2 => Value::Bool(true),
+            3 => Value::Int(reader.zigzag()?),
+            4 => Value::Float(f64::from_bits(u64::from_le_bytes(reader.array()?))),
+            5 => Value::Text(reader.text(COMMIT_BYTES_MAX, "a text")?.to_owned()),
+            6 => Value::Bytes(reader.bytes(COMMIT_BYTES_MAX, "a byte string")?.to_owned()),
+            7 => {
+                let left = nested()?;
+                let count = reader.count(COMMIT_BYTES_MAX, 1, "a list")?;
+                // Grown as items arrive: an item in memory is larger than its encoding.
+                let mut items = Vec::new();
+                for _ in 0..count {
+                    items.push(Value::decode_within(reader, left)?);
+                }
+                Value::List(items)
+            }
+            8 => {
+                let left = nested()?;
+                let count = reader.count(COMMIT_BYTES_MAX, 2, "a map")?;
+                let mut entries = BTreeMap::<String, Value>::new();
+                for _ in 0..count {
+                    let key = reader.text(COMMIT_BYTES_MAX, "a map key")?;
+                    if entries.last_key_value().is_some_and(|(last, _)| last.as_str() >= key) {
+                        return Err(DecodeError::Unordered("map keys"));
+                    }
+                    let key = key.to_owned();
+                    entries.insert(key, Value::decode_within(reader, left)?);
+                }
+                Value::Map(entries)
+            }
+            tag => return Err(DecodeError::UnknownTag(tag)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::any_value;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_value_comes_back_and_no_truncation_reads(value in any_value()) {
+            let mut writer = Writer::new();
+            value.encode(&mut writer);
+            let bytes = writer.into_bytes();
+            let mut reader = Reader::new(&bytes);
+            prop_assert_eq!(Value::decode(&mut reader), Ok(value));
+            prop_assert_eq!(reader.finish(), Ok(()));
+            for end in 0..bytes.len() {
+                prop_assert!(Value::decode(&mut Reader::new(&bytes[..end])).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn a_bomb_of_nested_lists_is_refused_without_recursing() {
+        let bomb = [7, 1].repeat(100_000);
+        assert_eq!(Value::decode(&mut Reader::new(&bomb)), Err(DecodeError::TooLarge("a value's nesting")));
+    }
+}
