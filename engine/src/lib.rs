@@ -17,3 +17,4 @@ pub mod testing;
 pub mod time;
 pub mod transport;
 pub mod value;
+pub mod wire;

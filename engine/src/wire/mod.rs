@@ -1,0 +1,3 @@
+//! What travels between devices, to the byte.
+
+pub mod columns;
