@@ -213,12 +213,31 @@ impl Engine {
             peer.known.insert(replica, first_seq, last_seq);
         }
         self.place(draft, now, from, run)?;
+        self.unblock(draft, now)?;
+        Ok(Ok(()))
+    }
+
+    /// Applies what no longer has to wait.
+    fn unblock(&mut self, draft: &mut Draft<'_>, now: Now) -> Result<(), StoreError> {
         loop {
             let state = &self.state;
-            let Some(next) = self.reorder.take_first(|run| state.fit(run) != Fit::Waits) else { break };
-            self.place(draft, now, next.from, next.run)?;
+            if let Some(next) = self.reorder.take_first(|run| state.fit(run) != Fit::Waits) {
+                self.place(draft, now, next.from, next.run)?;
+                continue;
+            }
+            let joint = self.reorder.take_joint(&self.state);
+            if joint.is_empty() {
+                return Ok(());
+            }
+            for (hashed, sig, from) in joint {
+                self.count(from, 1, hashed.commit.ops.len(), 0);
+                let own = hashed.commit.dot.replica == self.state.replica;
+                self.state.apply_remote(draft, now, hashed, sig)?;
+                if own {
+                    self.rewound();
+                }
+            }
         }
-        Ok(Ok(()))
     }
 
     fn place(

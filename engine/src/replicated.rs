@@ -142,11 +142,21 @@ impl Replicated {
     ) -> Result<(), StoreError> {
         let last = run.commits.len() - 1;
         for (index, hashed) in run.commits.into_iter().enumerate().skip(known) {
-            self.clock.observe(now.wall, hashed.commit.hlc);
-            let sig = (index == last).then_some(run.sig);
-            self.apply(draft, now, hashed.commit, hashed.hash, sig)?;
+            self.apply_remote(draft, now, hashed, (index == last).then_some(run.sig))?;
         }
         Ok(())
+    }
+
+    /// Applies a verified commit whose dependencies are applied.
+    pub(crate) fn apply_remote(
+        &mut self,
+        draft: &mut Draft<'_>,
+        now: Now,
+        hashed: HashedCommit,
+        sig: Option<Sig>,
+    ) -> Result<(), StoreError> {
+        self.clock.observe(now.wall, hashed.commit.hlc);
+        self.apply(draft, now, hashed.commit, hashed.hash, sig)
     }
 
     fn apply(
