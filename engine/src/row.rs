@@ -172,7 +172,8 @@ impl RowState {
         writer.into_bytes()
     }
 
-    /// Reads what [`RowState::encode`] wrote.
+    /// Reads what [`RowState::encode`] wrote. A state that is not in normal form, or whose fields do not
+    /// ascend, is an error: it would differ for ever from the same writes merged elsewhere.
     pub fn decode(bytes: &[u8]) -> Result<RowState, DecodeError> {
         let mut reader = Reader::new(bytes);
         let marks = reader.u8()?;
@@ -183,13 +184,19 @@ impl RowState {
         let del = if marks & 2 != 0 { Some(get_stamp(&mut reader)?) } else { None };
         // A row may gather more fields over time than one commit may write.
         let count = reader.count(ROW_FIELDS_MAX * 1024, 30, "fields of a row")?;
-        let mut cells = BTreeMap::new();
+        let mut cells = BTreeMap::<FieldName, Cell>::new();
         for _ in 0..count {
             let field = get_field(&mut reader)?;
+            if cells.last_key_value().is_some_and(|(last, _)| *last >= field) {
+                return Err(DecodeError::Unordered("fields"));
+            }
             let stamp = get_stamp(&mut reader)?;
             cells.insert(field, Cell { stamp, value: Value::decode(&mut reader)? });
         }
         reader.finish()?;
+        if ins.iter().chain(cells.values().map(|cell| &cell.stamp)).any(|stamp| Some(*stamp) < del) {
+            return Err(DecodeError::Invalid("a row with parts from before its delete"));
+        }
         Ok(RowState { ins, del, cells })
     }
 
