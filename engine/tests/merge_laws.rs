@@ -142,9 +142,9 @@ proptest! {
         let (a, b, c) = (apply(&a), apply(&b), apply(&c));
         prop_assert_eq!(merge(a.clone(), &b), merge(b.clone(), &a));
         prop_assert_eq!(merge(merge(a.clone(), &b), &c), merge(a.clone(), &merge(b, &c)));
-        prop_assert_eq!(merge(a.clone(), &a), a.clone());
-        prop_assert_eq!(merge(a.clone(), &Rows::new()), a.clone());
-        prop_assert_eq!(merge(Rows::new(), &a), a);
+        prop_assert_eq!(&merge(a.clone(), &a), &a);
+        prop_assert_eq!(&merge(a.clone(), &Rows::new()), &a);
+        prop_assert_eq!(&merge(Rows::new(), &a), &a);
     }
 
     #[test]
