@@ -2,7 +2,8 @@
 //!
 //! A row is three kinds of max-register over the total order of writes ([`Stamp`]): `ins` (last create),
 //! `del` (last delete), and one for each field. A row is there iff `ins >= del`, a field iff its stamp
-//! `>= del`; equality happens only within one commit, where the delete comes first ([`OpKind::Replace`]).
+//! `>= del`; equality happens only within one commit, where the delete comes first
+//! ([`Replace`](crate::commit::OpKind::Replace)).
 //! Invariant (normal form): nothing with a stamp below `del` is kept, so equal sets of writes give
 //! equal states whatever the order. Source of the registers: Shapiro et al., "A comprehensive study of
 //! Convergent and Commutative Replicated Data Types" (INRIA RR-7506, 2011), LWW-register.
