@@ -55,7 +55,7 @@
 //! # Limits
 //! Every commit must pass [`Commit::check`] and the limits of [`crate::config`]. What a few bytes can
 //! name again and again through a dictionary is counted by its canonical size before it is copied:
-//! [`COMMIT_BYTES_MAX`](crate::config::COMMIT_BYTES_MAX) bytes a commit, [`RUN_BYTES_MAX`] a run.
+//! [`COMMIT_BYTES_MAX`] bytes a commit, [`RUN_BYTES_MAX`] a run.
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::commit::{Commit, CommitHash, hash_commit};

@@ -217,10 +217,13 @@ fn long_keys(ops: usize) -> Commit {
 }
 
 #[test]
-fn a_commit_that_grows_beyond_its_limit_is_refused() {
+fn a_commit_that_grows_beyond_its_limit_is_refused_before_it_is_put_together() {
     let fits = COMMIT_BYTES_MAX / 520;
     assert!(decoded(&as_columns(&[long_keys(fits)])).is_ok());
-    let beyond = as_columns(&[long_keys(8 * fits)]);
+    let mut beyond = long_keys(8 * fits);
+    // An error that would be found in the whole commit, if it were put together.
+    beyond.ops.extend(long_keys(1).ops);
+    let beyond = as_columns(&[beyond]);
     assert!(beyond.len() < COMMIT_BYTES_MAX / 4);
     assert_eq!(decoded(&beyond), Err(DecodeError::TooLarge("a commit")));
 }
@@ -242,6 +245,18 @@ fn counts_beyond_the_input_are_refused_before_allocation() {
     let ops = (0..=COMMIT_OPS_MAX).map(|n| op("t", &format!("{n:05x}"), OpKind::Delete, Default::default()));
     let commit = Commit { ops: ops.collect(), ..long_keys(0) };
     assert_eq!(decoded(&as_columns(&[commit])), Err(DecodeError::TooLarge("operations of a commit")));
+}
+
+#[test]
+fn entries_left_over_in_a_column_are_refused() {
+    // Without operations, the columns of shapes and row keys come last and are a length of 0 each.
+    let bytes = as_columns(&[long_keys(0)]);
+    for column in 1..=5 {
+        let (before, after) = bytes.split_at(bytes.len() - column);
+        assert_eq!(after[0], 0);
+        let more = [before, &[1, 0], &after[1..]].concat();
+        assert_eq!(decoded(&more), Err(DecodeError::Trailing));
+    }
 }
 
 #[test]
