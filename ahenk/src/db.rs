@@ -256,8 +256,15 @@ impl<S: Store> Db<S> {
         self.write_one(table, row, OpKind::Delete, Fields::new()).await
     }
 
-    async fn write_one(&self, table: &str, row: &str, kind: OpKind, fields: Fields) -> Result<Written, WriteFailed> {
-        let step = Step { table: TableName::new(table)?, row: RowKey::new(row)?, kind, fields: fields.checked()? };
+    async fn write_one(
+        &self,
+        table: &str,
+        row: &str,
+        kind: OpKind,
+        fields: Fields,
+    ) -> Result<Written, WriteFailed> {
+        let step =
+            Step { table: TableName::new(table)?, row: RowKey::new(row)?, kind, fields: fields.checked()? };
         self.write(WriteRequest { id: 0, changes: vec![step], expect: Vec::new() }).await
     }
 
@@ -278,7 +285,7 @@ impl<S: Store> Db<S> {
         F: FnMut(&mut Transaction<'_, S>) -> Result<R, TransactionError>,
     {
         for _ in 0..RETRIES_MAX {
-            let mut transaction = Transaction::new(&self.store);
+            let mut transaction = Transaction::new(&*self.store);
             let result = body(&mut transaction)?;
             let Some(request) = transaction.into_request() else { return Ok(result) };
             match self.write(request).await {
@@ -385,7 +392,8 @@ pub(crate) fn scan_rows<S: Store, R>(
         let Some((last, _)) = page.last() else { return Ok(found) };
         from = Bound::Excluded(last.to_string());
         for (key, state) in page {
-            let beyond = scan.prefix.as_ref().is_some_and(|prefix| !key.as_str().starts_with(prefix.as_str()));
+            let beyond =
+                scan.prefix.as_ref().is_some_and(|prefix| !key.as_str().starts_with(prefix.as_str()));
             if beyond || found.len() >= scan.limit {
                 return Ok(found);
             }

@@ -148,7 +148,8 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
         let (command_sender, commands) = mpsc::channel(COMMANDS_MAX);
         let (positions, position_receiver) = watch::channel(position);
         let (events, _) = broadcast::channel(EVENTS_MAX);
-        let db = Db::new(command_sender, Arc::clone(&store), position_receiver, events.clone(), &options.identity);
+        let db =
+            Db::new(command_sender, Arc::clone(&store), position_receiver, events.clone(), &options.identity);
         let mut node = Node {
             engine,
             transport,
@@ -455,7 +456,8 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
             if done {
                 let _ = waiter.reply.send(Ok(SyncReport { peers: ready, total: stats.total }));
             } else if waiter.deadline <= now {
-                let error = if ready == 0 { SyncError::NoPeer } else { SyncError::Timeout { connected: ready } };
+                let error =
+                    if ready == 0 { SyncError::NoPeer } else { SyncError::Timeout { connected: ready } };
                 let _ = waiter.reply.send(Err(error));
             } else {
                 self.waiters.push(waiter);

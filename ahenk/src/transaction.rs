@@ -86,7 +86,7 @@ impl<'a, S: Store> Transaction<'a, S> {
         }
         let stored = self.read.get(&key).and_then(Option::as_ref).and_then(Row::of);
         let steps = self.steps.iter().filter(|step| (&step.table, &step.row) == (&key.0, &key.1));
-        Ok(steps.fold(stored, |row, step| after(row, step)))
+        Ok(steps.fold(stored, after))
     }
 
     /// Rows of a table as they are stored, without this transaction's own writes. Each row found is guarded as by
@@ -114,7 +114,11 @@ impl<'a, S: Store> Transaction<'a, S> {
             let digest = state.map(|state| state.digest(&table, &row));
             (table, row, digest)
         });
-        (!self.steps.is_empty()).then(|| WriteRequest { id: 0, changes: self.steps, expect: expect.collect() })
+        (!self.steps.is_empty()).then(|| WriteRequest {
+            id: 0,
+            changes: self.steps,
+            expect: expect.collect(),
+        })
     }
 }
 

@@ -28,7 +28,7 @@ impl Engine {
         &mut self,
         now: Now,
         key: PeerKey,
-        want: Want,
+        want: &Want,
         store: &impl StoreRead,
     ) -> Result<(), StoreError> {
         let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };

@@ -250,8 +250,8 @@ impl Engine {
         store: &impl StoreRead,
     ) -> Result<(), StoreError> {
         match message {
-            Message::Have(have) => self.on_have(now, key, have),
-            Message::Want(want) => self.on_want(now, key, want, store)?,
+            Message::Have(have) => self.on_have(now, key, &have),
+            Message::Want(want) => self.on_want(now, key, &want, store)?,
             Message::Ops(ops) => self.on_ops(now, key, ops, store)?,
             Message::Ack(ack) => self.on_ack(now, key, &ack, store)?,
             Message::Announce(Announce { heads }) => self.on_announce(now, key, &heads),

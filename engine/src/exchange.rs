@@ -22,7 +22,7 @@ const WANT_RANGES_MAX: usize = 512;
 const KNOWN_REPLICAS_MAX: usize = 2 * crate::config::REPLICAS_MAX;
 
 impl Engine {
-    pub(crate) fn on_have(&mut self, now: Now, key: PeerKey, have: Have) {
+    pub(crate) fn on_have(&mut self, now: Now, key: PeerKey, have: &Have) {
         let ours = self.state.knowledge.digest();
         let equal = have.digest == ours;
         let diverged = equal && have.state != self.state.digest.to_be_bytes();

@@ -388,7 +388,7 @@ impl Mesh {
                 Output::Wrote { id, result } => {
                     self.results.insert(id, result);
                 }
-                Output::Send { peer, frame } => self.transmit(node, peer, frame),
+                Output::Send { peer, frame } => self.transmit(node, peer, &frame),
                 Output::Broadcast(frame) => self.gossip(node, &frame),
                 Output::Disconnect { peer, .. } => self.hang_up(node, peer),
                 Output::Members(_) => {}
@@ -397,7 +397,7 @@ impl Mesh {
         }
     }
 
-    fn transmit(&mut self, from: usize, peer: PeerKey, frame: Vec<u8>) {
+    fn transmit(&mut self, from: usize, peer: PeerKey, frame: &[u8]) {
         let Some(to) = self.node_of(peer) else { return };
         let Some(link) = self.links.get_mut(&pair(from, to)).filter(|link| link.up) else { return };
         link.frames += 1;
@@ -408,7 +408,7 @@ impl Mesh {
         }
         let copies = if fate.chance_ppm(self.faults.double_ppm) { 2 } else { 1 };
         for _ in 0..copies {
-            let mut frame = frame.clone();
+            let mut frame = frame.to_vec();
             if fate.chance_ppm(self.faults.damage_ppm) && !frame.is_empty() {
                 let bit = fate.below(frame.len() as u64 * 8);
                 frame[(bit / 8) as usize] ^= 1 << (bit % 8);
