@@ -24,6 +24,7 @@ pub mod store;
 pub mod testing;
 pub mod time;
 pub mod timer;
+pub mod pairing;
 pub mod transport;
 pub mod value;
 pub mod wire;
