@@ -6,19 +6,19 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use proptest::prelude::*;
-use proptest::test_runner::TestRunner;
-
-use super::{
-    Batch, Conflict, Head, MemStore, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit,
-};
-use crate::commit::{Deps, Op, OpKind, Stamp, hash_commit};
+use super::{Batch, Conflict, Recovered, RowRange, Store, StoreError, StoredCommit};
+use crate::commit::{Op, OpKind, Stamp};
 use crate::hlc::Hlc;
 use crate::identity::{Dot, ReplicaId};
 use crate::name::{RowKey, TableName};
-use crate::row::RowState;
-use crate::testing::{Author, any_op, op, test_identity};
+use crate::testing::{Author, op, test_identity};
 use crate::value::Value;
+
+mod history;
+mod random;
+
+pub use history::{History, state_follows_from_log};
+pub use random::random_histories_read_as_in_memory;
 
 /// Shows every property. `cases` is how many random histories are compared with [`MemStore`].
 pub fn run<S: Store>(cases: u32, open: impl Fn() -> S) {
@@ -39,55 +39,6 @@ pub fn run<S: Store>(cases: u32, open: impl Fn() -> S) {
     many_replicas_come_back(&open());
     readers_see_whole_batches(&open());
     random_histories_read_as_in_memory(cases, &open);
-}
-
-/// Builds batches the way an engine does.
-#[derive(Debug, Default)]
-struct History {
-    authors: BTreeMap<u8, Author>,
-    heads: BTreeMap<ReplicaId, Head>,
-    rows: BTreeMap<(TableName, RowKey), RowState>,
-    position: u64,
-    digest: u128,
-    clock: u64,
-}
-
-impl History {
-    /// A batch of commits, each the next of its author, with the n-th signed iff `signed(n)`.
-    fn batch(&mut self, commits: Vec<(u8, Vec<Op>)>, signed: impl Fn(usize) -> bool) -> Batch {
-        let mut batch = Batch { position: self.position + 1, ..Batch::default() };
-        for (n, (author, ops)) in commits.into_iter().enumerate() {
-            let author = self.authors.entry(author).or_insert_with(|| Author::new(author));
-            self.clock += 1;
-            let seen = self.heads.iter().filter(|(replica, _)| **replica != author.replica);
-            let deps: Deps = seen.map(|(replica, head)| (*replica, head.seq)).collect();
-            let (commit, sig) = author.commit(Hlc::new(1_000 + self.clock, 3), deps.clone(), ops);
-            let head = self.heads.entry(author.replica).or_default();
-            head.seq = commit.dot.seq;
-            head.hash = hash_commit(&commit.encode());
-            head.seen.extend(deps);
-            batch.heads.insert(author.replica, head.clone());
-            batch.members.extend(commit.introduces.clone());
-            for op in &commit.ops {
-                let key = (op.table.clone(), op.row.clone());
-                let row = self.rows.entry(key.clone()).or_default();
-                self.digest = self.digest.wrapping_sub(row.digest(&op.table, &op.row));
-                row.apply(commit.stamp(), op, &mut Vec::new());
-                self.digest = self.digest.wrapping_add(row.digest(&op.table, &op.row));
-                batch.rows.insert(key, row.clone());
-            }
-            batch.commits.push((commit, signed(n).then_some(sig)));
-        }
-        self.position += batch.commits.len() as u64;
-        batch.digest = self.digest;
-        batch.clock = Hlc::new(1_000 + self.clock, 9);
-        batch
-    }
-
-    /// One batch of one commit of author 1.
-    fn put(&mut self, table: &str, row: &str, value: impl Into<Value>) -> Batch {
-        self.batch(vec![(1, vec![put(table, row, value)])], |_| true)
-    }
 }
 
 fn put(table: &str, row: &str, value: impl Into<Value>) -> Op {
@@ -512,102 +463,10 @@ pub fn readers_see_whole_batches(store: &impl Store) {
     });
 }
 
-/// One step of a random history.
-#[derive(Debug, Clone)]
-struct Step {
-    commits: Vec<(u8, Vec<Op>)>,
-    signed: u8,
-    replica: bool,
-    conflicts: u64,
-    forget: u64,
-    local: Option<(u8, Option<u8>)>,
-}
-
-fn any_step() -> impl Strategy<Value = Step> {
-    let ops = proptest::collection::vec(any_op(), 0..5);
-    let commits = proptest::collection::vec((0u8..4, ops), 0..5);
-    (commits, any::<u8>(), any::<bool>(), 0u64..4, 0u64..4, any::<Option<(u8, Option<u8>)>>()).prop_map(
-        |(commits, signed, replica, conflicts, forget, local)| Step {
-            commits,
-            signed,
-            replica,
-            conflicts,
-            forget,
-            local,
-        },
-    )
-}
-
-/// Random batches give the same reads as in [`MemStore`].
-pub fn random_histories_read_as_in_memory<S: Store>(cases: u32, open: impl Fn() -> S) {
-    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
-    let steps = proptest::collection::vec(any_step(), 1..12);
-    let limits = (0u64..8, 0usize..8, 0usize..2_000, "[r-t]{0,2}", "[r-t]{0,2}");
-    let outcome = TestRunner::new(config).run(&(steps, limits), |(steps, limits)| {
-        let (store, model) = (open(), MemStore::new());
-        let mut history = History::default();
-        let (mut conflict_next, mut conflicts_from) = (1, 0);
-        for step in steps {
-            let mut batch = history.batch(step.commits, |n| step.signed >> (n % 8) & 1 != 0);
-            let author = Author::new(step.signed % 4).replica;
-            batch.replica = step.replica.then_some(author);
-            batch.conflicts =
-                (conflict_next..conflict_next + step.conflicts).map(|id| conflict(id, author)).collect();
-            conflict_next += step.conflicts;
-            conflicts_from = (conflicts_from + step.forget).min(conflict_next);
-            batch.conflicts_from = conflicts_from;
-            prop_assert_eq!(store.apply(&batch), Ok(()));
-            prop_assert_eq!(model.apply(&batch), Ok(()));
-            if let Some((key, value)) = step.local {
-                let (key, value) = ((key % 3).to_string(), value.map(|value| vec![value]));
-                prop_assert_eq!(store.set_local(&key, value.as_deref()), Ok(()));
-                prop_assert_eq!(model.set_local(&key, value.as_deref()), Ok(()));
-            }
-            reads_agree(&store, &model, &limits)?;
-        }
-        prop_assert_eq!(model.recover().map(|recovered| recovered.heads), Ok(history.heads));
-        Ok(())
-    });
-    if let Err(failure) = outcome {
-        panic!("{failure}");
-    }
-}
-
-fn reads_agree(
-    store: &impl Store,
-    model: &MemStore,
-    (from, count, bytes, low, high): &(u64, usize, usize, String, String),
-) -> Result<(), TestCaseError> {
-    prop_assert_eq!(store.recover(), model.recover());
-    prop_assert_eq!(store.tables(), model.tables());
-    for name in ["t", "u"].map(table) {
-        prop_assert_eq!(store.scan(&name, ALL, 100), model.scan(&name, ALL, 100));
-        let (low, high) = (low.as_str(), high.as_str());
-        let range = (Bound::Excluded(low), Bound::Included(high));
-        prop_assert_eq!(store.scan(&name, range, *count), model.scan(&name, range, *count));
-        for (key, state) in model.scan(&name, ALL, 100).expect("a scan in memory") {
-            prop_assert_eq!(store.row(&name, &key), Ok(Some(state)));
-        }
-    }
-    for replica in (0..5).map(|n| Author::new(n).replica) {
-        prop_assert_eq!(
-            store.commits(&replica, *from, *count, *bytes),
-            model.commits(&replica, *from, *count, *bytes)
-        );
-    }
-    prop_assert_eq!(store.applied(*from, *count), model.applied(*from, *count));
-    prop_assert_eq!(store.applied(0, 1_000), model.applied(0, 1_000));
-    prop_assert_eq!(store.conflicts(*from, *count), model.conflicts(*from, *count));
-    for key in ["0", "1", "2"] {
-        prop_assert_eq!(store.local(key), model.local(key));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     #[test]
     fn the_store_in_memory_keeps_the_contract() {
-        super::run(64, super::MemStore::new);
+        super::run(64, crate::store::MemStore::new);
     }
 }
