@@ -50,6 +50,17 @@ pub struct Superseded {
 }
 
 impl RowState {
+    /// Joins the parts that the accessors give; `None` if they are not in normal form.
+    pub fn from_parts(
+        ins: Option<Stamp>,
+        del: Option<Stamp>,
+        cells: BTreeMap<FieldName, Cell>,
+    ) -> Option<RowState> {
+        let kept = |stamp: Stamp| Some(stamp) >= del;
+        let normal = ins.is_none_or(kept) && cells.values().all(|cell| kept(cell.stamp));
+        normal.then_some(RowState { ins, del, cells })
+    }
+
     /// The last create that is not deleted.
     pub fn ins(&self) -> Option<Stamp> {
         self.ins

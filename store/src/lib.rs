@@ -1,1 +1,21 @@
-//! Part of Ahenk; see `ARCHITECTURE.md`.
+//! The durable store of Ahenk: [`RedbStore`] keeps log, rows, knowledge, members and conflicts in one
+//! redb file. `docs/format.md` specifies the file to the byte.
+//!
+//! Architecture invariants: one batch is one transaction; a file is never overwritten, truncated or
+//! changed before it has been found whole, of this account and of a format known here; what is read from
+//! it is checked, and damage is an error, not a panic.
+
+mod error;
+mod files;
+mod guard;
+mod names;
+mod open;
+mod overlay;
+mod record;
+mod redb_store;
+mod schema;
+
+pub use error::{BackupError, OpenError};
+pub use files::{guard_path, move_aside};
+pub use redb_store::RedbStore;
+pub use schema::FORMAT;

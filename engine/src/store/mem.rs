@@ -1,7 +1,7 @@
 //! The store in memory: for tests, simulations and applications that need no durability. Correct by
 //! being simple; the reference for the contract suite.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
@@ -130,6 +130,12 @@ impl Store for MemStore {
         let inner = &mut *inner;
         if batch.position != inner.log.len() as u64 + 1 {
             return Err(StoreError::Corrupt("a batch does not continue the log".into()));
+        }
+        let mut dots = BTreeSet::new();
+        for dot in batch.commits.iter().map(|(commit, _)| commit.dot) {
+            if inner.by_replica.contains_key(&(dot.replica, dot.seq)) || !dots.insert(dot) {
+                return Err(StoreError::Corrupt("a batch repeats a commit of the log".into()));
+            }
         }
         for (commit, sig) in &batch.commits {
             inner.by_replica.insert((commit.dot.replica, commit.dot.seq), inner.log.len());

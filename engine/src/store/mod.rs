@@ -182,6 +182,7 @@ pub trait StoreRead {
 pub trait Store: StoreRead + Send + Sync + 'static {
     /// Applies a batch, durably and as a whole. After an error nothing of it has been applied, or (if the
     /// error came from the very end of making it durable) all of it: reopen and recover to learn which.
+    /// A batch that does not continue the log, or repeats a commit of it, is refused.
     fn apply(&self, batch: &Batch) -> Result<(), StoreError>;
 
     /// Keeps a value on this device only; `None` removes it. Keys have at most 256 bytes.

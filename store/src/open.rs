@@ -1,0 +1,195 @@
+//! Creating, opening and backing up.
+//!
+//! Invariants: a new file is built under a temporary name, synced, and only then placed under its own,
+//! so a crash leaves either no database or a whole one; a file that does not pass every check is left
+//! as it is.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+
+use engine::identity::AccountId;
+use engine::store::StoreError;
+use redb::backends::{FileBackend, InMemoryBackend};
+use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend};
+
+use crate::error::{BackupError, OpenError, io_error, redb};
+use crate::files::{place, temporary};
+use crate::guard::{self, Nonce};
+use crate::overlay::Overlay;
+use crate::redb_store::RedbStore;
+use crate::schema::{self, ALL, FORMAT, META, META_NONCE, META_STATE};
+
+/// Memory for pages of one database, in bytes.
+const CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Memory for pages while a file is being checked, in bytes.
+const CHECK_CACHE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What errors call a database that is not in a file.
+const NO_PATH: &str = "(not in a file)";
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder.set_cache_size(CACHE_BYTES_MAX);
+    builder
+}
+
+impl RedbStore {
+    /// Creates a database for an account and opens it. `nonce` must be freshly random at each call: it
+    /// guards against copies of the file.
+    pub fn create(path: &Path, account: AccountId, nonce: Nonce) -> Result<RedbStore, OpenError> {
+        if path.try_exists().map_err(|error| OpenError::io(path, error))? {
+            return Err(OpenError::Exists(path.to_owned()));
+        }
+        let io = |source: std::io::Error| match source.kind() {
+            std::io::ErrorKind::AlreadyExists => OpenError::Exists(path.to_owned()),
+            _ => OpenError::io(path, source),
+        };
+        let (temporary, file) = temporary(path).map_err(io)?;
+        let built = build(file, |db| fill(db, &account)).map_err(|error| OpenError::store(path, error));
+        let placed = built.and_then(|()| place(&temporary, path).map_err(io));
+        if let Err(error) = placed {
+            // It is ours, and not a database yet; failing to remove it leaves a stray file.
+            let _ = fs::remove_file(&temporary);
+            return Err(error);
+        }
+        RedbStore::open(path, account, nonce)
+    }
+
+    /// Opens a database. The whole file is checked first, checksums included, which reads all of it.
+    /// `nonce` as in [`RedbStore::create`]. If the file may be a copy or an old state, it opens with
+    /// all its data, and `recover` gives no replica.
+    pub fn open(path: &Path, account: AccountId, nonce: Nonce) -> Result<RedbStore, OpenError> {
+        check(path, &account)?;
+        let db = builder().open(path).map_err(|error| OpenError::database(path, error))?;
+        check_header(&db, path, &account)?;
+        guard::renew(&db, path, &nonce)?;
+        RedbStore::attach(db, account).map_err(|error| OpenError::store(path, error))
+    }
+
+    /// Opens a database, or creates it if there is no file.
+    pub fn open_or_create(path: &Path, account: AccountId, nonce: Nonce) -> Result<RedbStore, OpenError> {
+        match RedbStore::open(path, account, nonce) {
+            Err(OpenError::NotFound(_)) => RedbStore::create(path, account, nonce),
+            opened => opened,
+        }
+    }
+
+    /// A database in memory, gone when dropped.
+    pub fn in_memory(account: AccountId) -> Result<RedbStore, OpenError> {
+        RedbStore::with_backend(InMemoryBackend::new(), account)
+    }
+
+    /// Opens a database on storage of the caller's own; empty storage is filled with a new one. There is
+    /// no guard: the caller answers for copies and rewinds. An interruption of the first call on empty
+    /// storage can leave it unopenable; files are created in a way that cannot.
+    pub fn with_backend(backend: impl StorageBackend, account: AccountId) -> Result<RedbStore, OpenError> {
+        let path = Path::new(NO_PATH);
+        let empty = backend.len().map_err(|error| OpenError::io(path, error))? == 0;
+        let db = builder().create_with_backend(backend).map_err(|error| OpenError::database(path, error))?;
+        if empty {
+            fill(&db, &account).map_err(|error| OpenError::store(path, error))?;
+        }
+        check_header(&db, path, &account)?;
+        RedbStore::attach(db, account).map_err(|error| OpenError::store(path, error))
+    }
+
+    /// Writes a copy of one consistent state to a new file, while reads and writes go on. Opened, the
+    /// copy is a new life: all data, no replica. Never overwrites.
+    pub fn backup(&self, target: &Path) -> Result<(), BackupError> {
+        let at_target = |source| BackupError::Target { path: target.to_owned(), source };
+        let io = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => BackupError::Exists(target.to_owned()),
+            _ => at_target(io_error(&error)),
+        };
+        if target.try_exists().map_err(io)? {
+            return Err(BackupError::Exists(target.to_owned()));
+        }
+        let source = self.db.begin_read().map_err(|error| BackupError::Source(redb(error)))?;
+        let (temporary, file) = temporary(target).map_err(io)?;
+        let built = build(file, |db| copy(&source, db)).map_err(at_target);
+        let placed = built.and_then(|()| place(&temporary, target).map_err(io));
+        if placed.is_err() {
+            // It is ours, and incomplete; failing to remove it leaves a stray file.
+            let _ = fs::remove_file(&temporary);
+        }
+        placed
+    }
+}
+
+/// Makes a database in an empty file, closed and synced on return.
+fn build(file: File, fill: impl FnOnce(&Database) -> Result<(), StoreError>) -> Result<(), StoreError> {
+    let handle = file.try_clone().map_err(|error| io_error(&error))?;
+    let backend = FileBackend::new(file).map_err(redb)?;
+    let db = builder().create_with_backend(backend).map_err(redb)?;
+    fill(&db)?;
+    db.close().map_err(redb)?;
+    handle.sync_all().map_err(|error| io_error(&error))
+}
+
+fn fill(db: &Database, account: &AccountId) -> Result<(), StoreError> {
+    let txn = db.begin_write().map_err(redb)?;
+    schema::initialise(&txn, account)?;
+    txn.commit().map_err(redb)
+}
+
+fn copy(source: &ReadTransaction, db: &Database) -> Result<(), StoreError> {
+    let txn = db.begin_write().map_err(redb)?;
+    for definition in ALL {
+        let from = source.open_table(definition).map_err(redb)?;
+        let mut to = txn.open_table(definition).map_err(redb)?;
+        for entry in from.iter().map_err(redb)? {
+            let (key, value) = entry.map_err(redb)?;
+            to.insert(key.value(), value.value()).map_err(redb)?;
+        }
+    }
+    {
+        let mut meta = txn.open_table(META).map_err(redb)?;
+        meta.remove(META_NONCE).map_err(redb)?;
+        let state = schema::State { replica: None, ..schema::state(&meta)? };
+        meta.insert(META_STATE, state.encode().as_slice()).map_err(redb)?;
+    }
+    txn.commit().map_err(redb)
+}
+
+/// Opens the file through an [`Overlay`], with every checksum verified, so that whatever redb would
+/// repair or write on the way stays in memory.
+fn check(path: &Path, account: &AccountId) -> Result<(), OpenError> {
+    let io = |error| OpenError::io(path, error);
+    let metadata = fs::metadata(path).map_err(io)?;
+    if !metadata.is_file() {
+        return Err(OpenError::Damaged { path: path.to_owned(), reason: "it is not a file".into() });
+    }
+    if metadata.len() == 0 {
+        return Err(OpenError::Damaged { path: path.to_owned(), reason: "it is empty".into() });
+    }
+    // Writable, because the lock asks for it.
+    let file = OpenOptions::new().read(true).write(true).open(path).map_err(io)?;
+    let file = FileBackend::new(file).map_err(|error| OpenError::database(path, error))?;
+    let overlay = Overlay::new(file).map_err(io)?;
+    let db = Builder::new()
+        .set_cache_size(CHECK_CACHE_BYTES_MAX)
+        .set_check_integrity_on_open(true)
+        .create_with_backend(overlay)
+        .map_err(|error| OpenError::database(path, error))?;
+    check_header(&db, path, account)
+}
+
+/// Checks the format, the account, and that all tables are there.
+fn check_header(db: &Database, path: &Path, account: &AccountId) -> Result<(), OpenError> {
+    let store = |error| OpenError::store(path, error);
+    let txn = db.begin_read().map_err(|error| store(redb(error)))?;
+    let meta = txn.open_table(META).map_err(|error| store(redb(error)))?;
+    let header = schema::header(&meta).map_err(store)?;
+    let path: PathBuf = path.to_owned();
+    match header.format {
+        0 => return Err(OpenError::Damaged { path, reason: "format 0 does not exist".into() }),
+        FORMAT => {}
+        found => return Err(OpenError::NewerFormat { path, found, supported: FORMAT }),
+    }
+    if header.account != *account {
+        return Err(OpenError::ForeignAccount { path, found: header.account, wanted: *account });
+    }
+    for definition in ALL {
+        txn.open_table(definition).map_err(|error| OpenError::store(&path, redb(error)))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! A redb backend that reads a file and keeps what is written in memory: opening a database through it
+//! shows whether it is whole, repairs included, without changing a byte of the file.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Bound;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use redb::backends::FileBackend;
+use redb::{BackendError, StorageBackend};
+
+const BLOCK_BYTES: u64 = 4096;
+
+#[derive(Debug)]
+struct Written {
+    len: u64,
+    /// How much of the file still shows through.
+    base_len: u64,
+    blocks: BTreeMap<u64, Vec<u8>>,
+}
+
+/// See the module's documentation. Locks are those of the file.
+#[derive(Debug)]
+pub(crate) struct Overlay {
+    file: FileBackend,
+    written: Mutex<Written>,
+}
+
+impl Overlay {
+    pub(crate) fn new(file: FileBackend) -> io::Result<Overlay> {
+        let len = file.len()?;
+        let written = Mutex::new(Written { len, base_len: len, blocks: BTreeMap::new() });
+        Ok(Overlay { file, written })
+    }
+
+    fn written(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn base_block(&self, written: &Written, index: u64) -> io::Result<Vec<u8>> {
+        let mut block = vec![0; BLOCK_BYTES as usize];
+        let start = index * BLOCK_BYTES;
+        let there = written.base_len.saturating_sub(start).min(BLOCK_BYTES) as usize;
+        self.file.read(start, &mut block[..there])?;
+        Ok(block)
+    }
+}
+
+/// Splits a range of the storage at block borders: (block, offset in it, offset in the range, length).
+fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (u64, usize, usize, usize)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let (at, left) = (offset + done as u64, len - done);
+        let within = (at % BLOCK_BYTES) as usize;
+        let take = left.min(BLOCK_BYTES as usize - within);
+        let piece = (at / BLOCK_BYTES, within, done, take);
+        done += take;
+        (take > 0).then_some(piece)
+    })
+}
+
+fn check_range(written: &Written, offset: u64, len: usize) -> io::Result<()> {
+    match offset.checked_add(len as u64) {
+        Some(end) if end <= written.len => Ok(()),
+        _ => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "beyond the end of the file")),
+    }
+}
+
+impl StorageBackend for Overlay {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.written().len)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let written = self.written();
+        check_range(&written, offset, out.len())?;
+        if written.blocks.is_empty() && written.base_len == written.len {
+            return self.file.read(offset, out);
+        }
+        for (block, within, at, take) in pieces(offset, out.len()) {
+            let out = &mut out[at..at + take];
+            match written.blocks.get(&block) {
+                Some(bytes) => out.copy_from_slice(&bytes[within..within + take]),
+                None => out.copy_from_slice(&self.base_block(&written, block)?[within..within + take]),
+            }
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut written = self.written();
+        if len < written.len {
+            written.base_len = written.base_len.min(len);
+            let _ = written.blocks.split_off(&len.div_ceil(BLOCK_BYTES));
+            if let Some(block) = written.blocks.get_mut(&(len / BLOCK_BYTES)) {
+                block[(len % BLOCK_BYTES) as usize..].fill(0);
+            }
+        }
+        written.len = len;
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut written = self.written();
+        check_range(&written, offset, data.len())?;
+        for (index, within, at, take) in pieces(offset, data.len()) {
+            let mut block = match written.blocks.remove(&index) {
+                Some(block) => block,
+                None => self.base_block(&written, index)?,
+            };
+            block[within..within + take].copy_from_slice(&data[at..at + take]);
+            written.blocks.insert(index, block);
+        }
+        Ok(())
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.file.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.file.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.file.query_lock_range(start, end)
+    }
+}

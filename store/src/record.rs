@@ -1,0 +1,291 @@
+//! The bytes of the records: what each table's keys and values look like. `docs/format.md` has the tables.
+//!
+//! Invariant: decoding accepts exactly what encoding writes, allocates no more than the record's size
+//! allows, and never panics.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use engine::codec::{DecodeError, Reader, Writer};
+use engine::commit::{Commit, CommitHash, Deps, Stamp};
+use engine::config::{DEVICE_NAME_BYTES_MAX, FIELD_BYTES_MAX, ROW_KEY_BYTES_MAX, TABLE_BYTES_MAX};
+use engine::hlc::Hlc;
+use engine::identity::{AccountId, DeviceCert, DeviceId, Dot, PeerKey, ReplicaId, Sig};
+use engine::name::{FieldName, RowKey, TableName};
+use engine::row::{Cell, RowState};
+use engine::store::{Conflict, Head, StoreError, StoredCommit};
+use engine::value::Value;
+
+use crate::error::damaged;
+use crate::names::{Names, replica_number};
+
+/// Most entries of a list in a record: far above what any can gather. Memory is bounded by the record's
+/// own size, which the reader checks.
+const ENTRIES_MAX: usize = 1 << 24;
+
+pub(crate) fn put_replica(writer: &mut Writer, replica: &ReplicaId) {
+    writer.raw(replica.device.0.as_bytes());
+    writer.raw(&replica.incarnation.to_be_bytes());
+}
+
+pub(crate) fn get_replica(reader: &mut Reader<'_>) -> Result<ReplicaId, DecodeError> {
+    let device = DeviceId(uuid::Uuid::from_bytes(reader.array()?));
+    Ok(ReplicaId { device, incarnation: u64::from_be_bytes(reader.array()?) })
+}
+
+pub(crate) fn replica_bytes(replica: &ReplicaId) -> Vec<u8> {
+    let mut writer = Writer::new();
+    put_replica(&mut writer, replica);
+    writer.into_bytes()
+}
+
+/// The key of a commit in the log.
+pub(crate) fn dot_key(replica: u32, seq: u64) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..4].copy_from_slice(&replica.to_be_bytes());
+    key[4..].copy_from_slice(&seq.to_be_bytes());
+    key
+}
+
+pub(crate) fn split_dot_key(key: &[u8]) -> Result<(u32, u64), StoreError> {
+    let mut reader = Reader::new(key);
+    let mut split = || {
+        let replica = u32::from_be_bytes(reader.array()?);
+        let seq = u64::from_be_bytes(reader.array()?);
+        reader.clone().finish()?;
+        Ok((replica, seq))
+    };
+    split().map_err(damaged("a commit's key"))
+}
+
+pub(crate) fn u64_key(key: &[u8]) -> Result<u64, StoreError> {
+    key.try_into().map(u64::from_be_bytes).map_err(|_| StoreError::Corrupt("a key is malformed".into()))
+}
+
+pub(crate) fn u32_key(key: &[u8]) -> Result<u32, StoreError> {
+    key.try_into().map(u32::from_be_bytes).map_err(|_| StoreError::Corrupt("a key is malformed".into()))
+}
+
+/// The key of a row: its table's number, then its own key.
+pub(crate) fn row_key(table: u32, row: &str) -> Vec<u8> {
+    let mut key = table.to_be_bytes().to_vec();
+    key.extend_from_slice(row.as_bytes());
+    key
+}
+
+pub(crate) fn split_row_key(key: &[u8]) -> Result<RowKey, StoreError> {
+    let text = key.get(4..).and_then(|bytes| std::str::from_utf8(bytes).ok());
+    text.and_then(|text| RowKey::new(text).ok())
+        .ok_or_else(|| StoreError::Corrupt("a row key is malformed".into()))
+}
+
+pub(crate) fn log_record(position: u64, commit: &Commit, sig: Option<&Sig>) -> Vec<u8> {
+    let mut writer = Writer::new();
+    writer.raw(&position.to_be_bytes());
+    writer.u8(u8::from(sig.is_some()));
+    if let Some(sig) = sig {
+        writer.raw(&sig.0);
+    }
+    writer.raw(&commit.encode());
+    writer.into_bytes()
+}
+
+/// A record of the log, its commit not decoded yet.
+pub(crate) struct LogRecord<'a> {
+    position: u64,
+    sig: Option<Sig>,
+    pub(crate) commit: &'a [u8],
+}
+
+impl<'a> LogRecord<'a> {
+    pub(crate) fn read(bytes: &'a [u8]) -> Result<LogRecord<'a>, StoreError> {
+        let mut reader = Reader::new(bytes);
+        let mut read = || {
+            let position = u64::from_be_bytes(reader.array()?);
+            let sig = match reader.u8()? {
+                0 => None,
+                1 => Some(Sig(reader.array()?)),
+                tag => return Err(DecodeError::UnknownTag(tag)),
+            };
+            let commit = reader.raw(reader.remaining())?;
+            Ok(LogRecord { position, sig, commit })
+        };
+        read().map_err(damaged("a commit's record"))
+    }
+
+    pub(crate) fn decode(&self, account: &AccountId, dot: Dot) -> Result<StoredCommit, StoreError> {
+        let commit = Commit::decode(self.commit, account).map_err(damaged("a commit"))?;
+        if commit.dot != dot {
+            return Err(StoreError::Corrupt("a commit lies under another's key".into()));
+        }
+        Ok(StoredCommit { position: self.position, commit, sig: self.sig })
+    }
+}
+
+fn put_stamp(writer: &mut Writer, stamp: &Stamp, names: &mut Arc<Names>) {
+    writer.raw(&stamp.hlc.0.to_be_bytes());
+    writer.varint(u64::from(replica_number(names, &stamp.dot.replica)));
+    writer.varint(stamp.dot.seq);
+}
+
+fn get_stamp(reader: &mut Reader<'_>, names: &Names) -> Result<Stamp, DecodeError> {
+    let hlc = Hlc(u64::from_be_bytes(reader.array()?));
+    let replica = names.get_replica(reader)?;
+    Ok(Stamp { hlc, dot: Dot { replica, seq: reader.varint()? } })
+}
+
+/// A row. Its distinct stamps come first, ascending, and are referred to by index: most fields of a row
+/// are written together.
+pub(crate) fn row_record(row: &RowState, names: &mut Arc<Names>) -> Vec<u8> {
+    let cells = row.cells().values().map(|cell| cell.stamp);
+    let stamps: BTreeSet<Stamp> = row.ins().into_iter().chain(row.del()).chain(cells).collect();
+    let stamps: Vec<Stamp> = stamps.into_iter().collect();
+    let index = |stamp: &Stamp| stamps.partition_point(|other| other < stamp) as u64;
+    let mark = |stamp: Option<Stamp>| stamp.map_or(0, |stamp| index(&stamp) + 1);
+    let mut writer = Writer::new();
+    writer.varint(stamps.len() as u64);
+    for stamp in &stamps {
+        put_stamp(&mut writer, stamp, names);
+    }
+    writer.varint(mark(row.ins()));
+    writer.varint(mark(row.del()));
+    writer.varint(row.cells().len() as u64);
+    for (field, cell) in row.cells() {
+        writer.bytes(field.as_str().as_bytes());
+        writer.varint(index(&cell.stamp));
+        cell.value.encode(&mut writer);
+    }
+    writer.into_bytes()
+}
+
+pub(crate) fn read_row(bytes: &[u8], names: &Names) -> Result<RowState, StoreError> {
+    get_row(bytes, names).map_err(damaged("a row"))
+}
+
+fn get_row(bytes: &[u8], names: &Names) -> Result<RowState, DecodeError> {
+    let mut reader = Reader::new(bytes);
+    let count = reader.count(ENTRIES_MAX, 10, "stamps of a row")?;
+    let mut stamps = Vec::with_capacity(count);
+    for _ in 0..count {
+        let stamp = get_stamp(&mut reader, names)?;
+        if stamps.last().is_some_and(|last| *last >= stamp) {
+            return Err(DecodeError::Unordered("stamps"));
+        }
+        stamps.push(stamp);
+    }
+    let stamp_at = |index: u64| {
+        let stamp = usize::try_from(index).ok().and_then(|index| stamps.get(index));
+        stamp.copied().ok_or(DecodeError::Invalid("a stamp's index"))
+    };
+    let mark = |index: u64| index.checked_sub(1).map(stamp_at).transpose();
+    let (ins, del) = (mark(reader.varint()?)?, mark(reader.varint()?)?);
+    let count = reader.count(ENTRIES_MAX, 4, "fields of a row")?;
+    let mut cells = BTreeMap::<FieldName, Cell>::new();
+    for _ in 0..count {
+        let field = get_field(&mut reader)?;
+        if cells.last_key_value().is_some_and(|(last, _)| *last >= field) {
+            return Err(DecodeError::Unordered("fields"));
+        }
+        let stamp = stamp_at(reader.varint()?)?;
+        cells.insert(field, Cell { stamp, value: Value::decode(&mut reader)? });
+    }
+    reader.finish()?;
+    RowState::from_parts(ins, del, cells).ok_or(DecodeError::Invalid("a row's normal form"))
+}
+
+fn get_field(reader: &mut Reader<'_>) -> Result<FieldName, DecodeError> {
+    let text = reader.text(FIELD_BYTES_MAX, "a field name")?;
+    FieldName::new(text).map_err(|_| DecodeError::Invalid("a field name"))
+}
+
+pub(crate) fn head_record(head: &Head, names: &mut Arc<Names>) -> Vec<u8> {
+    let mut writer = Writer::new();
+    writer.varint(head.seq);
+    writer.raw(&head.hash.0);
+    writer.varint(head.seen.len() as u64);
+    for (replica, seq) in &head.seen {
+        writer.varint(u64::from(replica_number(names, replica)));
+        writer.varint(*seq);
+    }
+    writer.into_bytes()
+}
+
+pub(crate) fn read_head(bytes: &[u8], names: &Names) -> Result<Head, StoreError> {
+    let mut reader = Reader::new(bytes);
+    let mut read = || {
+        let seq = reader.varint()?;
+        let hash = CommitHash(reader.array()?);
+        let count = reader.count(ENTRIES_MAX, 2, "what an author has seen")?;
+        let mut seen = Deps::new();
+        for _ in 0..count {
+            let replica = names.get_replica(&mut reader)?;
+            if seen.last_key_value().is_some_and(|(last, _)| *last >= replica) {
+                return Err(DecodeError::Unordered("what an author has seen"));
+            }
+            seen.insert(replica, reader.varint()?);
+        }
+        reader.clone().finish()?;
+        Ok(Head { seq, hash, seen })
+    };
+    read().map_err(damaged("a head"))
+}
+
+pub(crate) fn member_record(cert: &DeviceCert) -> Vec<u8> {
+    let mut writer = Writer::new();
+    writer.raw(&cert.key.0);
+    writer.varint(cert.issued_ms);
+    writer.u8(u8::from(cert.admin));
+    writer.bytes(cert.name.as_bytes());
+    writer.raw(&cert.sig.0);
+    writer.into_bytes()
+}
+
+pub(crate) fn read_member(bytes: &[u8], account: &AccountId) -> Result<DeviceCert, StoreError> {
+    let mut reader = Reader::new(bytes);
+    let mut read = || {
+        let key = PeerKey(reader.array()?);
+        let issued_ms = reader.varint()?;
+        let admin = match reader.u8()? {
+            0 => false,
+            1 => true,
+            tag => return Err(DecodeError::UnknownTag(tag)),
+        };
+        let name = reader.text(DEVICE_NAME_BYTES_MAX, "a device name")?.to_owned();
+        let sig = Sig(reader.array()?);
+        reader.clone().finish()?;
+        let cert = DeviceCert { account: *account, key, name, issued_ms, admin, sig };
+        cert.check(account).map_err(|_| DecodeError::Invalid("a certificate"))?;
+        Ok(cert)
+    };
+    read().map_err(damaged("a device's certificate"))
+}
+
+pub(crate) fn conflict_record(conflict: &Conflict, names: &mut Arc<Names>) -> Vec<u8> {
+    let mut writer = Writer::new();
+    writer.bytes(conflict.table.as_str().as_bytes());
+    writer.bytes(conflict.row.as_str().as_bytes());
+    writer.bytes(conflict.field.as_str().as_bytes());
+    conflict.value.encode(&mut writer);
+    put_stamp(&mut writer, &conflict.loser, names);
+    put_stamp(&mut writer, &conflict.winner, names);
+    writer.varint(conflict.noticed_ms);
+    writer.into_bytes()
+}
+
+pub(crate) fn read_conflict(id: u64, bytes: &[u8], names: &Names) -> Result<Conflict, StoreError> {
+    let mut reader = Reader::new(bytes);
+    let mut read = || {
+        let table = TableName::new(reader.text(TABLE_BYTES_MAX, "a table name")?)
+            .map_err(|_| DecodeError::Invalid("a table name"))?;
+        let row = RowKey::new(reader.text(ROW_KEY_BYTES_MAX, "a row key")?)
+            .map_err(|_| DecodeError::Invalid("a row key"))?;
+        let field = get_field(&mut reader)?;
+        let value = Value::decode(&mut reader)?;
+        let loser = get_stamp(&mut reader, names)?;
+        let winner = get_stamp(&mut reader, names)?;
+        let noticed_ms = reader.varint()?;
+        reader.clone().finish()?;
+        Ok(Conflict { id, table, row, field, value, loser, winner, noticed_ms })
+    };
+    read().map_err(damaged("a conflict"))
+}

@@ -1,0 +1,32 @@
+//! `RedbStore` keeps the contract of the store traits, in memory and in a file.
+
+use engine::identity::AccountId;
+use engine::store::{Store, StoreRead, contract};
+use engine::testing::test_root;
+use store::RedbStore;
+
+fn account() -> AccountId {
+    AccountId(test_root().public())
+}
+
+#[test]
+fn a_database_in_memory_keeps_the_contract() {
+    contract::run(48, || RedbStore::in_memory(account()).expect("a database"));
+}
+
+#[test]
+fn a_database_in_a_file_keeps_the_contract() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let count = std::cell::Cell::new(0u8);
+    contract::run(4, || {
+        count.set(count.get() + 1);
+        let path = folder.path().join(format!("{}.redb", count.get()));
+        RedbStore::create(&path, account(), [count.get(); 16]).expect("a database")
+    });
+}
+
+#[test]
+fn it_can_be_shared_between_threads() {
+    fn shared<T: Store + StoreRead>() {}
+    shared::<RedbStore>();
+}
