@@ -14,7 +14,7 @@ use store::RedbStore;
 
 const DATABASE: &str = "AHENK_TEST_DATABASE";
 const ROUND: &str = "AHENK_TEST_ROUND";
-const ROUNDS: u64 = 20;
+const ROUNDS: u64 = 40;
 
 /// The killed process: goes on with the history, and says after each batch how many are durable.
 fn write_until_killed(path: &Path) {

@@ -90,6 +90,23 @@ fn open_or_create_does_either() {
     assert_eq!(names, ["db", "db.guard"]);
 }
 
+#[test]
+fn what_a_crash_while_creating_leaves_is_not_in_the_way() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("db");
+    let stray = folder.path().join("db.new-0");
+    fs::write(&stray, "half a database").expect("a file");
+    fs::write(folder.path().join("db.guard.new"), "half a guard, longer than a whole one".repeat(9))
+        .expect("a file");
+    assert!(matches!(open(&path), Err(OpenError::NotFound(_))));
+    let store = create(&path);
+    fill(&store, 2);
+    store.backup(&folder.path().join("db.new-1")).expect("a backup");
+    drop(store);
+    assert_eq!(batches_held(&open(&path).expect("it opens")), 2);
+    assert_eq!(fs::read(&stray).expect("the file"), b"half a database");
+}
+
 #[cfg(unix)]
 #[test]
 fn only_the_owner_may_read_a_new_database() {
