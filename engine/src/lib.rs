@@ -3,17 +3,31 @@
 //! Architecture invariant: no IO, no clock, no randomness of its own, no tokio. Time and seeds come
 //! in as arguments; effects go out as data.
 
+mod answer;
 pub mod codec;
 pub mod commit;
 pub mod config;
+mod engine;
+mod exchange;
 pub mod hlc;
 pub mod identity;
+pub mod io;
 pub mod knowledge;
 pub mod name;
+mod peer;
+pub mod prng;
+mod reorder;
+mod replicated;
 pub mod row;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod time;
+pub mod timer;
+pub mod pairing;
 pub mod transport;
 pub mod value;
+pub mod wire;
+mod write;
+
+pub use engine::Engine;

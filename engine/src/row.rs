@@ -2,7 +2,8 @@
 //!
 //! A row is three kinds of max-register over the total order of writes ([`Stamp`]): `ins` (last create),
 //! `del` (last delete), and one for each field. A row is there iff `ins >= del`, a field iff its stamp
-//! `>= del`; equality happens only within one commit, where the delete comes first ([`OpKind::Replace`]).
+//! `>= del`; equality happens only within one commit, where the delete comes first
+//! ([`Replace`](crate::commit::OpKind::Replace)).
 //! Invariant (normal form): nothing with a stamp below `del` is kept, so equal sets of writes give
 //! equal states whatever the order. Source of the registers: Shapiro et al., "A comprehensive study of
 //! Convergent and Commutative Replicated Data Types" (INRIA RR-7506, 2011), LWW-register.
@@ -183,7 +184,8 @@ impl RowState {
         writer.into_bytes()
     }
 
-    /// Reads what [`RowState::encode`] wrote.
+    /// Reads what [`RowState::encode`] wrote. A state that is not in normal form, or whose fields do not
+    /// ascend, is an error: it would differ for ever from the same writes merged elsewhere.
     pub fn decode(bytes: &[u8]) -> Result<RowState, DecodeError> {
         let mut reader = Reader::new(bytes);
         let marks = reader.u8()?;
@@ -194,13 +196,19 @@ impl RowState {
         let del = if marks & 2 != 0 { Some(get_stamp(&mut reader)?) } else { None };
         // A row may gather more fields over time than one commit may write.
         let count = reader.count(ROW_FIELDS_MAX * 1024, 30, "fields of a row")?;
-        let mut cells = BTreeMap::new();
+        let mut cells = BTreeMap::<FieldName, Cell>::new();
         for _ in 0..count {
             let field = get_field(&mut reader)?;
+            if cells.last_key_value().is_some_and(|(last, _)| *last >= field) {
+                return Err(DecodeError::Unordered("fields"));
+            }
             let stamp = get_stamp(&mut reader)?;
             cells.insert(field, Cell { stamp, value: Value::decode(&mut reader)? });
         }
         reader.finish()?;
+        if ins.iter().chain(cells.values().map(|cell| &cell.stamp)).any(|stamp| Some(*stamp) < del) {
+            return Err(DecodeError::Invalid("a row with parts from before its delete"));
+        }
         Ok(RowState { ins, del, cells })
     }
 

@@ -65,6 +65,21 @@ impl Value {
         self.depth_within(VALUE_DEPTH_MAX)
     }
 
+    /// The byte that begins this value's encoding.
+    pub(crate) fn tag(&self) -> u8 {
+        match self {
+            Value::Null => 0,
+            Value::Bool(false) => 1,
+            Value::Bool(true) => 2,
+            Value::Int(_) => 3,
+            Value::Float(_) => 4,
+            Value::Text(_) => 5,
+            Value::Bytes(_) => 6,
+            Value::List(_) => 7,
+            Value::Map(_) => 8,
+        }
+    }
+
     fn depth_within(&self, left: usize) -> bool {
         match self {
             Value::List(items) => left > 0 && items.iter().all(|item| item.depth_within(left - 1)),
@@ -75,33 +90,18 @@ impl Value {
 
     /// Writes the one encoding of this value: a tag byte, then the content.
     pub fn encode(&self, writer: &mut Writer) {
+        writer.u8(self.tag());
         match self {
-            Value::Null => writer.u8(0),
-            Value::Bool(false) => writer.u8(1),
-            Value::Bool(true) => writer.u8(2),
-            Value::Int(value) => {
-                writer.u8(3);
-                writer.zigzag(*value);
-            }
-            Value::Float(value) => {
-                writer.u8(4);
-                writer.raw(&value.to_bits().to_le_bytes());
-            }
-            Value::Text(text) => {
-                writer.u8(5);
-                writer.bytes(text.as_bytes());
-            }
-            Value::Bytes(bytes) => {
-                writer.u8(6);
-                writer.bytes(bytes);
-            }
+            Value::Null | Value::Bool(_) => {}
+            Value::Int(value) => writer.zigzag(*value),
+            Value::Float(value) => writer.raw(&value.to_bits().to_le_bytes()),
+            Value::Text(text) => writer.bytes(text.as_bytes()),
+            Value::Bytes(bytes) => writer.bytes(bytes),
             Value::List(items) => {
-                writer.u8(7);
                 writer.varint(items.len() as u64);
                 items.iter().for_each(|item| item.encode(writer));
             }
             Value::Map(entries) => {
-                writer.u8(8);
                 writer.varint(entries.len() as u64);
                 for (key, value) in entries {
                     writer.bytes(key.as_bytes());

@@ -1,5 +1,5 @@
 //! What the engine needs from a store, and what it gives to one. The traits stand beside
-//! their in-memory twin ([`MemStore`]), and one contract suite ([`contract`]) runs over every implementation.
+//! their in-memory twin ([`MemStore`]), and one contract suite (`contract`, feature `testing`) runs over every implementation.
 //!
 //! Architecture invariants: the log is the truth, rows are derived from it; log, rows, knowledge,
 //! membership and ledger change together in one [`Batch`], durable as a whole or not at all.

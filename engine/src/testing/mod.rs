@@ -1,5 +1,9 @@
 //! Generators and harnesses for tests of this crate and of those above it. Not part of release builds.
 
+mod mesh;
+
+pub use mesh::{EPOCH_MS, LinkFaults, Mesh};
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

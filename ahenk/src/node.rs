@@ -1,0 +1,477 @@
+//! The driver: the only code that joins engine, store, transport and clock. The command line and the simulator run
+//! exactly this.
+//!
+//! Architecture invariants: outputs are performed in the order in which the engine gave them; nothing that follows a
+//! batch leaves before the store has made it durable; after a storage failure the engine is made anew from the store
+//! and sessions start over; every queue here has a bound.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::Engine;
+use engine::config::Config;
+use engine::identity::{DeviceCert, Identity, PeerKey};
+use engine::io::{Event, Input, Output, SyncStats, WriteRequest, Written};
+use engine::store::{Store, StoreError};
+use engine::time::{Clock, Instant};
+use engine::transport::{Path, Transport, TransportEvent, TrySendError};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tracing::{debug, error, info, warn};
+
+use crate::db::{Db, SyncError, SyncReport, WriteFailed};
+
+/// Local transactions that become durable together, at most.
+const GROUP_MAX: usize = 256;
+/// Commands that wait for the driver, at most; callers wait beyond that.
+const COMMANDS_MAX: usize = 256;
+/// Events that a slow listener may fall behind before it misses some.
+const EVENTS_MAX: usize = 1024;
+/// Pause before sessions start over after a storage failure, in milliseconds.
+const STORAGE_PAUSE_MS: u64 = 1_000;
+
+/// What a node needs besides its transport, store and clock.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Limits and intervals.
+    pub config: Config,
+    /// Who this device is.
+    pub identity: Identity,
+    /// Drives all random choices of the engine. Fresh random bytes on a real device; recorded in a simulation.
+    pub seed: [u8; 32],
+    /// Certificates learnt by pairing.
+    pub members: Vec<DeviceCert>,
+}
+
+impl Options {
+    /// Defaults for a device. `seed` must be fresh random bytes each time, except in simulations.
+    pub fn new(identity: Identity, seed: [u8; 32]) -> Options {
+        Options { config: Config::default(), identity, seed, members: Vec::new() }
+    }
+}
+
+/// Why a node could not start or had to stop.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The store failed and could not be recovered.
+    #[error("the database failed: {0}")]
+    Store(#[from] StoreError),
+}
+
+/// The way to a connected peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerPath {
+    /// The path.
+    pub path: Path,
+    /// Round trip as measured by the transport, in microseconds.
+    pub round_trip_micros: Option<u64>,
+    /// When the connection began, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+}
+
+/// How a node stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// Sync as the engine sees it.
+    pub stats: SyncStats,
+    /// The account's devices, this one included.
+    pub members: Vec<DeviceCert>,
+    /// Connections as the transport sees them.
+    pub paths: BTreeMap<PeerKey, PeerPath>,
+    /// The state digest: equal on devices of equal knowledge.
+    pub digest: u128,
+    /// Commits applied.
+    pub position: u64,
+}
+
+/// What a [`Db`] asks of its node.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Write { request: WriteRequest, reply: oneshot::Sender<Result<Written, WriteFailed>> },
+    Members(Vec<DeviceCert>),
+    Sync { deadline: Duration, reply: oneshot::Sender<Result<SyncReport, SyncError>> },
+    Status(oneshot::Sender<NodeStatus>),
+    Close(oneshot::Sender<()>),
+}
+
+/// Frames that the transport had no room for.
+#[derive(Debug, Default)]
+struct Outbox {
+    frames: VecDeque<Vec<u8>>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct SyncWaiter {
+    deadline: Instant,
+    reply: oneshot::Sender<Result<SyncReport, SyncError>>,
+}
+
+/// Drives one replica: see the invariants of this module.
+#[derive(Debug)]
+pub struct Node<T, S, C> {
+    engine: Engine,
+    transport: T,
+    store: Arc<S>,
+    clock: C,
+    options: Options,
+    commands: mpsc::Receiver<Command>,
+    positions: watch::Sender<u64>,
+    events: broadcast::Sender<Event>,
+    replies: BTreeMap<u64, oneshot::Sender<Result<Written, WriteFailed>>>,
+    next_request: u64,
+    connected: BTreeMap<PeerKey, PeerPath>,
+    outboxes: BTreeMap<PeerKey, Outbox>,
+    waiters: Vec<SyncWaiter>,
+    /// After a storage failure: when sessions start over.
+    resume_at: Option<Instant>,
+    failures: u8,
+    closing: Option<oneshot::Sender<()>>,
+}
+
+impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
+    /// A node and the handle to use it. The node does nothing until [`Node::run`] (or [`Node::step`]) is polled.
+    pub fn new(options: Options, transport: T, store: S, clock: C) -> Result<(Self, Db<S>), NodeError> {
+        let store = Arc::new(store);
+        let recovered = store.recover()?;
+        let position = recovered.position;
+        let engine = Engine::new(
+            options.config.clone(),
+            options.identity.clone(),
+            options.seed,
+            recovered,
+            clock.now(),
+            &*store,
+        )?;
+        let (command_sender, commands) = mpsc::channel(COMMANDS_MAX);
+        let (positions, position_receiver) = watch::channel(position);
+        let (events, _) = broadcast::channel(EVENTS_MAX);
+        let db =
+            Db::new(command_sender, Arc::clone(&store), position_receiver, events.clone(), &options.identity);
+        let mut node = Node {
+            engine,
+            transport,
+            store,
+            clock,
+            options,
+            commands,
+            positions,
+            events,
+            replies: BTreeMap::new(),
+            next_request: 0,
+            connected: BTreeMap::new(),
+            outboxes: BTreeMap::new(),
+            waiters: Vec::new(),
+            resume_at: None,
+            failures: 0,
+            closing: None,
+        };
+        node.perform()?;
+        let members = std::mem::take(&mut node.options.members);
+        node.input(Input::Members(members))?;
+        Ok((node, db))
+    }
+
+    /// Runs until the database is closed or all handles are dropped, or the store fails for good.
+    pub async fn run(mut self) -> Result<(), NodeError> {
+        while self.step().await? {}
+        Ok(())
+    }
+
+    /// Waits for one thing to happen (a command, an event of the transport, a deadline) and deals with it completely.
+    /// Returns false when the node has closed. Cancelling the future loses nothing.
+    pub async fn step(&mut self) -> Result<bool, NodeError> {
+        let deadline = self.next_deadline();
+        let wait = deadline.map(|at| Duration::from_micros(at - self.clock.now().mono));
+        let sleep = async {
+            match wait {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => std::future::pending().await,
+            }
+        };
+        // Biased: the order in which ready branches are taken must not depend on chance.
+        tokio::select! {
+            biased;
+            event = poll_fn(|cx| self.transport.poll_event(cx)) => match event {
+                Some(event) => self.transport_event(event)?,
+                None => return Ok(false),
+            },
+            command = self.commands.recv() => match command {
+                Some(command) => self.command(command)?,
+                None => {
+                    self.input(Input::Shutdown)?;
+                    return Ok(false);
+                }
+            },
+            () = sleep => self.deadline()?,
+        }
+        self.answer_waiters();
+        if let Some(closed) = self.closing.take() {
+            self.input(Input::Shutdown)?;
+            // A caller that went away no longer needs the answer.
+            let _ = closed.send(());
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let engine = self.engine.poll_timeout().map(|(at, _)| at);
+        let waiters = self.waiters.iter().map(|waiter| waiter.deadline).min();
+        [engine, waiters, self.resume_at].into_iter().flatten().min()
+    }
+
+    fn deadline(&mut self) -> Result<(), NodeError> {
+        let now = self.clock.now().mono;
+        if self.resume_at.is_some_and(|at| at <= now) {
+            self.resume_at = None;
+            for peer in self.connected.keys().copied().collect::<Vec<_>>() {
+                self.input(Input::PeerUp(peer))?;
+            }
+        }
+        self.input(Input::Timeout)
+    }
+
+    fn transport_event(&mut self, event: TransportEvent) -> Result<(), NodeError> {
+        match event {
+            TransportEvent::PeerUp { peer, path } => {
+                debug!(?peer, address = %path.address, kind = %path.kind, "peer up");
+                let since_ms = self.clock.now().wall.0;
+                self.connected.insert(peer, PeerPath { path, round_trip_micros: None, since_ms });
+                self.outboxes.remove(&peer);
+                if self.resume_at.is_none() {
+                    self.input(Input::PeerUp(peer))?;
+                }
+            }
+            TransportEvent::PathChanged { peer, path } => {
+                info!(?peer, address = %path.address, kind = %path.kind, "path changed");
+                if let Some(connected) = self.connected.get_mut(&peer) {
+                    connected.path = path;
+                    connected.round_trip_micros = None;
+                }
+            }
+            TransportEvent::PeerDown { peer, reason } => {
+                debug!(?peer, %reason, "peer down");
+                self.connected.remove(&peer);
+                self.outboxes.remove(&peer);
+                self.input(Input::PeerDown(peer))?;
+            }
+            TransportEvent::Frame { peer, bytes } => self.input(Input::Frame { peer, bytes })?,
+            TransportEvent::Broadcast { from, bytes } => self.input(Input::Broadcast { from, bytes })?,
+            TransportEvent::Writable { peer } => self.flush(peer)?,
+            TransportEvent::RoundTrip { peer, micros } => {
+                if let Some(connected) = self.connected.get_mut(&peer) {
+                    connected.round_trip_micros = Some(micros);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn command(&mut self, command: Command) -> Result<(), NodeError> {
+        let mut requests = Vec::new();
+        let mut next = Some(command);
+        // Transactions that wait already become durable together: one flush of the disk for all of them.
+        while let Some(command) = next.take() {
+            match command {
+                Command::Write { request, reply } => {
+                    requests.push(self.register(request, reply));
+                    if requests.len() < GROUP_MAX {
+                        next = self.commands.try_recv().ok();
+                    }
+                }
+                other => {
+                    self.write(&mut requests)?;
+                    self.other_command(other)?;
+                }
+            }
+        }
+        self.write(&mut requests)
+    }
+
+    fn register(
+        &mut self,
+        request: WriteRequest,
+        reply: oneshot::Sender<Result<Written, WriteFailed>>,
+    ) -> WriteRequest {
+        self.next_request += 1;
+        self.replies.insert(self.next_request, reply);
+        WriteRequest { id: self.next_request, ..request }
+    }
+
+    fn write(&mut self, requests: &mut Vec<WriteRequest>) -> Result<(), NodeError> {
+        if requests.is_empty() { Ok(()) } else { self.input(Input::Write(std::mem::take(requests))) }
+    }
+
+    fn other_command(&mut self, command: Command) -> Result<(), NodeError> {
+        match command {
+            Command::Write { .. } => {}
+            Command::Members(certs) => self.input(Input::Members(certs))?,
+            Command::Sync { deadline, reply } => {
+                let micros = u64::try_from(deadline.as_micros()).unwrap_or(u64::MAX);
+                let deadline = self.clock.now().mono + micros;
+                self.input(Input::SyncNow)?;
+                self.waiters.push(SyncWaiter { deadline, reply });
+            }
+            Command::Status(reply) => {
+                let status = NodeStatus {
+                    stats: self.engine.stats(),
+                    members: self.engine.members().cloned().collect(),
+                    paths: self.connected.clone(),
+                    digest: self.engine.digest(),
+                    position: *self.positions.borrow(),
+                };
+                let _ = reply.send(status);
+            }
+            Command::Close(reply) => self.closing = Some(reply),
+        }
+        Ok(())
+    }
+
+    /// Gives the engine an input and performs what comes out. A storage failure is dealt with here.
+    fn input(&mut self, input: Input) -> Result<(), NodeError> {
+        let result = self.engine.handle(self.clock.now(), input, &*self.store);
+        match result.and_then(|()| self.perform()) {
+            Ok(()) => Ok(()),
+            Err(error) => self.recover(&error),
+        }
+    }
+
+    fn perform(&mut self) -> Result<(), StoreError> {
+        while let Some(output) = self.engine.poll_output() {
+            match output {
+                Output::Commit(batch) => {
+                    self.store.apply(&batch)?;
+                    self.failures = 0;
+                    self.positions.send_if_modified(|position| {
+                        *position += batch.commits.len() as u64;
+                        !batch.commits.is_empty()
+                    });
+                }
+                Output::Wrote { id, result } => {
+                    if let Some(reply) = self.replies.remove(&id) {
+                        let _ = reply.send(result.map_err(WriteFailed::Refused));
+                    }
+                }
+                Output::Send { peer, frame } => self.send(peer, frame),
+                Output::Broadcast(frame) => self.transport.broadcast(frame),
+                Output::Disconnect { peer, reason } => {
+                    self.outboxes.remove(&peer);
+                    self.transport.disconnect(peer, &reason);
+                }
+                Output::Members(members) => self.transport.set_members(&members),
+                Output::Event(event) => {
+                    log_event(&event);
+                    // Nobody listening is fine.
+                    let _ = self.events.send(event);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The store failed in the middle: what the engine has in memory may be ahead of it. Starts over from the store.
+    fn recover(&mut self, failure: &StoreError) -> Result<(), NodeError> {
+        error!(%failure, "storage failed; starting over from what is durable");
+        for (_, reply) in std::mem::take(&mut self.replies) {
+            let _ = reply.send(Err(WriteFailed::Storage(failure.clone())));
+        }
+        self.outboxes.clear();
+        let recovered = self.store.recover()?;
+        self.positions.send_replace(recovered.position);
+        self.failures = self.failures.saturating_add(1);
+        // Another seed for each life: session numbers must not repeat.
+        let mut seed = self.options.seed;
+        seed[31] = seed[31].wrapping_add(self.failures);
+        seed[30] ^= 0xff;
+        self.options.seed = seed;
+        let now = self.clock.now();
+        self.engine = Engine::new(
+            self.options.config.clone(),
+            self.options.identity.clone(),
+            seed,
+            recovered,
+            now,
+            &*self.store,
+        )?;
+        // A store without a replica makes the engine write at once; if that fails there is nothing to go on with.
+        self.perform()?;
+        let pause_ms = STORAGE_PAUSE_MS << self.failures.min(5);
+        self.resume_at = Some(now.mono.plus_ms(pause_ms));
+        Ok(())
+    }
+
+    fn send(&mut self, peer: PeerKey, frame: Vec<u8>) {
+        if self.outboxes.get(&peer).is_none_or(|outbox| outbox.frames.is_empty()) {
+            match self.transport.try_send(peer, frame) {
+                Ok(()) | Err(TrySendError::Gone(_)) => {}
+                Err(TrySendError::Full(frame)) => self.enqueue(peer, frame),
+            }
+        } else {
+            self.enqueue(peer, frame);
+        }
+    }
+
+    fn enqueue(&mut self, peer: PeerKey, frame: Vec<u8>) {
+        let outbox = self.outboxes.entry(peer).or_default();
+        outbox.bytes += frame.len();
+        outbox.frames.push_back(frame);
+        if outbox.bytes > self.options.config.outbox_bytes_max {
+            warn!(?peer, bytes = outbox.bytes, "the peer reads too slowly; hanging up");
+            self.outboxes.remove(&peer);
+            self.transport.disconnect(peer, "it reads too slowly");
+        }
+    }
+
+    fn flush(&mut self, peer: PeerKey) -> Result<(), NodeError> {
+        let Some(outbox) = self.outboxes.get_mut(&peer) else { return Ok(()) };
+        while let Some(frame) = outbox.frames.pop_front() {
+            outbox.bytes -= frame.len();
+            match self.transport.try_send(peer, frame) {
+                Ok(()) => {}
+                Err(TrySendError::Gone(_)) => break,
+                Err(TrySendError::Full(frame)) => {
+                    outbox.bytes += frame.len();
+                    outbox.frames.push_front(frame);
+                    return Ok(());
+                }
+            }
+        }
+        self.outboxes.remove(&peer);
+        Ok(())
+    }
+
+    /// Answers those who wait for sync: when all connected devices know what we know, or when time is up.
+    fn answer_waiters(&mut self) {
+        if self.waiters.is_empty() {
+            return;
+        }
+        let stats = self.engine.stats();
+        let ready = stats.peers.iter().filter(|peer| peer.ready).count();
+        let done = ready > 0 && stats.peers.iter().all(|peer| peer.ready && peer.synced);
+        let now = self.clock.now().mono;
+        for waiter in std::mem::take(&mut self.waiters) {
+            if done {
+                let _ = waiter.reply.send(Ok(SyncReport { peers: ready, total: stats.total }));
+            } else if waiter.deadline <= now {
+                let error =
+                    if ready == 0 { SyncError::NoPeer } else { SyncError::Timeout { connected: ready } };
+                let _ = waiter.reply.send(Err(error));
+            } else {
+                self.waiters.push(waiter);
+            }
+        }
+    }
+}
+
+fn log_event(event: &Event) {
+    match event {
+        Event::PeerFault { device, fault, text } => warn!(%device, ?fault, "{text}"),
+        Event::Fork { .. } | Event::Diverged { .. } => error!(?event, "this needs attention"),
+        Event::ClockSkew { .. } | Event::Rewound { .. } => warn!(?event, "attention"),
+        Event::Connected { .. } | Event::Disconnected { .. } | Event::Member { .. } => info!(?event),
+        _ => debug!(?event),
+    }
+}

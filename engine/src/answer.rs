@@ -1,0 +1,260 @@
+//! Giving what peers lack: requests answered under credit, and new commits pushed at once.
+//!
+//! Commits are sent in the order in which this store applied them, which is causal, in runs that end where a
+//! signature is held. A receiver can apply each run as it arrives; the reorder buffer is for frames that overtake.
+
+use crate::commit::Commit;
+use crate::config::{INFLATED_BYTES_MAX, RUN_COMMITS_MAX};
+use crate::engine::Engine;
+use crate::identity::{PeerKey, ReplicaId, Sig};
+use crate::knowledge::Knowledge;
+use crate::peer::Serve;
+use crate::store::{StoreError, StoreRead, StoredCommit};
+use crate::time::Now;
+use crate::timer::Timer;
+use crate::wire::message::{Ack, Ops, Run, Want, pack_ops};
+
+/// Frames packed for one peer in one call, to keep each call short.
+const FRAMES_PER_CALL: usize = 2;
+
+/// A run to send and its size.
+struct Piece {
+    run: Run<Commit>,
+    bytes: u64,
+}
+
+impl Engine {
+    pub(crate) fn on_want(
+        &mut self,
+        now: Now,
+        key: PeerKey,
+        want: &Want,
+        store: &impl StoreRead,
+    ) -> Result<(), StoreError> {
+        let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
+        match &mut peer.serve {
+            // Requests can overtake each other: an older one is void.
+            Some(serve) if serve.id > want.id => return Ok(()),
+            Some(serve) if serve.id == want.id => serve.credit = serve.credit.max(want.credit),
+            _ => {
+                let have = &self.state.knowledge;
+                let ranges = want.ranges.minus(&want.ranges.minus(have));
+                let covered = Knowledge::default();
+                peer.serve = Some(Serve { id: want.id, ranges, sent: 0, credit: want.credit, covered });
+            }
+        }
+        self.pump(now, key, store)
+    }
+
+    pub(crate) fn on_ack(
+        &mut self,
+        now: Now,
+        key: PeerKey,
+        ack: &Ack,
+        store: &impl StoreRead,
+    ) -> Result<(), StoreError> {
+        let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
+        ack.heads.iter().for_each(|(replica, seq)| peer.known.insert(*replica, 1, *seq));
+        peer.pushed = peer.pushed.minus(&peer.known);
+        peer.pushed_acked = peer.pushed_acked.max(ack.pushed.min(peer.pushed_bytes));
+        if let Some(serve) = peer.serve.as_mut().filter(|serve| serve.id == ack.want) {
+            serve.credit = serve.credit.max(ack.credit);
+        }
+        self.known_grew(now, key);
+        self.pump(now, key, store)
+    }
+
+    pub(crate) fn pump_all(&mut self, now: Now, store: &impl StoreRead) -> Result<(), StoreError> {
+        for key in self.ready_peers() {
+            self.pump(now, key, store)?;
+        }
+        self.advance_all(now);
+        Ok(())
+    }
+
+    /// Sends a few frames of the answer to a peer's request, as far as its credit goes.
+    fn pump(&mut self, now: Now, key: PeerKey, store: &impl StoreRead) -> Result<(), StoreError> {
+        for _ in 0..FRAMES_PER_CALL {
+            let Some(peer) = self.peers.get(&key) else { return Ok(()) };
+            let Some(serve) = peer.serve.as_ref().filter(|serve| serve.sent < serve.credit) else {
+                return Ok(());
+            };
+            let id = serve.id;
+            let pieces = self.gather(key, store)?;
+            let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
+            let Some(serve) = peer.serve.as_mut() else { return Ok(()) };
+            serve.sent += pieces.iter().map(|piece| piece.bytes).sum::<u64>();
+            let done = serve.ranges.is_empty();
+            let ops = Ops {
+                want: id,
+                offset: serve.sent,
+                done,
+                runs: pieces.into_iter().map(|piece| piece.run).collect(),
+            };
+            if done {
+                // What was sent counts as expected until the peer's `Ack` says that it is known.
+                let covered = std::mem::take(&mut serve.covered);
+                peer.pushed.union(&covered);
+                peer.serve = None;
+            }
+            self.send_ops(key, &ops);
+            if done {
+                return Ok(());
+            }
+        }
+        self.timers.set(Timer::Pump, now.mono);
+        Ok(())
+    }
+
+    /// Takes from a peer's request the next runs that fill a frame.
+    fn gather(&mut self, key: PeerKey, store: &impl StoreRead) -> Result<Vec<Piece>, StoreError> {
+        let (mut pieces, mut bytes) = (Vec::new(), 0);
+        while bytes < self.config.batch_bytes as u64 {
+            let Some(peer) = self.peers.get(&key) else { break };
+            let Some(serve) = &peer.serve else { break };
+            let Some((replica, first, end)) = next_in_order(&serve.ranges, store)? else { break };
+            let has = peer.expected();
+            let left = self.config.batch_bytes - bytes as usize;
+            let piece = self.cut_run(&replica, first, end, left, &has, store)?;
+            let Some(serve) = self.peers.get_mut(&key).and_then(|peer| peer.serve.as_mut()) else { break };
+            match piece {
+                // A run that was cut to less than its first signature would not fit beside the others.
+                Some(piece)
+                    if !pieces.is_empty() && bytes + piece.bytes > 2 * self.config.batch_bytes as u64 =>
+                {
+                    break;
+                }
+                Some(piece) => {
+                    let last = first + piece.run.commits.len() as u64 - 1;
+                    serve.ranges.remove(&replica, first, last);
+                    serve.covered.insert(replica, first, last);
+                    bytes += piece.bytes;
+                    pieces.push(piece);
+                }
+                // No signature from here on: nothing of this replica can be proven now.
+                None => serve.ranges.remove(&replica, first, u64::MAX),
+            }
+        }
+        Ok(pieces)
+    }
+
+    /// Commits of a replica from `first` on, ending at a signature: the last one within `bytes_max` up to which
+    /// the peer has all dependencies, but at least the first one.
+    fn cut_run(
+        &self,
+        replica: &ReplicaId,
+        first: u64,
+        end: u64,
+        bytes_max: usize,
+        has: &Knowledge,
+        store: &impl StoreRead,
+    ) -> Result<Option<Piece>, StoreError> {
+        let (mut commits, mut cut): (Vec<StoredCommit>, Option<(usize, Sig, usize)>) = (Vec::new(), None);
+        let (mut bytes, mut open) = (0, true);
+        while open {
+            let from = first + commits.len() as u64;
+            let page =
+                store.commits(replica, from, self.config.batch_commits_max, bytes_max.max(64 * 1024))?;
+            if page.is_empty() {
+                break;
+            }
+            for stored in page {
+                let met = stored.commit.deps.iter().all(|(replica, seq)| has.prefix_len(replica) >= *seq);
+                let over = bytes >= bytes_max || commits.len() >= self.config.batch_commits_max;
+                let past = first + commits.len() as u64 > end;
+                let too_long = commits.len() >= RUN_COMMITS_MAX || bytes > INFLATED_BYTES_MAX / 2;
+                if (cut.is_some() && (!met || over || past)) || too_long {
+                    open = false;
+                    break;
+                }
+                bytes += stored.commit.encode().len();
+                if let Some(sig) = stored.sig {
+                    cut = Some((commits.len() + 1, sig, bytes));
+                }
+                commits.push(stored);
+            }
+        }
+        let Some((length, sig, bytes)) = cut else { return Ok(None) };
+        let commits = commits.into_iter().take(length).map(|stored| stored.commit).collect();
+        Ok(Some(Piece { run: Run { commits, sig }, bytes: bytes as u64 }))
+    }
+
+    /// Pushes commits that were just written to the peers that have all that came before, and tells the others.
+    pub(crate) fn push(&mut self, now: Now, before: &Knowledge, written: &[(Commit, Sig)]) {
+        let pieces = self.pieces_of(written);
+        let bytes: u64 = pieces.iter().map(|piece| piece.bytes).sum();
+        for key in self.ready_peers() {
+            let Some(peer) = self.peers.get(&key) else { continue };
+            let room = peer.pushed_bytes - peer.pushed_acked + bytes <= self.config.push_bytes_max;
+            if peer.serve.is_some() || !room || !before.minus(&peer.expected()).is_empty() {
+                self.announce_to(now, key);
+                continue;
+            }
+            for piece in &pieces {
+                self.push_piece(key, piece);
+            }
+            if let Some(peer) = self.peers.get_mut(&key) {
+                peer.synced = false;
+            }
+            if self.timers.get(Timer::Retry(key)).is_none() {
+                self.arm_retry(now, key);
+            }
+        }
+    }
+
+    fn push_piece(&mut self, key: PeerKey, piece: &Piece) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let (Some(first), Some(last)) = (piece.run.commits.first(), piece.run.commits.last()) else { return };
+        peer.pushed.insert(first.dot.replica, first.dot.seq, last.dot.seq);
+        peer.pushed_bytes += piece.bytes;
+        let ops = Ops { want: 0, offset: peer.pushed_bytes, done: true, runs: vec![piece.run.clone()] };
+        self.send_ops(key, &ops);
+    }
+
+    /// Cuts what was just written, contiguous commits of our own, into runs that fit frames.
+    fn pieces_of(&self, written: &[(Commit, Sig)]) -> Vec<Piece> {
+        let mut pieces: Vec<Piece> = Vec::new();
+        for (commit, sig) in written {
+            let bytes = commit.encode().len() as u64;
+            match pieces.last_mut() {
+                Some(piece)
+                    if piece.bytes + bytes <= self.config.batch_bytes as u64
+                        && piece.run.commits.len() < self.config.batch_commits_max =>
+                {
+                    piece.run.commits.push(commit.clone());
+                    piece.run.sig = *sig;
+                    piece.bytes += bytes;
+                }
+                _ => pieces.push(Piece { run: Run { commits: vec![commit.clone()], sig: *sig }, bytes }),
+            }
+        }
+        pieces
+    }
+
+    fn send_ops(&mut self, key: PeerKey, ops: &Ops<Commit>) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        // `None` would mean a run beyond a frame's cap, which the limits on commits and runs prevent.
+        let Some(frame) = pack_ops(peer.session, ops) else { return };
+        let commits = ops.runs.iter().flat_map(|run| &run.commits);
+        peer.traffic.commits_sent += commits.clone().count() as u64;
+        peer.traffic.ops_sent += commits.map(|commit| commit.ops.len() as u64).sum::<u64>();
+        self.send_frame(key, frame);
+    }
+}
+
+/// The wanted commit that this store applied first: its replica, its number, and the end of its range.
+fn next_in_order(
+    ranges: &Knowledge,
+    store: &impl StoreRead,
+) -> Result<Option<(ReplicaId, u64, u64)>, StoreError> {
+    let mut best: Option<(u64, ReplicaId, u64, u64)> = None;
+    for (replica, set) in ranges.iter() {
+        let Some((first, end)) = set.ranges().first().copied() else { continue };
+        let position =
+            store.commits(replica, first, 1, 1)?.first().map_or(u64::MAX, |stored| stored.position);
+        if best.is_none_or(|(other, ..)| position < other) {
+            best = Some((position, *replica, first, end));
+        }
+    }
+    Ok(best.map(|(_, replica, first, end)| (replica, first, end)))
+}

@@ -1,0 +1,512 @@
+//! The sync state machine: the central type of this crate, its sessions and its timers.
+//!
+//! How peers converge: each states its knowledge (`Hello` with a digest, then `Have`), asks for what it
+//! lacks (`Want`), gets it under credit (`Ops`, `Ack`), and is told of what comes later (pushes and
+//! `Announce`). Every statement is idempotent and repeated on a timer while the two differ, so it is correct over
+//! datagrams that are lost, doubled and reordered. The method is anti-entropy by version vectors: Demers et
+//! al., "Epidemic Algorithms for Replicated Database Maintenance" (1987); Petersen et al., "Flexible Update
+//! Propagation for Weakly Consistent Replication" (1997).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::config::Config;
+use crate::identity::{DeviceCert, Identity, PeerKey, ReplicaId};
+use crate::io::{Event, Input, Output, SyncStats, Traffic};
+use crate::knowledge::Knowledge;
+use crate::peer::Peer;
+use crate::prng::Prng;
+use crate::reorder::Reorder;
+use crate::replicated::Replicated;
+use crate::store::{Recovered, StoreError, StoreRead};
+use crate::time::{Instant, Now, WallMs};
+use crate::timer::{Timer, Timers};
+use crate::wire::frame::FrameError;
+use crate::wire::message::{
+    Announce, Bye, Control, ErrorMessage, Fault, Have, Hello, MINOR, Message, Ping, Pong, pack_control, parse,
+};
+
+/// Damaged frames in a row after which a peer is cut off.
+const DAMAGED_MAX: u32 = 64;
+
+/// One replica's engine.
+///
+/// # Contract
+///
+/// 1. [`Engine::handle`] takes one input. It reads the store and changes nothing but the engine.
+/// 2. Then [`Engine::poll_output`] is called until it returns `None`, and each output is performed, in order,
+///    before the next `handle`. [`Output::Commit`] is a barrier: what follows it may leave only when the batch
+///    is durable. `handle` with outputs left undrained is a bug of the caller and panics in debug builds.
+/// 3. Then [`Engine::poll_timeout`] says when to call `handle` with [`Input::Timeout`] at the latest. A
+///    spurious one is a no-op.
+/// 4. `now.mono` never goes back; `now.wall` may do as it likes.
+/// 5. When `handle` returns an error or a batch cannot be made durable, the engine's memory and the store may
+///    differ: drop the engine, and make a new one from what the store recovers. Sessions start anew.
+///
+/// Errors of peers are data ([`Event::PeerFault`]), errors of the environment are an `Err`, errors of this code
+/// are panics. Nothing received can cause a panic. The work of one `handle` is bounded by the size of one frame
+/// plus the reorder buffer; memory is bounded by `config` times the number of peers.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) config: Config,
+    pub(crate) identity: Identity,
+    pub(crate) state: Replicated,
+    pub(crate) peers: BTreeMap<PeerKey, Peer>,
+    pub(crate) reorder: Reorder,
+    pub(crate) timers: Timers,
+    pub(crate) outputs: VecDeque<Output>,
+    prng: Prng,
+    /// Counters of sessions that have ended.
+    ended: Traffic,
+    last_sync: WallMs,
+    skew_told: bool,
+}
+
+impl Engine {
+    /// An engine over what a store recovered. `seed` drives all its random choices. A store without a replica
+    /// (a new one, or one that may be a copy) gets a new incarnation, which introduces itself in a first, empty
+    /// commit: drain the outputs before the first `handle`.
+    pub fn new(
+        config: Config,
+        identity: Identity,
+        seed: [u8; 32],
+        recovered: Recovered,
+        now: Now,
+        store: &impl StoreRead,
+    ) -> Result<Engine, StoreError> {
+        let mut prng = Prng::new(seed);
+        let replica = recovered
+            .replica
+            .filter(|replica| replica.device == identity.device())
+            .unwrap_or_else(|| ReplicaId { device: identity.device(), incarnation: prng.next_u64() });
+        let mut engine = Engine {
+            state: Replicated::new(&identity, replica, recovered, &config),
+            reorder: Reorder::new(config.reorder_bytes_max),
+            config,
+            identity,
+            peers: BTreeMap::new(),
+            timers: Timers::default(),
+            outputs: VecDeque::new(),
+            prng,
+            ended: Traffic::default(),
+            last_sync: WallMs(0),
+            skew_told: false,
+        };
+        engine.output_members();
+        engine.introduce(now, store)?;
+        Ok(engine)
+    }
+
+    /// Takes one input. See the contract on the type.
+    pub fn handle(&mut self, now: Now, input: Input, store: &impl StoreRead) -> Result<(), StoreError> {
+        debug_assert!(self.outputs.is_empty(), "outputs must be drained before the next input");
+        match input {
+            Input::Timeout => self.timeouts(now, store)?,
+            Input::PeerUp(peer) => self.peer_up(now, peer),
+            Input::PeerDown(peer) => self.peer_down(now, peer, None, "the connection was lost"),
+            Input::Frame { peer, bytes } => self.frame(now, peer, &bytes, store)?,
+            Input::Broadcast { from, bytes } => self.broadcast(now, from, &bytes),
+            Input::Write(requests) => self.write(now, requests, store)?,
+            Input::Members(certs) => self.learn(now, &certs, store),
+            Input::SyncNow => self.sync_now(now),
+            Input::Shutdown => self.shutdown(now),
+        }
+        Ok(())
+    }
+
+    /// The next thing to be done, in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call `handle` with [`Input::Timeout`] at the latest, and why.
+    pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
+        self.timers.next()
+    }
+
+    /// What this device has applied.
+    pub fn knowledge(&self) -> &Knowledge {
+        &self.state.knowledge
+    }
+
+    /// The replica that this device writes as.
+    pub fn replica(&self) -> ReplicaId {
+        self.state.replica
+    }
+
+    /// The digest of all rows.
+    pub fn digest(&self) -> u128 {
+        self.state.digest
+    }
+
+    /// The account's devices, our own included.
+    pub fn members(&self) -> impl Iterator<Item = &DeviceCert> {
+        self.state.members.values()
+    }
+
+    /// Counters and the standing of each session.
+    pub fn stats(&self) -> SyncStats {
+        let mut total = self.ended;
+        self.peers.values().for_each(|peer| total.add(&peer.traffic));
+        SyncStats {
+            account: self.state.account,
+            replica: self.state.replica,
+            peers: self.peers.iter().map(|(key, peer)| peer.stats(*key, &self.state.knowledge)).collect(),
+            total,
+            last_sync_ms: self.last_sync.0,
+            waiting_commits: self.reorder.commits(),
+            waiting_bytes: self.reorder.bytes() as u64,
+        }
+    }
+
+    fn peer_up(&mut self, now: Now, key: PeerKey) {
+        if key == self.identity.peer_key() {
+            return self.output_disconnect(key, "this is our own key");
+        }
+        if let Some(old) = self.peers.remove(&key) {
+            // The transport may have lost a connection without a word; what was said on it is void.
+            self.ended.add(&old.traffic);
+            self.timers.clear_peer(key);
+        }
+        let session = (self.prng.next_u64() as u32).max(1);
+        self.peers.insert(key, Peer::new(&key, session, self.config.retry_ms));
+        if self.peers.len() > self.config.peers_max {
+            return self.fault(now, key, Fault::TooManyPeers, "");
+        }
+        self.timers.set(Timer::Handshake(key), now.mono.plus_ms(self.config.handshake_ms_max));
+        self.arm_retry(now, key);
+        self.say_hello(key);
+    }
+
+    fn peer_down(&mut self, now: Now, key: PeerKey, fault: Option<Fault>, reason: &str) {
+        let Some(peer) = self.peers.remove(&key) else { return };
+        self.ended.add(&peer.traffic);
+        self.timers.clear_peer(key);
+        if peer.ready() || fault.is_some() {
+            self.event(Event::Disconnected { device: peer.device, fault, reason: reason.to_owned() });
+        }
+        if peer.want.is_some() {
+            // What was asked of this peer can now be asked of the others.
+            self.timers.set(Timer::Pump, now.mono);
+        }
+    }
+
+    /// Ends a session because of what the peer did.
+    pub(crate) fn fault(&mut self, now: Now, key: PeerKey, fault: Fault, detail: &str) {
+        let text = if detail.is_empty() { fault.to_string() } else { format!("{fault}: {detail}") };
+        self.send(key, &Control::Error(ErrorMessage { fault, text: text.clone() }));
+        self.event(Event::PeerFault { device: key.device(), fault, text: text.clone() });
+        self.peer_down(now, key, Some(fault), &text);
+        self.output_disconnect(key, &text);
+    }
+
+    fn frame(
+        &mut self,
+        now: Now,
+        key: PeerKey,
+        bytes: &[u8],
+        store: &impl StoreRead,
+    ) -> Result<(), StoreError> {
+        let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
+        peer.traffic.frames_received += 1;
+        peer.traffic.bytes_received += bytes.len() as u64;
+        let (session, message) = match parse(bytes, &self.state.account) {
+            Ok(parsed) => parsed,
+            Err(FrameError::Damaged) => {
+                // The network's doing, not the peer's, until it happens all the time.
+                peer.damaged += 1;
+                peer.traffic.frames_dropped += 1;
+                if peer.damaged > DAMAGED_MAX {
+                    self.fault(now, key, Fault::Protocol, "too many damaged frames");
+                }
+                return Ok(());
+            }
+            Err(error @ FrameError::Version { .. }) => {
+                self.fault(now, key, Fault::Version, &error.to_string());
+                return Ok(());
+            }
+            Err(error) => {
+                self.fault(now, key, Fault::Protocol, &error.to_string());
+                return Ok(());
+            }
+        };
+        peer.damaged = 0;
+        match message {
+            Message::Hello(hello) => self.on_hello(now, key, session, &hello, store),
+            Message::Error(error) => self.on_error(now, key, &error),
+            _ if peer.theirs != Some(session) => peer.traffic.frames_dropped += 1,
+            message => {
+                self.heard(now, key);
+                self.message(now, key, message, store)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn message(
+        &mut self,
+        now: Now,
+        key: PeerKey,
+        message: Message,
+        store: &impl StoreRead,
+    ) -> Result<(), StoreError> {
+        match message {
+            Message::Have(have) => self.on_have(now, key, &have),
+            Message::Want(want) => self.on_want(now, key, &want, store)?,
+            Message::Ops(ops) => self.on_ops(now, key, ops, store)?,
+            Message::Ack(ack) => self.on_ack(now, key, &ack, store)?,
+            Message::Announce(Announce { heads }) => self.on_announce(now, key, &heads),
+            Message::Ping(ping) => self.on_ping(now, key, ping),
+            Message::Pong(pong) => self.on_pong(now, key, pong),
+            Message::Bye(bye) => {
+                self.peer_down(now, key, None, &bye.text);
+                self.output_disconnect(key, "the peer said goodbye");
+            }
+            Message::Unknown(_) => {
+                if let Some(peer) = self.peers.get_mut(&key) {
+                    peer.traffic.frames_dropped += 1;
+                }
+            }
+            // Both are handled before: they are valid in any session.
+            Message::Hello(_) | Message::Error(_) => {}
+        }
+        Ok(())
+    }
+
+    fn on_hello(&mut self, now: Now, key: PeerKey, session: u32, hello: &Hello, store: &impl StoreRead) {
+        if hello.cert.account != self.state.account {
+            return self.fault(now, key, Fault::ForeignAccount, "");
+        }
+        let genuine = hello.cert.check(&self.state.account).is_ok() && hello.cert.key == key;
+        if !genuine || hello.replica.device != key.device() || session == 0 {
+            return self.fault(now, key, Fault::Unauthorised, "");
+        }
+        let retry_ms = self.config.retry_ms;
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if peer.theirs == Some(session) {
+            // A repetition: the peer has not heard ours.
+            if hello.echo != peer.session {
+                self.say_hello(key);
+            }
+            return;
+        }
+        let again = peer.ready();
+        peer.restart(&key, session, retry_ms);
+        self.timers.clear(Timer::Handshake(key));
+        self.timers.clear(Timer::Want(key));
+        self.heard(now, key);
+        self.learn(now, std::slice::from_ref(&hello.cert), store);
+        if again && hello.echo != self.peers.get(&key).map_or(0, |peer| peer.session) {
+            self.say_hello(key);
+        }
+        if !again {
+            self.event(Event::Connected { device: key.device() });
+        }
+        self.say_ping(now, key);
+        let digest = self.state.knowledge.digest();
+        if hello.digest == digest {
+            let knowledge = self.state.knowledge.clone();
+            if let Some(peer) = self.peers.get_mut(&key) {
+                peer.known = knowledge;
+            }
+        } else {
+            self.say_have(key, true, false);
+        }
+        self.arm_retry(now, key);
+        self.advance(now, key);
+    }
+
+    fn on_error(&mut self, now: Now, key: PeerKey, error: &ErrorMessage) {
+        let text = format!("the other device said: {}", error.text);
+        self.event(Event::PeerFault { device: key.device(), fault: error.fault, text: text.clone() });
+        self.peer_down(now, key, Some(error.fault), &text);
+        self.output_disconnect(key, &text);
+    }
+
+    fn on_ping(&mut self, now: Now, key: PeerKey, ping: Ping) {
+        self.send(key, &Control::Pong(Pong { nonce: ping.nonce, wall_ms: now.wall.0 }));
+        self.measured_clock(now, key, ping.wall_ms, 0);
+    }
+
+    fn on_pong(&mut self, now: Now, key: PeerKey, pong: Pong) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some((nonce, sent)) = peer.ping else { return };
+        if nonce == pong.nonce {
+            peer.ping = None;
+            let one_way_ms = now.mono.ms_since(sent) / 2;
+            self.measured_clock(now, key, pong.wall_ms, one_way_ms);
+        }
+    }
+
+    /// Compares the median of the peers' clocks with ours, and says so if they differ by too much.
+    fn measured_clock(&mut self, now: Now, key: PeerKey, wall_ms: u64, one_way_ms: u64) {
+        let theirs = wall_ms.saturating_add(one_way_ms).min(i64::MAX as u64) as i64;
+        let ours = now.wall.0.min(i64::MAX as u64) as i64;
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.clock_offset_ms = Some(theirs.saturating_sub(ours));
+        }
+        let mut offsets: Vec<i64> = self.peers.values().filter_map(|peer| peer.clock_offset_ms).collect();
+        offsets.sort_unstable();
+        let Some(median) = offsets.get(offsets.len() / 2).copied() else { return };
+        let skewed = median.unsigned_abs() > self.config.skew_warn_ms;
+        if skewed && !self.skew_told {
+            self.event(Event::ClockSkew { offset_ms: median, peers: offsets.len() });
+        }
+        self.skew_told = skewed;
+    }
+
+    fn timeouts(&mut self, now: Now, store: &impl StoreRead) -> Result<(), StoreError> {
+        while let Some(timer) = self.timers.pop_due(now.mono) {
+            match timer {
+                Timer::Handshake(key) => self.fault(now, key, Fault::HandshakeTimeout, ""),
+                Timer::Silence(key) => self.fault(now, key, Fault::Silent, ""),
+                Timer::Ping(key) => {
+                    self.say_ping(now, key);
+                    self.timers.set(Timer::Ping(key), now.mono.plus_ms(self.config.ping_ms));
+                }
+                Timer::Retry(key) => self.retry(now, key),
+                Timer::Want(key) => self.want_expired(now, key),
+                Timer::Pump => {
+                    self.pump_all(now, store)?;
+                    // Whatever asked for more pumping has set the timer to now: leave it for the next call, so
+                    // that one call does a bounded amount of work.
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn retry(&mut self, now: Now, key: PeerKey) {
+        let (retry_ms_min, retry_ms_max) = (self.config.retry_ms, self.config.retry_ms_max);
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.retry_ms = (peer.retry_ms.max(retry_ms_min) * 2).min(retry_ms_max);
+        if !peer.ready() {
+            self.say_hello(key);
+        } else if !peer.synced {
+            // Pushes that were not confirmed in this time may be lost.
+            peer.pushed = Knowledge::default();
+            peer.pushed_acked = peer.pushed_bytes;
+            self.say_have(key, true, true);
+            self.advance(now, key);
+        } else {
+            return;
+        }
+        self.arm_retry(now, key);
+    }
+
+    pub(crate) fn arm_retry(&mut self, now: Now, key: PeerKey) {
+        let Some(peer) = self.peers.get(&key) else { return };
+        // A little jitter, so that two devices do not talk past each other in step.
+        let jitter_ms = self.prng.below(peer.retry_ms / 4 + 1);
+        self.timers.set(Timer::Retry(key), now.mono.plus_ms(peer.retry_ms + jitter_ms));
+    }
+
+    /// Any good frame of a session is a sign of life.
+    fn heard(&mut self, now: Now, key: PeerKey) {
+        self.timers.set(Timer::Ping(key), now.mono.plus_ms(self.config.ping_ms));
+        self.timers.set(Timer::Silence(key), now.mono.plus_ms(self.config.silence_ms_max));
+    }
+
+    fn sync_now(&mut self, now: Now) {
+        let ready: Vec<PeerKey> = self.ready_peers();
+        for key in ready {
+            let retry_ms = self.config.retry_ms;
+            if let Some(peer) = self.peers.get_mut(&key) {
+                peer.retry_ms = retry_ms;
+                peer.synced = false;
+            }
+            self.say_have(key, true, true);
+            self.arm_retry(now, key);
+        }
+    }
+
+    fn shutdown(&mut self, now: Now) {
+        let all: Vec<PeerKey> = self.peers.keys().copied().collect();
+        for key in all {
+            self.send(key, &Control::Bye(Bye { text: "the device is stopping".into() }));
+            self.peer_down(now, key, None, "this device is stopping");
+            self.output_disconnect(key, "this device is stopping");
+        }
+    }
+
+    pub(crate) fn ready_peers(&self) -> Vec<PeerKey> {
+        self.peers.iter().filter(|(_, peer)| peer.ready()).map(|(key, _)| *key).collect()
+    }
+
+    fn say_hello(&mut self, key: PeerKey) {
+        let echo = self.peers.get(&key).and_then(|peer| peer.theirs).unwrap_or(0);
+        let hello = Hello {
+            minor: MINOR,
+            features: 0,
+            cert: self.identity.cert.clone(),
+            replica: self.state.replica,
+            echo,
+            digest: self.state.knowledge.digest(),
+        };
+        self.send(key, &Control::Hello(Box::new(hello)));
+    }
+
+    pub(crate) fn say_have(&mut self, key: PeerKey, full: bool, reply: bool) {
+        let knowledge = &self.state.knowledge;
+        let have = Have {
+            digest: knowledge.digest(),
+            state: self.state.digest.to_be_bytes(),
+            knowledge: full.then(|| knowledge.clone()),
+            reply,
+        };
+        self.send(key, &Control::Have(have));
+    }
+
+    fn say_ping(&mut self, now: Now, key: PeerKey) {
+        let nonce = self.prng.next_u64() as u32;
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.ping = Some((nonce, now.mono));
+        }
+        self.send(key, &Control::Ping(Ping { nonce, wall_ms: now.wall.0 }));
+    }
+
+    pub(crate) fn send(&mut self, key: PeerKey, message: &Control) {
+        let Some(peer) = self.peers.get(&key) else { return };
+        // `None` would mean that our own knowledge outgrew the cap, which `REPLICAS_MAX` prevents.
+        if let Some(frame) = pack_control(peer.session, message) {
+            self.send_frame(key, frame);
+        }
+    }
+
+    pub(crate) fn send_frame(&mut self, key: PeerKey, frame: Vec<u8>) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.traffic.frames_sent += 1;
+        peer.traffic.bytes_sent += frame.len() as u64;
+        self.outputs.push_back(Output::Send { peer: key, frame });
+    }
+
+    pub(crate) fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    fn output_disconnect(&mut self, peer: PeerKey, reason: &str) {
+        self.outputs.push_back(Output::Disconnect { peer, reason: reason.to_owned() });
+    }
+
+    pub(crate) fn output_members(&mut self) {
+        let own = self.identity.peer_key();
+        let members = self.state.members.values().map(|cert| cert.key).filter(|key| *key != own).collect();
+        self.outputs.push_back(Output::Members(members));
+    }
+
+    pub(crate) fn new_incarnation(&mut self) -> ReplicaId {
+        ReplicaId { device: self.identity.device(), incarnation: self.prng.next_u64() }
+    }
+
+    pub(crate) fn note_synced(&mut self, now: Now, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.last_sync = now.wall;
+        peer.retry_ms = self.config.retry_ms;
+        self.last_sync = now.wall;
+        self.timers.clear(Timer::Retry(key));
+        if !std::mem::replace(&mut peer.synced, true) {
+            let device = peer.device;
+            self.event(Event::Synced { device });
+        }
+    }
+}

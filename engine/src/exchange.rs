@@ -1,0 +1,433 @@
+//! Getting what we lack: knowledge statements in, requests out, commits applied; and local writes.
+
+use std::collections::BTreeMap;
+
+use crate::commit::verify_commit;
+use crate::engine::Engine;
+use crate::identity::{DeviceCert, PeerKey, ReplicaId};
+use crate::io::{Event, Output, WriteRequest};
+use crate::knowledge::Knowledge;
+use crate::peer::OpenWant;
+use crate::replicated::{Draft, Fit};
+use crate::store::{Batch, StoreError, StoreRead};
+use crate::time::Now;
+use crate::timer::Timer;
+use crate::wire::columns::HashedCommit;
+use crate::wire::message::{Ack, Announce, Control, Fault, Have, Ops, Run, Want, pack_control};
+use crate::write::fold;
+
+/// Most ranges in one request.
+const WANT_RANGES_MAX: usize = 512;
+/// Replicas that a peer may speak of before it is taken for hostile.
+const KNOWN_REPLICAS_MAX: usize = 2 * crate::config::REPLICAS_MAX;
+
+impl Engine {
+    pub(crate) fn on_have(&mut self, now: Now, key: PeerKey, have: &Have) {
+        let ours = self.state.knowledge.digest();
+        let equal = have.digest == ours;
+        let diverged = equal && have.state != self.state.digest.to_be_bytes();
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        match &have.knowledge {
+            Some(knowledge) if knowledge.digest() != have.digest => {
+                return self.fault(
+                    now,
+                    key,
+                    Fault::Protocol,
+                    "a statement of knowledge contradicts its digest",
+                );
+            }
+            Some(knowledge) => peer.known.union(knowledge),
+            None if equal => peer.known.union(&self.state.knowledge),
+            None => {}
+        }
+        if diverged && !std::mem::replace(&mut peer.told_diverged, true) {
+            let device = peer.device;
+            self.event(Event::Diverged { device });
+        }
+        if have.reply {
+            self.say_have(key, !equal, false);
+        }
+        self.known_grew(now, key);
+    }
+
+    pub(crate) fn on_announce(&mut self, now: Now, key: PeerKey, heads: &[(ReplicaId, u64)]) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        heads.iter().for_each(|(replica, seq)| peer.known.insert(*replica, 1, *seq));
+        self.known_grew(now, key);
+    }
+
+    /// Gossip is a hint: a peer may have something new.
+    pub(crate) fn broadcast(&mut self, now: Now, from: PeerKey, bytes: &[u8]) {
+        let Ok((0, crate::wire::message::Message::Announce(Announce { heads }))) =
+            crate::wire::message::parse(bytes, &self.state.account)
+        else {
+            return;
+        };
+        if !self.state.members.contains_key(&from.device()) {
+            return;
+        }
+        let news = heads.iter().any(|(replica, seq)| self.state.knowledge.prefix_len(replica) < *seq);
+        if !news {
+            return;
+        }
+        if self.peers.get(&from).is_some_and(|peer| peer.ready()) {
+            return self.on_announce(now, from, &heads);
+        }
+        // Its origin is connected elsewhere: what it has reaches us through those we are connected to.
+        for key in self.ready_peers() {
+            let at = now.mono.plus_ms(self.config.retry_ms);
+            if self.timers.get(Timer::Retry(key)).is_none_or(|set| set > at) {
+                if let Some(peer) = self.peers.get_mut(&key) {
+                    peer.synced = false;
+                }
+                self.timers.set(Timer::Retry(key), at);
+            }
+        }
+    }
+
+    pub(crate) fn known_grew(&mut self, now: Now, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if peer.known.replicas() > KNOWN_REPLICAS_MAX {
+            return self.fault(now, key, Fault::Protocol, "it speaks of too many replicas");
+        }
+        self.advance(now, key);
+    }
+
+    /// Asks a peer for what it has and we lack, unless that is under way; notes when nothing is lacking on
+    /// either side, and keeps the retry timer running while something is.
+    pub(crate) fn advance(&mut self, now: Now, key: PeerKey) {
+        let Some(peer) = self.peers.get(&key).filter(|peer| peer.ready()) else { return };
+        if peer.known == self.state.knowledge {
+            return self.note_synced(now, key);
+        }
+        let mut lacking = peer.known.minus(&self.state.knowledge);
+        let idle = peer.want.is_none();
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.synced = false;
+        }
+        if idle && !lacking.is_empty() {
+            lacking = lacking.minus(&self.reorder.knowledge());
+            for other in self.peers.values() {
+                if let Some(want) = &other.want {
+                    lacking = lacking.minus(&want.ranges);
+                }
+            }
+            lacking.truncate(WANT_RANGES_MAX);
+            if !lacking.is_empty() {
+                self.say_want(now, key, lacking);
+            }
+        }
+        if self.timers.get(Timer::Retry(key)).is_none() {
+            self.arm_retry(now, key);
+        }
+    }
+
+    pub(crate) fn advance_all(&mut self, now: Now) {
+        for key in self.ready_peers() {
+            self.advance(now, key);
+        }
+    }
+
+    fn say_want(&mut self, now: Now, key: PeerKey, ranges: Knowledge) {
+        let credit = self.config.credit_bytes;
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.want_last = peer.want_last.wrapping_add(1).max(1);
+        let id = peer.want_last;
+        peer.want = Some(OpenWant { id, ranges: ranges.clone(), progress: false });
+        let at = now.mono.plus_ms(peer.retry_ms.saturating_mul(2));
+        self.timers.set(Timer::Want(key), at);
+        self.send(key, &Control::Want(Want { id, ranges, credit }));
+    }
+
+    pub(crate) fn want_expired(&mut self, now: Now, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if peer.want.take().is_some() {
+            peer.retry_ms = (peer.retry_ms * 2).min(self.config.retry_ms_max);
+            // Another peer may be quicker; this one is asked again on its retry timer at the latest.
+            let others = self.ready_peers();
+            others.into_iter().filter(|other| *other != key).for_each(|other| self.advance(now, other));
+            self.advance(now, key);
+        }
+    }
+
+    pub(crate) fn on_ops(
+        &mut self,
+        now: Now,
+        key: PeerKey,
+        ops: Ops<HashedCommit>,
+        store: &impl StoreRead,
+    ) -> Result<(), StoreError> {
+        let before = self.state.position();
+        let waiting = self.reorder.bytes();
+        let mut draft = self.state.draft(store);
+        let mut touched = BTreeMap::<ReplicaId, u64>::new();
+        for run in ops.runs {
+            let Some(last) = run.commits.last() else { continue };
+            touched.insert(last.commit.dot.replica, last.commit.dot.seq);
+            match self.receive(&mut draft, now, key, run)? {
+                Ok(()) => {}
+                Err((fault, text)) => {
+                    // What came before it in this frame was good, and stays.
+                    self.settle(now, draft, true);
+                    self.fault(now, key, fault, text);
+                    return Ok(());
+                }
+            }
+        }
+        self.settle(now, draft, true);
+        let progress = self.state.position() > before || self.reorder.bytes() > waiting;
+        self.answered(now, key, ops.want, ops.offset, ops.done, progress);
+        self.acknowledge(key, ops.want, ops.offset, ops.done, touched.keys());
+        if self.state.position() > before {
+            self.announce(now, Some(key));
+        }
+        self.advance_all(now);
+        // After a fruitless answer the next request waits for the retry timer.
+        Ok(())
+    }
+
+    /// Verifies a run, and applies it or lets it wait. The inner error is the peer's fault.
+    fn receive(
+        &mut self,
+        draft: &mut Draft<'_>,
+        now: Now,
+        from: PeerKey,
+        run: Run<HashedCommit>,
+    ) -> Result<Result<(), (Fault, &'static str)>, StoreError> {
+        let (Some(first), Some(last)) = (run.commits.first(), run.commits.last()) else { return Ok(Ok(())) };
+        let replica = last.commit.dot.replica;
+        let (first_seq, last_seq, hash) = (first.commit.dot.seq, last.commit.dot.seq, last.hash);
+        let member = self.state.members.get(&replica.device).or(first.commit.introduces.as_ref());
+        // Without the author's certificate nothing can be said about the run; it is in the author's first commit.
+        let Some(author) = member.map(|cert| cert.key) else { return Ok(Ok(())) };
+        let known = last_seq <= self.state.heads.get(&replica).map_or(0, |head| head.seq);
+        if !known && !verify_commit(&self.state.account, &author, &hash, &run.sig) {
+            return Ok(Err((Fault::BadSignature, "")));
+        }
+        if !self.state.heads.contains_key(&replica) && self.state.heads.len() >= crate::config::REPLICAS_MAX {
+            return Ok(Err((Fault::Protocol, "the account has too many replicas")));
+        }
+        if let Some(peer) = self.peers.get_mut(&from)
+            && !known
+        {
+            peer.known.insert(replica, first_seq, last_seq);
+        }
+        self.place(draft, now, from, run)?;
+        self.unblock(draft, now)?;
+        Ok(Ok(()))
+    }
+
+    /// Applies what no longer has to wait.
+    fn unblock(&mut self, draft: &mut Draft<'_>, now: Now) -> Result<(), StoreError> {
+        loop {
+            let state = &self.state;
+            if let Some(next) = self.reorder.take_first(|run| state.fit(run) != Fit::Waits) {
+                self.place(draft, now, next.from, next.run)?;
+                continue;
+            }
+            let joint = self.reorder.take_joint(&self.state);
+            if joint.is_empty() {
+                return Ok(());
+            }
+            for (hashed, sig, from) in joint {
+                self.count(from, 1, hashed.commit.ops.len(), 0);
+                let own = hashed.commit.dot.replica == self.state.replica;
+                self.state.apply_remote(draft, now, hashed, sig)?;
+                if own {
+                    self.rewound();
+                }
+            }
+        }
+    }
+
+    fn place(
+        &mut self,
+        draft: &mut Draft<'_>,
+        now: Now,
+        from: PeerKey,
+        run: Run<HashedCommit>,
+    ) -> Result<(), StoreError> {
+        let commits = run.commits.len();
+        match self.state.fit(&run) {
+            Fit::Known => self.count(from, 0, 0, commits),
+            Fit::Ready(known) => {
+                let ops = run.commits[known..].iter().map(|hashed| hashed.commit.ops.len()).sum();
+                self.count(from, commits - known, ops, known);
+                let own =
+                    run.commits.last().is_some_and(|last| last.commit.dot.replica == self.state.replica);
+                self.state.apply_run(draft, now, run, known)?;
+                if own {
+                    self.rewound();
+                }
+            }
+            Fit::Waits => {
+                let state = &self.state;
+                self.reorder.insert(run, from, |run| state.distance(run));
+            }
+            Fit::Fork { dot, ours, theirs } => self.event(Event::Fork { dot, ours, theirs }),
+        }
+        Ok(())
+    }
+
+    /// A peer had commits that we signed and this database does not hold: it is an old copy, and must not go on
+    /// with sequence numbers that are used.
+    fn rewound(&mut self) {
+        let from = self.state.replica;
+        let to = self.new_incarnation();
+        self.state.replica = to;
+        self.event(Event::Rewound { from, to });
+    }
+
+    fn count(&mut self, from: PeerKey, commits: usize, ops: usize, doubled: usize) {
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.traffic.commits_received += commits as u64;
+            peer.traffic.ops_received += ops as u64;
+            peer.traffic.commits_doubled += doubled as u64;
+        }
+    }
+
+    fn answered(&mut self, now: Now, key: PeerKey, id: u32, offset: u64, done: bool, progress: bool) {
+        let retry_ms = self.config.retry_ms;
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if id == 0 {
+            peer.received_bytes = peer.received_bytes.max(offset);
+            return;
+        }
+        let Some(want) = peer.want.as_mut().filter(|want| want.id == id) else { return };
+        want.progress |= progress;
+        if want.progress {
+            peer.retry_ms = retry_ms;
+        }
+        let retry_ms = peer.retry_ms;
+        if done && want.progress {
+            peer.want = None;
+            self.timers.clear(Timer::Want(key));
+        } else {
+            // An answer that brought nothing keeps the request open until it expires: no tight loop.
+            self.timers.set(Timer::Want(key), now.mono.plus_ms(retry_ms.saturating_mul(2)));
+        }
+    }
+
+    fn acknowledge<'a>(
+        &mut self,
+        key: PeerKey,
+        want: u32,
+        offset: u64,
+        done: bool,
+        replicas: impl Iterator<Item = &'a ReplicaId>,
+    ) {
+        let heads = replicas
+            .map(|replica| (*replica, self.state.knowledge.prefix_len(replica)))
+            .filter(|(_, seq)| *seq > 0)
+            .collect();
+        let Some(peer) = self.peers.get(&key) else { return };
+        let credit = if done || want == 0 { 0 } else { offset.saturating_add(self.config.credit_bytes) };
+        let ack = Ack { want, credit, pushed: peer.received_bytes, heads };
+        self.send(key, &Control::Ack(ack));
+    }
+
+    /// Ends a draft and hands it out, followed by what people may want to know of it.
+    pub(crate) fn settle(&mut self, now: Now, draft: Draft<'_>, remote: bool) {
+        let Some(batch) = self.state.finish(draft) else { return };
+        let (commits, members) = (batch.commits.len() as u64, !batch.members.is_empty());
+        let mut events = conflict_events(&batch);
+        if commits > 0 {
+            events.push(Event::Applied { position: self.state.position(), commits, remote });
+        }
+        events.extend(batch.members.iter().map(|cert| Event::Member { device: cert.device() }));
+        self.outputs.push_back(Output::Commit(Box::new(batch)));
+        if members {
+            self.output_members();
+        }
+        events.into_iter().for_each(|event| self.event(event));
+        let _ = now;
+    }
+
+    /// Tells all ready peers but one, and gossip for what we wrote ourselves, how far we are.
+    pub(crate) fn announce(&mut self, now: Now, except: Option<PeerKey>) {
+        for key in self.ready_peers() {
+            if except == Some(key) {
+                continue;
+            }
+            self.announce_to(now, key);
+        }
+    }
+
+    pub(crate) fn announce_to(&mut self, now: Now, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let heads: Vec<(ReplicaId, u64)> = self
+            .state
+            .knowledge
+            .minus(&peer.known)
+            .iter()
+            .filter_map(|(replica, set)| Some((*replica, set.last()?)))
+            .collect();
+        if heads.is_empty() {
+            return;
+        }
+        peer.synced = false;
+        self.send(key, &Control::Announce(Announce { heads }));
+        if self.timers.get(Timer::Retry(key)).is_none() {
+            self.arm_retry(now, key);
+        }
+    }
+
+    pub(crate) fn learn(&mut self, now: Now, certs: &[DeviceCert], store: &impl StoreRead) {
+        let mut draft = self.state.draft(store);
+        for cert in certs.iter().filter(|cert| cert.check(&self.identity.account()).is_ok()) {
+            self.state.admit(&mut draft, cert);
+        }
+        self.settle(now, draft, false);
+    }
+
+    pub(crate) fn introduce(&mut self, now: Now, store: &impl StoreRead) -> Result<(), StoreError> {
+        if self.state.heads.contains_key(&self.state.replica) {
+            return Ok(());
+        }
+        let mut draft = self.state.draft(store);
+        // Within all limits: it has no operations. Our own certificate is recorded with it.
+        let _ = self.state.write(&mut draft, now, &self.identity, Vec::new(), usize::MAX)?;
+        draft.batch.members.push(self.identity.cert.clone());
+        self.settle(now, draft, false);
+        Ok(())
+    }
+
+    pub(crate) fn write(
+        &mut self,
+        now: Now,
+        requests: Vec<WriteRequest>,
+        store: &impl StoreRead,
+    ) -> Result<(), StoreError> {
+        let before = self.state.knowledge.clone();
+        let mut draft = self.state.draft(store);
+        let (mut written, mut results) = (Vec::new(), Vec::new());
+        for request in requests {
+            let id = request.id;
+            let result = match fold(&mut draft, request)? {
+                Ok(ops) => self.write_one(&mut draft, now, ops, &mut written)?,
+                Err(error) => Err(error),
+            };
+            results.push(Output::Wrote { id, result });
+        }
+        self.settle(now, draft, false);
+        self.outputs.extend(results);
+        if !written.is_empty() {
+            let head = (self.state.replica, self.state.knowledge.prefix_len(&self.state.replica));
+            if let Some(frame) = pack_control(0, &Control::Announce(Announce { heads: vec![head] })) {
+                self.outputs.push_back(Output::Broadcast(frame));
+            }
+            self.push(now, &before, &written);
+        }
+        Ok(())
+    }
+}
+
+fn conflict_events(batch: &Batch) -> Vec<Event> {
+    let event = |conflict: &crate::store::Conflict| Event::Conflict {
+        id: conflict.id,
+        table: conflict.table.clone(),
+        row: conflict.row.clone(),
+        field: conflict.field.clone(),
+    };
+    batch.conflicts.iter().map(event).collect()
+}

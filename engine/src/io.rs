@@ -1,0 +1,341 @@
+//! What goes into the engine and what comes out of it, as plain data.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::commit::{CommitHash, OpKind, Stamp};
+use crate::identity::{AccountId, DeviceCert, DeviceId, Dot, PeerKey, ReplicaId};
+use crate::name::{FieldName, RowKey, TableName};
+use crate::store::Batch;
+use crate::value::Value;
+use crate::wire::message::Fault;
+
+/// One step of a local transaction: what to do with one row. Steps on the same row fold into one operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The table.
+    pub table: TableName,
+    /// The row.
+    pub row: RowKey,
+    /// What to do.
+    pub kind: OpKind,
+    /// The fields to write; none for a delete.
+    pub fields: BTreeMap<FieldName, Value>,
+}
+
+/// A local transaction. All of it becomes one commit, or none of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct WriteRequest {
+    /// Comes back in [`Output::Wrote`].
+    pub id: u64,
+    /// What to do, in order.
+    pub changes: Vec<Change>,
+    /// Rows that must still be in the state in which they were read: their digest then, `None` if the row
+    /// was unknown. If one is not, the transaction is refused with [`WriteError::Conflict`].
+    pub expect: Vec<(TableName, RowKey, Option<u128>)>,
+}
+
+/// A local transaction that is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// The commit's stamp, its name included.
+    pub stamp: Stamp,
+    /// Its place in the order in which this store applied commits.
+    pub position: u64,
+}
+
+/// Why a local transaction was refused. Nothing of it was applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The transaction does nothing.
+    #[error("the transaction writes nothing")]
+    Empty,
+    /// Too many bytes for one commit.
+    #[error("the transaction takes {bytes} bytes, and one commit at most {max}: split it")]
+    TooLarge {
+        /// Its size in bytes.
+        bytes: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// Too many rows for one commit, or too many fields for one row.
+    #[error("the transaction writes {count} {what}, and the limit is {max}: split it")]
+    TooMany {
+        /// How many.
+        count: usize,
+        /// Of what.
+        what: &'static str,
+        /// The limit.
+        max: usize,
+    },
+    /// A value is nested too deeply.
+    #[error("a value of field {field} of row {row} is nested more than {max} levels deep")]
+    TooDeep {
+        /// The row.
+        row: RowKey,
+        /// The field.
+        field: FieldName,
+        /// The limit.
+        max: usize,
+    },
+    /// An update of a row that is not there.
+    #[error("there is no row {row} in table {table} to update")]
+    NoSuchRow {
+        /// The table.
+        table: TableName,
+        /// The row.
+        row: RowKey,
+    },
+    /// A row that the transaction had read has changed since.
+    #[error("row {row} of table {table} changed while the transaction was under way")]
+    Conflict {
+        /// The table.
+        table: TableName,
+        /// The row.
+        row: RowKey,
+    },
+    /// A field carries a stamp so close to the year 4199 that none comes after it.
+    #[error("a field carries the last possible time stamp and cannot be written any more")]
+    StampsExhausted,
+}
+
+/// What the engine is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// A deadline given by `poll_timeout` has passed. A spurious one does no harm.
+    Timeout,
+    /// A transport reached a peer and authenticated its key.
+    PeerUp(PeerKey),
+    /// A transport lost a peer.
+    PeerDown(PeerKey),
+    /// A frame from a peer that is up. One from any other is dropped.
+    Frame {
+        /// The peer.
+        peer: PeerKey,
+        /// The frame.
+        bytes: Vec<u8>,
+    },
+    /// A frame that came by gossip.
+    Broadcast {
+        /// Its authenticated origin.
+        from: PeerKey,
+        /// The frame.
+        bytes: Vec<u8>,
+    },
+    /// Local transactions, to become durable together.
+    Write(Vec<WriteRequest>),
+    /// Certificates learnt outside of a session, by pairing.
+    Members(Vec<DeviceCert>),
+    /// Compare with all connected peers now, whatever the timers say.
+    SyncNow,
+    /// The device is about to stop: say goodbye to all peers.
+    Shutdown,
+}
+
+/// What the engine wants done. Outputs are performed in order; [`Output::Commit`] is a barrier: nothing
+/// after it may be performed before the batch is durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Apply this to the store, durably. If that fails, drop the engine and make it anew from the store.
+    Commit(Box<Batch>),
+    /// Answers a [`WriteRequest`].
+    Wrote {
+        /// The request's id.
+        id: u64,
+        /// What became of it.
+        result: Result<Written, WriteError>,
+    },
+    /// Send a frame to a peer.
+    Send {
+        /// The peer.
+        peer: PeerKey,
+        /// The frame.
+        frame: Vec<u8>,
+    },
+    /// Publish a frame by gossip.
+    Broadcast(Vec<u8>),
+    /// End the connection to a peer.
+    Disconnect {
+        /// The peer.
+        peer: PeerKey,
+        /// One line for logs.
+        reason: String,
+    },
+    /// The keys of the account's other devices, whenever they change.
+    Members(Vec<PeerKey>),
+    /// Something that people or programs may want to know.
+    Event(Event),
+}
+
+/// Something that people or programs may want to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A session with a device of the account began.
+    Connected {
+        /// The device.
+        device: DeviceId,
+    },
+    /// A session ended.
+    Disconnected {
+        /// The device, as far as it is known.
+        device: DeviceId,
+        /// The fault that ended it, if one did.
+        fault: Option<Fault>,
+        /// One line for people.
+        reason: String,
+    },
+    /// This device and a peer know the same commits.
+    Synced {
+        /// The peer.
+        device: DeviceId,
+    },
+    /// New commits were applied.
+    Applied {
+        /// The position of the last.
+        position: u64,
+        /// How many.
+        commits: u64,
+        /// Whether they came from another device.
+        remote: bool,
+    },
+    /// A value lost a true conflict; it is in the ledger.
+    Conflict {
+        /// Its id there.
+        id: u64,
+        /// The table.
+        table: TableName,
+        /// The row.
+        row: RowKey,
+        /// The field.
+        field: FieldName,
+    },
+    /// This device's clock differs from the median of its peers' clocks.
+    ClockSkew {
+        /// Peers' median minus our clock, in milliseconds.
+        offset_ms: i64,
+        /// How many peers that is the median of.
+        peers: usize,
+    },
+    /// A device of the account was heard of for the first time.
+    Member {
+        /// The device.
+        device: DeviceId,
+    },
+    /// A peer did something that it should not have done.
+    PeerFault {
+        /// The peer.
+        device: DeviceId,
+        /// What.
+        fault: Fault,
+        /// One line for people.
+        text: String,
+    },
+    /// Two different commits carry one name: the author's database was copied or rewound, or its key stolen.
+    Fork {
+        /// The name.
+        dot: Dot,
+        /// The hash of the commit that this device has.
+        ours: CommitHash,
+        /// The hash of the other.
+        theirs: CommitHash,
+    },
+    /// Peers know commits of this replica that this database does not have: it is an old copy. It goes on as
+    /// a new incarnation, and the lost commits come back from the peers.
+    Rewound {
+        /// The replica that was.
+        from: ReplicaId,
+        /// The replica that is.
+        to: ReplicaId,
+    },
+    /// Devices of equal knowledge have different rows. This should never happen.
+    Diverged {
+        /// The peer.
+        device: DeviceId,
+    },
+}
+
+/// Counters of one peer's session, or of all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Operations sent.
+    pub ops_sent: u64,
+    /// New operations received and applied.
+    pub ops_received: u64,
+    /// Commits sent.
+    pub commits_sent: u64,
+    /// New commits received and applied.
+    pub commits_received: u64,
+    /// Commits received that were known already.
+    pub commits_doubled: u64,
+    /// Bytes of frames sent.
+    pub bytes_sent: u64,
+    /// Bytes of frames received.
+    pub bytes_received: u64,
+    /// Frames sent.
+    pub frames_sent: u64,
+    /// Frames received.
+    pub frames_received: u64,
+    /// Frames dropped because they were damaged, of an old session, or of an unknown kind.
+    pub frames_dropped: u64,
+}
+
+impl Traffic {
+    /// Adds another's counts.
+    pub fn add(&mut self, other: &Traffic) {
+        self.ops_sent += other.ops_sent;
+        self.ops_received += other.ops_received;
+        self.commits_sent += other.commits_sent;
+        self.commits_received += other.commits_received;
+        self.commits_doubled += other.commits_doubled;
+        self.bytes_sent += other.bytes_sent;
+        self.bytes_received += other.bytes_received;
+        self.frames_sent += other.frames_sent;
+        self.frames_received += other.frames_received;
+        self.frames_dropped += other.frames_dropped;
+    }
+}
+
+/// How the sync with one connected peer stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStats {
+    /// The peer's key.
+    pub peer: PeerKey,
+    /// The device.
+    pub device: DeviceId,
+    /// Whether its `Hello` has been accepted.
+    pub ready: bool,
+    /// Whether both know the same.
+    pub synced: bool,
+    /// Commits that we have and the peer is not known to have.
+    pub behind: u64,
+    /// Commits that the peer has and we do not.
+    pub ahead: u64,
+    /// When both last knew the same, in milliseconds since the Unix epoch; 0 for never in this session.
+    pub last_sync_ms: u64,
+    /// The peer's clock minus ours, in milliseconds, once measured.
+    pub clock_offset_ms: Option<i64>,
+    /// Counters of this session.
+    pub traffic: Traffic,
+}
+
+/// How sync stands as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncStats {
+    /// The account.
+    pub account: AccountId,
+    /// The replica this database writes as.
+    pub replica: ReplicaId,
+    /// Peers with a session.
+    pub peers: Vec<PeerStats>,
+    /// Counters since the engine started, ended sessions included.
+    pub total: Traffic,
+    /// When this device last knew the same as some peer, in milliseconds since the Unix epoch; 0 for never.
+    pub last_sync_ms: u64,
+    /// Commits that wait for what they depend on.
+    pub waiting_commits: u64,
+    /// Memory that those take, in bytes of their encoding.
+    pub waiting_bytes: u64,
+}

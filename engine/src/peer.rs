@@ -1,0 +1,124 @@
+//! One peer's session: what has been said, what is known of the other side, and what is under way.
+//! Plain state; the rules that move it are in `engine`, `answer` and `exchange`.
+
+use crate::identity::{DeviceId, PeerKey};
+use crate::io::{PeerStats, Traffic};
+use crate::knowledge::Knowledge;
+use crate::time::{Instant, WallMs};
+
+/// A request of the peer that is being answered.
+#[derive(Debug)]
+pub(crate) struct Serve {
+    pub(crate) id: u32,
+    /// What is still to be sent.
+    pub(crate) ranges: Knowledge,
+    /// Canonical bytes of commits sent.
+    pub(crate) sent: u64,
+    /// Bytes that may be sent in all.
+    pub(crate) credit: u64,
+    /// What has been sent.
+    pub(crate) covered: Knowledge,
+}
+
+/// A request to the peer whose answer has not ended.
+#[derive(Debug)]
+pub(crate) struct OpenWant {
+    pub(crate) id: u32,
+    pub(crate) ranges: Knowledge,
+    /// Whether its answer has brought anything new.
+    pub(crate) progress: bool,
+}
+
+/// A session with one peer.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) device: DeviceId,
+    /// Our session number, in each of our frames.
+    pub(crate) session: u32,
+    /// The peer's, once its `Hello` was accepted: the session is ready.
+    pub(crate) theirs: Option<u32>,
+    /// What the peer has durably, as far as it has said.
+    pub(crate) known: Knowledge,
+    /// What we pushed unasked and the peer has not confirmed yet.
+    pub(crate) pushed: Knowledge,
+    /// Canonical bytes pushed in this session.
+    pub(crate) pushed_bytes: u64,
+    /// Of which the peer has confirmed.
+    pub(crate) pushed_acked: u64,
+    /// Canonical bytes that the peer has pushed to us.
+    pub(crate) received_bytes: u64,
+    pub(crate) serve: Option<Serve>,
+    pub(crate) want: Option<OpenWant>,
+    pub(crate) want_last: u32,
+    /// The current wait before a statement is repeated, in milliseconds.
+    pub(crate) retry_ms: u64,
+    pub(crate) synced: bool,
+    pub(crate) last_sync: WallMs,
+    pub(crate) ping: Option<(u32, Instant)>,
+    pub(crate) clock_offset_ms: Option<i64>,
+    /// Damaged frames since the last good one.
+    pub(crate) damaged: u32,
+    pub(crate) told_diverged: bool,
+    pub(crate) traffic: Traffic,
+}
+
+impl Peer {
+    pub(crate) fn new(key: &PeerKey, session: u32, retry_ms: u64) -> Peer {
+        Peer {
+            device: key.device(),
+            session,
+            theirs: None,
+            known: Knowledge::default(),
+            pushed: Knowledge::default(),
+            pushed_bytes: 0,
+            pushed_acked: 0,
+            received_bytes: 0,
+            serve: None,
+            want: None,
+            want_last: 0,
+            retry_ms,
+            synced: false,
+            last_sync: WallMs(0),
+            ping: None,
+            clock_offset_ms: None,
+            damaged: 0,
+            told_diverged: false,
+            traffic: Traffic::default(),
+        }
+    }
+
+    /// Whether the peer's `Hello` has been accepted.
+    pub(crate) fn ready(&self) -> bool {
+        self.theirs.is_some()
+    }
+
+    /// Forgets what was said in a session of the peer that is over, keeping counters.
+    pub(crate) fn restart(&mut self, key: &PeerKey, theirs: u32, retry_ms: u64) {
+        let traffic = self.traffic;
+        *self = Peer { theirs: Some(theirs), traffic, ..Peer::new(key, self.session, retry_ms) };
+    }
+
+    /// What the peer has or is about to have.
+    pub(crate) fn expected(&self) -> Knowledge {
+        let mut expected = self.known.clone();
+        expected.union(&self.pushed);
+        if let Some(serve) = &self.serve {
+            expected.union(&serve.covered);
+        }
+        expected
+    }
+
+    pub(crate) fn stats(&self, peer: PeerKey, ours: &Knowledge) -> PeerStats {
+        PeerStats {
+            peer,
+            device: self.device,
+            ready: self.ready(),
+            synced: self.synced,
+            behind: ours.minus(&self.known).commits(),
+            ahead: self.known.minus(ours).commits(),
+            last_sync_ms: self.last_sync.0,
+            clock_offset_ms: self.clock_offset_ms,
+            traffic: self.traffic,
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The reorder buffer: verified runs that wait for what they depend on.
+//!
+//! A run is applied whole. Two runs can need each other (the first half of one, the second half of the other),
+//! when they were cut by devices that knew different things; so runs that only together are complete are applied
+//! together, commit by commit in causal order ([`Reorder::take_joint`]).
+//!
+//! Invariants: the bytes held stay within the bound; a run that can be applied is never in it (it is applied
+//! instead), so the bound never refuses the very run that would unblock the others; when full, the run that is
+//! farthest from applicable goes, be it the newcomer.
+
+use std::collections::BTreeMap;
+
+use crate::commit::CommitHash;
+use crate::identity::{PeerKey, ReplicaId, Sig};
+use crate::knowledge::Knowledge;
+use crate::replicated::Replicated;
+use crate::wire::columns::HashedCommit;
+use crate::wire::message::Run;
+
+/// Most runs held, whatever their size.
+const RUNS_MAX: usize = 4096;
+
+/// A verified run and who brought it.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) run: Run<HashedCommit>,
+    pub(crate) from: PeerKey,
+    bytes: usize,
+}
+
+/// Runs that wait, by replica and first sequence number.
+#[derive(Debug)]
+pub(crate) struct Reorder {
+    runs: BTreeMap<(ReplicaId, u64), Waiting>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Reorder {
+    pub(crate) fn new(bytes_max: usize) -> Reorder {
+        Reorder { runs: BTreeMap::new(), bytes: 0, bytes_max }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn commits(&self) -> u64 {
+        self.runs.values().map(|waiting| waiting.run.commits.len() as u64).sum()
+    }
+
+    /// Holds a run; `distance` says how far each run is from applicable.
+    pub(crate) fn insert(
+        &mut self,
+        run: Run<HashedCommit>,
+        from: PeerKey,
+        distance: impl Fn(&Run<HashedCommit>) -> u64,
+    ) {
+        let Some(first) = run.commits.first() else { return };
+        let key = (first.commit.dot.replica, first.commit.dot.seq);
+        if self.runs.get(&key).is_some_and(|held| held.run.commits.len() >= run.commits.len()) {
+            return;
+        }
+        self.take(&key);
+        let bytes = run.commits.iter().map(|hashed| hashed.bytes).sum();
+        self.bytes += bytes;
+        self.runs.insert(key, Waiting { run, from, bytes });
+        while self.bytes > self.bytes_max || self.runs.len() > RUNS_MAX {
+            let farthest = self.runs.iter().max_by_key(|(_, waiting)| distance(&waiting.run));
+            let Some(key) = farthest.map(|(key, _)| *key) else { break };
+            self.take(&key);
+        }
+    }
+
+    fn take(&mut self, key: &(ReplicaId, u64)) -> Option<Waiting> {
+        let waiting = self.runs.remove(key)?;
+        self.bytes -= waiting.bytes;
+        Some(waiting)
+    }
+
+    /// Takes out one run for which `pick` says so.
+    pub(crate) fn take_first(&mut self, pick: impl Fn(&Run<HashedCommit>) -> bool) -> Option<Waiting> {
+        let key = self.runs.iter().find(|(_, waiting)| pick(&waiting.run)).map(|(key, _)| *key)?;
+        self.take(&key)
+    }
+
+    /// Takes out all runs that can be applied completely when they are applied together, as their commits in
+    /// causal order, each with the signature held for it and who brought it. Empty if there are none.
+    pub(crate) fn take_joint(&mut self, state: &Replicated) -> Vec<(HashedCommit, Option<Sig>, PeerKey)> {
+        let mut active: Vec<(ReplicaId, u64)> = self.runs.keys().copied().collect();
+        let order = loop {
+            let (order, complete) = self.interleave(&active, state);
+            if complete.len() == active.len() {
+                break order;
+            }
+            // Others may have leant on the runs that stay incomplete: try again without these.
+            active = complete;
+        };
+        let mut taken = BTreeMap::new();
+        for key in active {
+            if let Some(Waiting { run, from, .. }) = self.take(&key) {
+                let len = run.commits.len();
+                taken.insert(key, (run.commits.into_iter().enumerate(), run.sig, from, len));
+            }
+        }
+        let mut commits = Vec::with_capacity(order.len());
+        for (key, index) in order {
+            // Indices of one run ascend; those left out are known from another run.
+            let Some((rest, sig, from, len)) = taken.get_mut(&key) else { continue };
+            let Some((_, hashed)) = rest.find(|(at, _)| *at == index) else { continue };
+            commits.push((hashed, (index + 1 == *len).then_some(*sig), *from));
+        }
+        commits
+    }
+
+    /// Walks the given runs as far as dependencies allow, over what is applied. Gives the order of the commits that
+    /// were reached, by run and index, and the runs that were reached to their ends.
+    #[allow(clippy::type_complexity)]
+    fn interleave(
+        &self,
+        active: &[(ReplicaId, u64)],
+        state: &Replicated,
+    ) -> (Vec<((ReplicaId, u64), usize)>, Vec<(ReplicaId, u64)>) {
+        let mut heads: BTreeMap<ReplicaId, (u64, CommitHash)> =
+            state.heads.iter().map(|(replica, head)| (*replica, (head.seq, head.hash))).collect();
+        let (mut order, mut next) = (Vec::new(), vec![0; active.len()]);
+        let mut moved = true;
+        while moved {
+            moved = false;
+            for (key, next) in active.iter().zip(&mut next) {
+                let Some(waiting) = self.runs.get(key) else { continue };
+                while let Some(hashed) = waiting.run.commits.get(*next) {
+                    let commit = &hashed.commit;
+                    let (seq, hash) = heads.get(&key.0).copied().unwrap_or_default();
+                    if commit.dot.seq > seq {
+                        let met =
+                            |(on, seq): (&ReplicaId, &u64)| heads.get(on).is_some_and(|head| head.0 >= *seq);
+                        if commit.dot.seq > seq + 1 || commit.prev != hash || !commit.deps.iter().all(met) {
+                            break;
+                        }
+                        heads.insert(key.0, (commit.dot.seq, hashed.hash));
+                        order.push((*key, *next));
+                    }
+                    *next += 1;
+                    moved = true;
+                }
+            }
+        }
+        let whole = |(key, next): &(&(ReplicaId, u64), usize)| {
+            self.runs.get(*key).is_some_and(|waiting| waiting.run.commits.len() == *next)
+        };
+        let complete = active.iter().zip(next).filter(whole).map(|(key, _)| *key).collect();
+        (order, complete)
+    }
+
+    /// What is held, so that it is not asked for again.
+    pub(crate) fn knowledge(&self) -> Knowledge {
+        let mut knowledge = Knowledge::default();
+        for ((replica, first), waiting) in &self.runs {
+            knowledge.insert(*replica, *first, first + waiting.run.commits.len() as u64 - 1);
+        }
+        knowledge
+    }
+}

@@ -1,0 +1,347 @@
+//! The replicated state: applies commits to rows, heads, membership, ledger and digest, and gathers what
+//! changed into a [`Batch`].
+//!
+//! Invariants: a run is applied whole and only when all it depends on is applied (causal order); knowledge,
+//! rows and digest move together, in one batch; the row states in a draft are those the store will have.
+
+use std::collections::BTreeMap;
+
+use crate::codec::DecodeError;
+use crate::commit::{Commit, CommitHash, Deps, Op, Stamp, hash_commit, sign_commit};
+use crate::config::Config;
+use crate::hlc::{Hlc, LocalClock};
+use crate::identity::{AccountId, DeviceCert, DeviceId, Dot, Identity, ReplicaId, Sig};
+use crate::knowledge::Knowledge;
+use crate::name::{RowKey, TableName};
+use crate::row::{RowState, Superseded};
+use crate::store::{Batch, Conflict, Head, Recovered, StoreError, StoreRead};
+use crate::time::Now;
+use crate::wire::columns::HashedCommit;
+use crate::wire::message::Run;
+
+/// What stands in memory of the state that is in the store.
+#[derive(Debug)]
+pub(crate) struct Replicated {
+    pub(crate) account: AccountId,
+    pub(crate) replica: ReplicaId,
+    pub(crate) heads: BTreeMap<ReplicaId, Head>,
+    pub(crate) knowledge: Knowledge,
+    pub(crate) members: BTreeMap<DeviceId, DeviceCert>,
+    pub(crate) clock: LocalClock,
+    pub(crate) digest: u128,
+    position: u64,
+    conflict_next: u64,
+    conflicts_max: u64,
+}
+
+/// A batch in the making, over the store as it is.
+pub(crate) struct Draft<'a> {
+    store: &'a dyn StoreRead,
+    pub(crate) batch: Batch,
+    rows: BTreeMap<(TableName, RowKey), Touched>,
+    members_changed: bool,
+}
+
+struct Touched {
+    state: RowState,
+    /// Digest in the store; 0 for a row that was not there, as it adds nothing to the sum.
+    before: u128,
+}
+
+/// How a run relates to what is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fit {
+    /// All of it is applied already.
+    Known,
+    /// It can be applied now; so many of its commits are known already.
+    Ready(usize),
+    /// Something it depends on is missing.
+    Waits,
+    /// It contradicts a commit that is applied.
+    Fork { dot: Dot, ours: CommitHash, theirs: CommitHash },
+}
+
+impl Replicated {
+    pub(crate) fn new(
+        identity: &Identity,
+        replica: ReplicaId,
+        recovered: Recovered,
+        config: &Config,
+    ) -> Replicated {
+        let mut members = recovered.members.clone();
+        members.insert(identity.device(), identity.cert.clone());
+        Replicated {
+            account: identity.account(),
+            replica,
+            knowledge: recovered.knowledge(),
+            heads: recovered.heads,
+            members,
+            clock: LocalClock::new(recovered.clock, config.drift_ms_max),
+            digest: recovered.digest,
+            position: recovered.position,
+            conflict_next: recovered.conflict_next.max(1),
+            conflicts_max: config.conflicts_max,
+        }
+    }
+
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// How a well-formed and verified run fits onto what is applied.
+    pub(crate) fn fit(&self, run: &Run<HashedCommit>) -> Fit {
+        let (Some(first), Some(last)) = (run.commits.first(), run.commits.last()) else { return Fit::Known };
+        let head = self.heads.get(&first.commit.dot.replica);
+        let (head_seq, head_hash) = head.map_or((0, CommitHash::default()), |head| (head.seq, head.hash));
+        if first.commit.dot.seq > head_seq + 1 {
+            return Fit::Waits;
+        }
+        let known = (head_seq + 1 - first.commit.dot.seq) as usize;
+        // The hash that the run has at our head: of its own commit there, or what its first builds on.
+        let at_head = match known.checked_sub(1) {
+            None => Some(first.commit.prev),
+            Some(index) => run.commits.get(index).map(|hashed| hashed.hash),
+        };
+        if let Some(theirs) = at_head.filter(|theirs| *theirs != head_hash) {
+            let dot = Dot { replica: first.commit.dot.replica, seq: head_seq };
+            return Fit::Fork { dot, ours: head_hash, theirs };
+        }
+        if last.commit.dot.seq <= head_seq {
+            return Fit::Known;
+        }
+        let met = run.commits[known..].iter().all(|hashed| self.missing_deps(&hashed.commit.deps) == 0);
+        if met { Fit::Ready(known) } else { Fit::Waits }
+    }
+
+    fn missing_deps(&self, deps: &Deps) -> u64 {
+        deps.iter().map(|(replica, seq)| seq.saturating_sub(self.knowledge.prefix_len(replica))).sum()
+    }
+
+    /// How many commits are known to be missing before this run can be applied; 0 if none is.
+    pub(crate) fn distance(&self, run: &Run<HashedCommit>) -> u64 {
+        let Some(first) = run.commits.first() else { return 0 };
+        let gap =
+            first.commit.dot.seq.saturating_sub(self.knowledge.prefix_len(&first.commit.dot.replica) + 1);
+        gap.saturating_add(
+            run.commits.iter().map(|hashed| self.missing_deps(&hashed.commit.deps)).max().unwrap_or(0),
+        )
+    }
+
+    pub(crate) fn draft<'a>(&self, store: &'a dyn StoreRead) -> Draft<'a> {
+        let batch = Batch { position: self.position + 1, ..Batch::default() };
+        Draft { store, batch, rows: BTreeMap::new(), members_changed: false }
+    }
+
+    /// Applies a run that fits, all but its first `known` commits.
+    pub(crate) fn apply_run(
+        &mut self,
+        draft: &mut Draft<'_>,
+        now: Now,
+        run: Run<HashedCommit>,
+        known: usize,
+    ) -> Result<(), StoreError> {
+        let last = run.commits.len() - 1;
+        for (index, hashed) in run.commits.into_iter().enumerate().skip(known) {
+            self.apply_remote(draft, now, hashed, (index == last).then_some(run.sig))?;
+        }
+        Ok(())
+    }
+
+    /// Applies a verified commit whose dependencies are applied.
+    pub(crate) fn apply_remote(
+        &mut self,
+        draft: &mut Draft<'_>,
+        now: Now,
+        hashed: HashedCommit,
+        sig: Option<Sig>,
+    ) -> Result<(), StoreError> {
+        self.clock.observe(now.wall, hashed.commit.hlc);
+        self.apply(draft, now, hashed.commit, hashed.hash, sig)
+    }
+
+    fn apply(
+        &mut self,
+        draft: &mut Draft<'_>,
+        now: Now,
+        commit: Commit,
+        hash: CommitHash,
+        sig: Option<Sig>,
+    ) -> Result<(), StoreError> {
+        let replica = commit.dot.replica;
+        let head = self.heads.entry(replica).or_default();
+        head.seq = commit.dot.seq;
+        head.hash = hash;
+        for (replica, seq) in &commit.deps {
+            let seen = head.seen.entry(*replica).or_default();
+            *seen = (*seen).max(*seq);
+        }
+        if let Some(cert) = &commit.introduces {
+            self.admit(draft, cert);
+        }
+        let (stamp, mut lost) = (commit.stamp(), Vec::new());
+        for op in &commit.ops {
+            draft.touch(&op.table, &op.row)?.state.apply(stamp, op, &mut lost);
+            for superseded in lost.drain(..) {
+                self.judge(draft, now, stamp, op, superseded);
+            }
+        }
+        self.knowledge.insert(replica, commit.dot.seq, commit.dot.seq);
+        self.position += 1;
+        draft.batch.commits.push((commit, sig));
+        Ok(())
+    }
+
+    /// Adds a verified certificate; true if the device was not known.
+    pub(crate) fn admit(&mut self, draft: &mut Draft<'_>, cert: &DeviceCert) -> bool {
+        let new = !self.members.contains_key(&cert.device());
+        // A later certificate of the same device replaces an earlier one, by time of issue, then bytes.
+        let newer = self
+            .members
+            .get(&cert.device())
+            .is_none_or(|known| (known.issued_ms, known.sig.0) < (cert.issued_ms, cert.sig.0));
+        if newer {
+            self.members.insert(cert.device(), cert.clone());
+            draft.batch.members.push(cert.clone());
+            draft.members_changed = true;
+        }
+        new
+    }
+
+    /// Lists a superseded value as a conflict, unless the author of this commit had seen the other write.
+    /// (No earlier applied commit can have seen this one: commits are applied in causal order.)
+    fn judge(&mut self, draft: &mut Draft<'_>, now: Now, stamp: Stamp, op: &Op, lost: Superseded) {
+        let other = if lost.loser == stamp { lost.winner } else { lost.loser };
+        if self.had_seen(&stamp.dot, &other.dot) {
+            return;
+        }
+        let shown = if lost.winner == stamp {
+            op.fields.get(&lost.field)
+        } else {
+            draft.state(op).and_then(|state| state.cells().get(&lost.field)).map(|cell| &cell.value)
+        };
+        if shown == Some(&lost.value) {
+            return;
+        }
+        draft.batch.conflicts.push(Conflict {
+            id: self.conflict_next,
+            table: op.table.clone(),
+            row: op.row.clone(),
+            field: lost.field,
+            value: lost.value,
+            loser: lost.loser,
+            winner: lost.winner,
+            noticed_ms: now.wall.0,
+        });
+        self.conflict_next += 1;
+    }
+
+    /// Whether the author of `of`, its replica's newest applied commit, had seen `other` when it wrote it.
+    fn had_seen(&self, of: &Dot, other: &Dot) -> bool {
+        if of.replica == other.replica {
+            return other.seq <= of.seq;
+        }
+        let seen = self.heads.get(&of.replica).and_then(|head| head.seen.get(&other.replica));
+        seen.is_some_and(|seq| *seq >= other.seq)
+    }
+
+    /// Writes a local commit. The operations are in canonical order and within the limits, but for the size.
+    pub(crate) fn write(
+        &mut self,
+        draft: &mut Draft<'_>,
+        now: Now,
+        identity: &Identity,
+        ops: Vec<Op>,
+        bytes_max: usize,
+    ) -> Result<Result<(Commit, Sig), LocalError>, StoreError> {
+        let mut floor: Option<Hlc> = None;
+        for op in &ops {
+            floor = floor.max(draft.touch(&op.table, &op.row)?.state.floor(op));
+        }
+        let mut clock = self.clock;
+        let Some(hlc) = clock.tick(now.wall, floor) else { return Ok(Err(LocalError::StampsExhausted)) };
+        let head = self.heads.get(&self.replica).cloned().unwrap_or_default();
+        let deps = self.new_deps(&head.seen);
+        let dot = Dot { replica: self.replica, seq: head.seq + 1 };
+        let introduces = (dot.seq == 1).then(|| identity.cert.clone());
+        let commit = Commit { dot, prev: head.hash, hlc, deps, introduces, ops };
+        let encoded = commit.encode();
+        if encoded.len() > bytes_max {
+            return Ok(Err(LocalError::TooLarge { bytes: encoded.len() }));
+        }
+        debug_assert_eq!(commit.check(), Ok::<(), DecodeError>(()));
+        let hash = hash_commit(&encoded);
+        let sig = sign_commit(identity, &hash);
+        self.clock = clock;
+        self.apply(draft, now, commit.clone(), hash, Some(sig))?;
+        Ok(Ok((commit, sig)))
+    }
+
+    fn new_deps(&self, seen: &Deps) -> Deps {
+        self.heads
+            .iter()
+            .filter(|(replica, head)| {
+                **replica != self.replica && head.seq > seen.get(*replica).copied().unwrap_or(0)
+            })
+            .map(|(replica, head)| (*replica, head.seq))
+            .collect()
+    }
+
+    /// Ends a draft. `None` if it changes nothing.
+    pub(crate) fn finish(&mut self, draft: Draft<'_>) -> Option<Batch> {
+        let Draft { mut batch, rows, members_changed, .. } = draft;
+        if batch.commits.is_empty() && !members_changed {
+            return None;
+        }
+        for ((table, row), touched) in rows {
+            let after = touched.state.digest(&table, &row);
+            if after == touched.before || touched.state == RowState::default() {
+                continue;
+            }
+            self.digest = self.digest.wrapping_sub(touched.before).wrapping_add(after);
+            batch.rows.insert((table, row), touched.state);
+        }
+        for (commit, _) in &batch.commits {
+            let replica = commit.dot.replica;
+            if let Some(head) = self.heads.get(&replica) {
+                batch.heads.insert(replica, head.clone());
+            }
+        }
+        batch.replica = Some(self.replica);
+        batch.clock = self.clock.last();
+        batch.digest = self.digest;
+        batch.conflicts_from = self.conflict_next.saturating_sub(self.conflicts_max);
+        Some(batch)
+    }
+}
+
+/// Why a local commit was not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LocalError {
+    TooLarge { bytes: usize },
+    StampsExhausted,
+}
+
+impl Draft<'_> {
+    fn touch(&mut self, table: &TableName, row: &RowKey) -> Result<&mut Touched, StoreError> {
+        use std::collections::btree_map::Entry;
+        match self.rows.entry((table.clone(), row.clone())) {
+            Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(entry) => {
+                let touched = match self.store.row(table, row)? {
+                    Some(state) => Touched { before: state.digest(table, row), state },
+                    None => Touched { before: 0, state: RowState::default() },
+                };
+                Ok(entry.insert(touched))
+            }
+        }
+    }
+
+    fn state(&self, op: &Op) -> Option<&RowState> {
+        self.rows.get(&(op.table.clone(), op.row.clone())).map(|touched| &touched.state)
+    }
+
+    /// The row as it is in this draft.
+    pub(crate) fn row(&mut self, table: &TableName, row: &RowKey) -> Result<&RowState, StoreError> {
+        Ok(&self.touch(table, row)?.state)
+    }
+}

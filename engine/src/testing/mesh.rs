@@ -1,0 +1,515 @@
+//! Several engines on one event queue in virtual time: `Pair` and `Mesh` in one. Deterministic: the same seed
+//! and the same calls give the same run to the byte.
+//!
+//! Links are streams by default; with [`LinkFaults`] they are datagrams that get lost, doubled, reordered and
+//! damaged. The fate of a frame is a hash of the seed, the link and the frame's number on it, so that a change
+//! elsewhere does not reshuffle it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::test_identity;
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::identity::{Identity, PeerKey};
+use crate::io::{Change, Event, Input, Output, WriteError, WriteRequest, Written};
+use crate::prng::Prng;
+use crate::store::{MemStore, Store, StoreError, StoreRead};
+use crate::time::{Instant, Now, WallMs};
+use crate::wire::message::{Message, parse};
+
+/// Wall clock at the start of every run, in milliseconds since the Unix epoch.
+pub const EPOCH_MS: u64 = 1_700_000_000_000;
+/// A link that an engine cut comes back after this long, in microseconds.
+const RECONNECT_MICROS: u64 = 1_000_000;
+
+/// What a datagram link does to frames; parts are per million.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LinkFaults {
+    /// Frames that vanish.
+    pub loss_ppm: u64,
+    /// Frames that arrive twice.
+    pub double_ppm: u64,
+    /// Frames with a flipped bit.
+    pub damage_ppm: u64,
+    /// Largest extra delay, in microseconds; frames overtake each other.
+    pub jitter_micros: u64,
+}
+
+#[derive(Debug)]
+struct Node {
+    identity: Identity,
+    engine: Option<Engine>,
+    store: MemStore,
+    wall_offset_ms: i64,
+    boots: u8,
+    fail_commits: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Happening {
+    Arrival { from: usize, to: usize, epoch: u64, frame: Vec<u8> },
+    Gossip { from: usize, to: usize, frame: Vec<u8> },
+    Reconnect { a: usize, b: usize },
+}
+
+#[derive(Debug, Default)]
+struct Link {
+    up: bool,
+    /// Frames vanish without either side being told.
+    silent: bool,
+    /// Frames of an earlier epoch no longer arrive.
+    epoch: u64,
+    frames: u64,
+}
+
+/// Engines, their stores, and the links between them.
+#[derive(Debug)]
+pub struct Mesh {
+    nodes: Vec<Node>,
+    links: BTreeMap<(usize, usize), Link>,
+    queue: BTreeMap<(Instant, u64), Happening>,
+    scheduled: u64,
+    now: Instant,
+    seed: u64,
+    config: Config,
+    faults: LinkFaults,
+    latency_micros: u64,
+    requests: u64,
+    /// What each write came to, by request id.
+    pub results: BTreeMap<u64, Result<Written, WriteError>>,
+    /// Events in order, each with its node.
+    pub events: Vec<(usize, Event)>,
+    /// The conversation as text, if recorded.
+    pub transcript: Option<Vec<String>>,
+}
+
+impl Mesh {
+    /// `count` devices of the test account, not connected.
+    pub fn new(count: u8, seed: u64, config: Config) -> Mesh {
+        Mesh::with_identities((0..count).map(test_identity).collect(), seed, config)
+    }
+
+    /// Devices of given identities, not connected.
+    pub fn with_identities(identities: Vec<Identity>, seed: u64, config: Config) -> Mesh {
+        let node = |identity| Node {
+            identity,
+            engine: None,
+            store: MemStore::new(),
+            wall_offset_ms: 0,
+            boots: 0,
+            fail_commits: 0,
+        };
+        let mut mesh = Mesh {
+            nodes: identities.into_iter().map(node).collect(),
+            links: BTreeMap::new(),
+            queue: BTreeMap::new(),
+            scheduled: 0,
+            now: Instant(0),
+            seed,
+            config,
+            faults: LinkFaults::default(),
+            latency_micros: 5_000,
+            requests: 0,
+            results: BTreeMap::new(),
+            events: Vec::new(),
+            transcript: None,
+        };
+        (0..mesh.nodes.len()).for_each(|node| mesh.boot(node));
+        mesh
+    }
+
+    /// Two connected devices.
+    pub fn pair(seed: u64) -> Mesh {
+        let mut mesh = Mesh::new(2, seed, Config::default());
+        mesh.connect(0, 1);
+        mesh
+    }
+
+    /// How many devices there are.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// True if there is none.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// Milliseconds since the start.
+    pub fn now_ms(&self) -> u64 {
+        self.now.0 / 1000
+    }
+
+    /// Makes all links datagram links with these faults.
+    pub fn set_faults(&mut self, faults: LinkFaults) {
+        self.faults = faults;
+    }
+
+    /// Sets the one-way delay of all links, in microseconds.
+    pub fn set_latency(&mut self, micros: u64) {
+        self.latency_micros = micros;
+    }
+
+    /// Sets how far a device's wall clock is off, in milliseconds.
+    pub fn set_wall_offset(&mut self, node: usize, ms: i64) {
+        self.nodes[node].wall_offset_ms = ms;
+    }
+
+    /// Lets the next `times` commits of a device's store fail.
+    pub fn fail_commits(&mut self, node: usize, times: u32) {
+        self.nodes[node].fail_commits = times;
+    }
+
+    /// A device's store.
+    pub fn store(&self, node: usize) -> &MemStore {
+        &self.nodes[node].store
+    }
+
+    /// A device's engine; panics while it is stopped.
+    pub fn engine(&self, node: usize) -> &Engine {
+        self.nodes[node].engine.as_ref().expect("the node runs")
+    }
+
+    /// Whether a device is running.
+    pub fn running(&self, node: usize) -> bool {
+        self.nodes[node].engine.is_some()
+    }
+
+    /// A device's key.
+    pub fn key(&self, node: usize) -> PeerKey {
+        self.nodes[node].identity.peer_key()
+    }
+
+    /// The time as a device sees it.
+    pub fn node_now(&self, node: usize) -> Now {
+        let wall = (EPOCH_MS + self.now_ms()).saturating_add_signed(self.nodes[node].wall_offset_ms);
+        Now { mono: self.now, wall: WallMs(wall) }
+    }
+
+    /// Connects two running devices.
+    pub fn connect(&mut self, a: usize, b: usize) {
+        let link = self.links.entry(pair(a, b)).or_default();
+        link.silent = false;
+        if link.up || self.nodes[a].engine.is_none() || self.nodes[b].engine.is_none() {
+            return;
+        }
+        link.up = true;
+        link.epoch += 1;
+        let (key_a, key_b) = (self.key(a), self.key(b));
+        self.input(a, Input::PeerUp(key_b));
+        self.input(b, Input::PeerUp(key_a));
+    }
+
+    /// Disconnects two devices; both are told, and what is under way is lost.
+    pub fn disconnect(&mut self, a: usize, b: usize) {
+        let Some(link) = self.links.get_mut(&pair(a, b)).filter(|link| link.up) else { return };
+        link.up = false;
+        link.epoch += 1;
+        let (key_a, key_b) = (self.key(a), self.key(b));
+        self.input(a, Input::PeerDown(key_b));
+        self.input(b, Input::PeerDown(key_a));
+    }
+
+    /// Whether two devices are connected.
+    pub fn connected(&self, a: usize, b: usize) -> bool {
+        self.links.get(&pair(a, b)).is_some_and(|link| link.up && !link.silent)
+    }
+
+    /// Frames between two devices vanish from now on, and nobody is told: a pulled cable.
+    pub fn cut(&mut self, a: usize, b: usize) {
+        self.links.entry(pair(a, b)).or_default().silent = true;
+    }
+
+    /// Stops a device at once, as a power cut does. Its store stays.
+    pub fn crash(&mut self, node: usize) {
+        self.nodes[node].engine = None;
+        for other in 0..self.nodes.len() {
+            if other == node {
+                continue;
+            }
+            if let Some(link) = self.links.get_mut(&pair(node, other)).filter(|link| link.up) {
+                link.up = false;
+                link.epoch += 1;
+                let key = self.key(node);
+                self.input(other, Input::PeerDown(key));
+            }
+        }
+    }
+
+    /// Starts a stopped device from its store.
+    pub fn restart(&mut self, node: usize) {
+        if self.nodes[node].engine.is_none() {
+            self.boot(node);
+        }
+    }
+
+    /// Puts another store under a stopped device: a restored backup.
+    pub fn replace_store(&mut self, node: usize, store: MemStore) {
+        assert!(self.nodes[node].engine.is_none(), "the node is stopped");
+        self.nodes[node].store = store;
+    }
+
+    /// Hands a device a transaction. The id is the key of its outcome in `results`.
+    pub fn write(&mut self, node: usize, changes: Vec<Change>) -> u64 {
+        self.requests += 1;
+        let id = self.requests;
+        self.input(node, Input::Write(vec![WriteRequest { id, changes, expect: Vec::new() }]));
+        id
+    }
+
+    /// Gives a device an input as its driver would.
+    pub fn input(&mut self, node: usize, input: Input) {
+        let now = self.node_now(node);
+        let Node { engine, store, .. } = &mut self.nodes[node];
+        let Some(engine) = engine else { return };
+        match engine.handle(now, input, store) {
+            Ok(()) => self.perform(node),
+            Err(_) => self.reboot(node),
+        }
+    }
+
+    /// Delivers a frame to a device as if it came from a peer.
+    pub fn inject(&mut self, to: usize, peer: PeerKey, frame: Vec<u8>) {
+        self.input(to, Input::Frame { peer, bytes: frame });
+    }
+
+    /// Runs for some virtual milliseconds.
+    pub fn run_ms(&mut self, ms: u64) {
+        let end = self.now.plus_ms(ms);
+        while self.step(end) {}
+        self.now = end;
+    }
+
+    /// Runs until all running devices have equal knowledge, at most so many milliseconds. Says whether they have.
+    pub fn run_until_equal(&mut self, ms_max: u64) -> bool {
+        let end = self.now.plus_ms(ms_max);
+        while !self.equal() {
+            if !self.step(end) {
+                return self.equal();
+            }
+        }
+        true
+    }
+
+    /// Whether all running devices have equal knowledge.
+    pub fn equal(&self) -> bool {
+        let mut engines = self.nodes.iter().filter_map(|node| node.engine.as_ref());
+        let Some(first) = engines.next() else { return true };
+        engines.all(|engine| engine.knowledge() == first.knowledge())
+    }
+
+    /// Does the next thing that is due until `end`; false if there is none.
+    fn step(&mut self, end: Instant) -> bool {
+        let queued = self.queue.first_key_value().map(|((at, _), _)| *at);
+        let timer = (0..self.nodes.len())
+            .filter_map(|node| Some((self.nodes[node].engine.as_ref()?.poll_timeout()?.0, node)))
+            .min();
+        match (queued, timer) {
+            (Some(at), _) if at <= end && timer.is_none_or(|(deadline, _)| at <= deadline) => {
+                self.now = self.now.max(at);
+                if let Some((_, happening)) = self.queue.pop_first() {
+                    self.happen(happening);
+                }
+                true
+            }
+            (_, Some((deadline, node))) if deadline <= end => {
+                self.now = self.now.max(deadline);
+                self.input(node, Input::Timeout);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Arrival { from, to, epoch, frame } => {
+                let link = self.links.get(&pair(from, to));
+                if link.is_some_and(|link| link.epoch == epoch && link.up && !link.silent) {
+                    self.record(from, to, &frame);
+                    let peer = self.key(from);
+                    self.input(to, Input::Frame { peer, bytes: frame });
+                }
+            }
+            Happening::Gossip { from, to, frame } => {
+                let from = self.key(from);
+                self.input(to, Input::Broadcast { from, bytes: frame });
+            }
+            Happening::Reconnect { a, b } => self.connect(a, b),
+        }
+    }
+
+    fn boot(&mut self, node: usize) {
+        let now = self.node_now(node);
+        let seed = self.boot_seed(node);
+        let config = self.config.clone();
+        let Node { identity, engine, store, boots, .. } = &mut self.nodes[node];
+        *boots = boots.wrapping_add(1);
+        let recovered = store.recover().expect("the store in memory recovers");
+        *engine = Engine::new(config, identity.clone(), seed, recovered, now, store).ok();
+        self.perform(node);
+    }
+
+    fn boot_seed(&self, node: usize) -> [u8; 32] {
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(&self.seed.to_be_bytes());
+        seed[8] = node as u8;
+        seed[9] = self.nodes[node].boots;
+        seed
+    }
+
+    /// The store failed: as the contract says, the engine is made anew from what the store recovers.
+    fn reboot(&mut self, node: usize) {
+        self.crash(node);
+        self.boot(node);
+        for other in 0..self.nodes.len() {
+            if other != node && self.links.contains_key(&pair(node, other)) {
+                self.schedule(RECONNECT_MICROS, Happening::Reconnect { a: node, b: other });
+            }
+        }
+    }
+
+    fn perform(&mut self, node: usize) {
+        let mut outputs = VecDeque::new();
+        if let Some(engine) = &mut self.nodes[node].engine {
+            outputs.extend(std::iter::from_fn(|| engine.poll_output()));
+        }
+        for output in outputs {
+            match output {
+                Output::Commit(batch) => {
+                    let node_state = &mut self.nodes[node];
+                    let failed = node_state.fail_commits > 0;
+                    node_state.fail_commits = node_state.fail_commits.saturating_sub(1);
+                    let result = if failed { Err(StoreError::Full) } else { node_state.store.apply(&batch) };
+                    if result.is_err() {
+                        return self.reboot(node);
+                    }
+                }
+                Output::Wrote { id, result } => {
+                    self.results.insert(id, result);
+                }
+                Output::Send { peer, frame } => self.transmit(node, peer, &frame),
+                Output::Broadcast(frame) => self.gossip(node, &frame),
+                Output::Disconnect { peer, .. } => self.hang_up(node, peer),
+                Output::Members(_) => {}
+                Output::Event(event) => self.events.push((node, event)),
+            }
+        }
+    }
+
+    fn transmit(&mut self, from: usize, peer: PeerKey, frame: &[u8]) {
+        let Some(to) = self.node_of(peer) else { return };
+        let Some(link) = self.links.get_mut(&pair(from, to)).filter(|link| link.up) else { return };
+        link.frames += 1;
+        let (epoch, frames) = (link.epoch, link.frames);
+        let mut fate = self.fate(from, to, frames);
+        if fate.chance_ppm(self.faults.loss_ppm) {
+            return;
+        }
+        let copies = if fate.chance_ppm(self.faults.double_ppm) { 2 } else { 1 };
+        for _ in 0..copies {
+            let mut frame = frame.to_vec();
+            if fate.chance_ppm(self.faults.damage_ppm) && !frame.is_empty() {
+                let bit = fate.below(frame.len() as u64 * 8);
+                frame[(bit / 8) as usize] ^= 1 << (bit % 8);
+            }
+            let delay = self.latency_micros + fate.below(self.faults.jitter_micros + 1);
+            self.schedule(delay, Happening::Arrival { from, to, epoch, frame });
+        }
+    }
+
+    fn gossip(&mut self, from: usize, frame: &[u8]) {
+        for to in 0..self.nodes.len() {
+            if to != from && self.connected(from, to) {
+                let frame = frame.to_vec();
+                self.schedule(self.latency_micros * 2, Happening::Gossip { from, to, frame });
+            }
+        }
+    }
+
+    /// An engine closed a connection: the other side notices, and the transports will try again.
+    fn hang_up(&mut self, node: usize, peer: PeerKey) {
+        let Some(other) = self.node_of(peer) else { return };
+        let Some(link) = self.links.get_mut(&pair(node, other)).filter(|link| link.up) else { return };
+        link.up = false;
+        // What was queued before still arrives: the transport flushes before it closes.
+        let key = self.key(node);
+        let pending: Vec<_> = self.queue.extract_if(.., |_, happening| {
+            matches!(happening, Happening::Arrival { from, to, .. } if (*from, *to) == (node, other))
+        }).collect();
+        for (_, happening) in pending {
+            if let Happening::Arrival { frame, .. } = happening {
+                self.record(node, other, &frame);
+                self.input(other, Input::Frame { peer: key, bytes: frame });
+            }
+        }
+        if let Some(link) = self.links.get_mut(&pair(node, other)) {
+            link.epoch += 1;
+        }
+        self.input(other, Input::PeerDown(key));
+        self.input(node, Input::PeerDown(peer));
+        self.schedule(RECONNECT_MICROS, Happening::Reconnect { a: node, b: other });
+    }
+
+    fn fate(&self, from: usize, to: usize, number: u64) -> Prng {
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(&self.seed.to_be_bytes());
+        seed[8..16].copy_from_slice(&number.to_be_bytes());
+        seed[16] = from as u8;
+        seed[17] = to as u8;
+        seed[18] = 1;
+        Prng::new(seed)
+    }
+
+    fn schedule(&mut self, delay_micros: u64, happening: Happening) {
+        self.scheduled += 1;
+        self.queue.insert((self.now + delay_micros, self.scheduled), happening);
+    }
+
+    fn node_of(&self, key: PeerKey) -> Option<usize> {
+        self.nodes.iter().position(|node| node.identity.peer_key() == key)
+    }
+
+    fn record(&mut self, from: usize, to: usize, frame: &[u8]) {
+        let account = self.nodes[to].identity.account();
+        let Some(transcript) = &mut self.transcript else { return };
+        let name = |node: usize| char::from(b'A' + node as u8);
+        let text = match parse(frame, &account) {
+            Ok((_, message)) => describe(&message),
+            Err(error) => format!("({error})"),
+        };
+        transcript.push(format!("{:>7} ms  {} -> {}  {text}", self.now.0 / 1000, name(from), name(to)));
+    }
+}
+
+fn pair(a: usize, b: usize) -> (usize, usize) {
+    (a.min(b), a.max(b))
+}
+
+/// A message in one line, without what differs from run to run.
+fn describe(message: &Message) -> String {
+    match message {
+        Message::Hello(hello) => format!("Hello {} echo={}", hello.cert.name, hello.echo != 0),
+        Message::Have(have) => match &have.knowledge {
+            Some(knowledge) => format!("Have {} commits, reply={}", knowledge.commits(), have.reply),
+            None => format!("Have digest, reply={}", have.reply),
+        },
+        Message::Want(want) => format!("Want #{} {} commits", want.id, want.ranges.commits()),
+        Message::Ops(ops) => {
+            let commits: usize = ops.runs.iter().map(|run| run.commits.len()).sum();
+            format!(
+                "Ops #{} {} runs, {commits} commits{}",
+                ops.want,
+                ops.runs.len(),
+                if ops.done { ", done" } else { "" }
+            )
+        }
+        Message::Ack(ack) => format!("Ack #{} {} heads", ack.want, ack.heads.len()),
+        Message::Announce(announce) => format!("Announce {} heads", announce.heads.len()),
+        Message::Ping(_) => "Ping".into(),
+        Message::Pong(_) => "Pong".into(),
+        Message::Error(error) => format!("Error {:?}", error.fault),
+        Message::Bye(_) => "Bye".into(),
+        Message::Unknown(kind) => format!("unknown kind {kind}"),
+    }
+}

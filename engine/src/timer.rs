@@ -1,0 +1,65 @@
+//! The table of deadlines. Each has a reason, so that a wake-up can be explained.
+
+use std::collections::BTreeMap;
+
+use crate::identity::PeerKey;
+use crate::time::Instant;
+
+/// Why the engine wants to be woken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Timer {
+    /// When a peer that connected has not said a valid `Hello` in time.
+    Handshake(PeerKey),
+    /// When to say `Hello` or `Have` again, because the first may have been lost.
+    Retry(PeerKey),
+    /// When an answer to a `Want` has made no progress, and it is asked for again.
+    Want(PeerKey),
+    /// When nothing was heard from a peer for a while, and it is pinged.
+    Ping(PeerKey),
+    /// When nothing was heard from a peer for so long that it counts as lost.
+    Silence(PeerKey),
+    /// When to go on with work that was cut up to keep each step short.
+    Pump,
+}
+
+/// Deadlines by reason; setting one replaces the earlier.
+#[derive(Debug, Default)]
+pub(crate) struct Timers(BTreeMap<Timer, Instant>);
+
+impl Timers {
+    pub(crate) fn set(&mut self, timer: Timer, at: Instant) {
+        self.0.insert(timer, at);
+    }
+
+    pub(crate) fn clear(&mut self, timer: Timer) {
+        self.0.remove(&timer);
+    }
+
+    pub(crate) fn clear_peer(&mut self, peer: PeerKey) {
+        for timer in [
+            Timer::Handshake(peer),
+            Timer::Retry(peer),
+            Timer::Want(peer),
+            Timer::Ping(peer),
+            Timer::Silence(peer),
+        ] {
+            self.clear(timer);
+        }
+    }
+
+    pub(crate) fn get(&self, timer: Timer) -> Option<Instant> {
+        self.0.get(&timer).copied()
+    }
+
+    /// The earliest deadline.
+    pub(crate) fn next(&self) -> Option<(Instant, Timer)> {
+        self.0.iter().map(|(timer, at)| (*at, *timer)).min()
+    }
+
+    /// Takes out one deadline that has passed.
+    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<Timer> {
+        let (_, timer) = self.next().filter(|(at, _)| *at <= now)?;
+        self.clear(timer);
+        Some(timer)
+    }
+}

@@ -1,0 +1,332 @@
+//! Reads the columns of a run. The format is specified in the parent module.
+//!
+//! Everything here is hostile. Invariants: each commit, operation and value takes bytes of the input; names,
+//! which cost a byte to repeat, are counted before they are copied.
+
+use std::collections::BTreeMap;
+
+use crate::codec::{DecodeError, Reader};
+use crate::commit::{
+    Commit, CommitHash, Deps, Op, OpKind, get_field, get_introduction, get_replica, get_table, hash_commit,
+};
+use crate::config::{
+    COMMIT_BYTES_MAX, COMMIT_OPS_MAX, INFLATED_BYTES_MAX, REPLICAS_MAX, ROW_FIELDS_MAX, ROW_KEY_BYTES_MAX,
+};
+use crate::hlc::Hlc;
+use crate::identity::{AccountId, DeviceCert, Dot, ReplicaId};
+use crate::name::{FieldName, RowKey, TableName};
+use crate::value::Value;
+
+use super::{HashedCommit, RUN_BYTES_MAX};
+
+/// Reads what [`super::encode::columns`] wrote.
+pub(super) fn columns(
+    reader: &mut Reader<'_>,
+    account: &AccountId,
+) -> Result<Vec<HashedCommit>, DecodeError> {
+    // Each commit takes a byte at least in each of four columns.
+    let count = super::run_len(reader, 4)?;
+    let mut dot = Dot { replica: get_replica(reader)?, seq: reader.varint()? };
+    let (mut introduces, mut prev) = (None, CommitHash::default());
+    if dot.seq == 1 {
+        introduces = get_introduction(reader, account)?;
+    } else {
+        prev = CommitHash(reader.array()?);
+    }
+    let mut columns = Columns::open(reader)?;
+    let (mut run, mut run_bytes) = (Vec::with_capacity(count), 0);
+    for _ in 0..count {
+        let next = columns.commit(dot, prev, introduces.take())?;
+        run_bytes += next.bytes;
+        if run_bytes > RUN_BYTES_MAX {
+            return Err(DecodeError::TooLarge("a run of commits"));
+        }
+        // `check` keeps sequence numbers far below the overflow.
+        dot.seq += 1;
+        prev = next.hash;
+        run.push(next);
+    }
+    columns.finish()?;
+    Ok(run)
+}
+
+/// The dictionaries, and the columns as they shrink.
+struct Columns<'a> {
+    /// With the last sequence number in this run.
+    replicas: Vec<(ReplicaId, u64)>,
+    tables: Vec<TableName>,
+    fields: Vec<Field<'a>>,
+    shapes: Vec<Shape>,
+    rows: Rows<'a>,
+    last_hlc: Hlc,
+    ms: Reader<'a>,
+    counter: Reader<'a>,
+    deps: Reader<'a>,
+    ops: Reader<'a>,
+    shape: Reader<'a>,
+}
+
+/// What operations have in common. The places are within their dictionaries.
+struct Shape {
+    kind: OpKind,
+    table: usize,
+    fields: Vec<usize>,
+    /// Length of all names in it, in bytes.
+    names_bytes: usize,
+}
+
+impl<'a> Columns<'a> {
+    /// Reads the dictionaries and finds where the columns lie.
+    fn open(reader: &mut Reader<'a>) -> Result<Columns<'a>, DecodeError> {
+        let replicas = ascending(reader, 24, "replicas", get_replica)?;
+        let tables = ascending(reader, 2, "tables", get_table)?;
+        let names = ascending(reader, 2, "fields", get_field)?;
+        let shapes = get_shapes(reader, &tables, &names)?;
+        Ok(Columns {
+            replicas: replicas.into_iter().map(|replica| (replica, 0)).collect(),
+            tables,
+            shapes,
+            last_hlc: Hlc::default(),
+            // In the order in which they were written: fields of a struct are evaluated as they stand.
+            ms: column(reader)?,
+            counter: column(reader)?,
+            deps: column(reader)?,
+            ops: column(reader)?,
+            shape: column(reader)?,
+            rows: Rows::open(reader)?,
+            fields: names.into_iter().map(|name| Field::open(name, reader)).collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn commit(
+        &mut self,
+        dot: Dot,
+        prev: CommitHash,
+        introduces: Option<DeviceCert>,
+    ) -> Result<HashedCommit, DecodeError> {
+        let (hlc, deps) = (self.hlc()?, self.dependencies()?);
+        let count = usize::try_from(self.ops.varint()?).unwrap_or(usize::MAX);
+        if count > COMMIT_OPS_MAX {
+            return Err(DecodeError::TooLarge("operations of a commit"));
+        }
+        let (mut ops, mut names_bytes) = (Vec::new(), 0);
+        for _ in 0..count {
+            ops.push(self.op(&mut names_bytes)?);
+        }
+        let commit = Commit { dot, prev, hlc, deps, introduces, ops };
+        commit.check()?;
+        let encoded = commit.encode();
+        if encoded.len() > COMMIT_BYTES_MAX {
+            return Err(DecodeError::TooLarge("a commit"));
+        }
+        Ok(HashedCommit { commit, hash: hash_commit(&encoded), bytes: encoded.len() })
+    }
+
+    fn hlc(&mut self) -> Result<Hlc, DecodeError> {
+        let ms = (self.last_hlc.ms() as i64).wrapping_add(self.ms.zigzag()?) as u64;
+        let expected = super::expected_counter(self.last_hlc, ms);
+        let counter =
+            expected.checked_add(self.counter.zigzag()?).and_then(|counter| u16::try_from(counter).ok());
+        let Some(counter) = counter.filter(|_| ms < 1 << 48) else {
+            return Err(DecodeError::Invalid("a stamp"));
+        };
+        self.last_hlc = Hlc::new(ms, counter);
+        Ok(self.last_hlc)
+    }
+
+    fn dependencies(&mut self) -> Result<Deps, DecodeError> {
+        let places = get_indices(&mut self.deps, REPLICAS_MAX, self.replicas.len(), "dependencies")?;
+        let mut deps = Deps::new();
+        for place in places {
+            let (replica, last) = &mut self.replicas[place];
+            *last = last.wrapping_add_signed(self.deps.zigzag()?);
+            if *last == 0 {
+                return Err(DecodeError::Invalid("a dependency on nothing"));
+            }
+            deps.insert(*replica, *last);
+        }
+        Ok(deps)
+    }
+
+    /// Reads an operation of a commit whose names had `names_bytes` bytes before it.
+    fn op(&mut self, names_bytes: &mut usize) -> Result<Op, DecodeError> {
+        let shape = &self.shapes[place(&mut self.shape, self.shapes.len())?];
+        *names_bytes += shape.names_bytes;
+        let row = self.rows.next(names_bytes)?;
+        let mut fields = BTreeMap::new();
+        for field in &shape.fields {
+            let field = &mut self.fields[*field];
+            fields.insert(field.name.clone(), field.value()?);
+        }
+        Ok(Op { table: self.tables[shape.table].clone(), row, kind: shape.kind, fields })
+    }
+
+    fn finish(self) -> Result<(), DecodeError> {
+        let rows = [self.rows.row, self.rows.shared, self.rows.rest, self.rows.keys];
+        let values = self.fields.into_iter().flat_map(|field| [field.tags, field.numbers, field.contents]);
+        let fixed = [self.ms, self.counter, self.deps, self.ops, self.shape];
+        fixed.into_iter().chain(rows).chain(values).try_for_each(Reader::finish)
+    }
+}
+
+/// The columns of row keys.
+struct Rows<'a> {
+    /// In the order in which they were new.
+    known: Vec<RowKey>,
+    row: Reader<'a>,
+    shared: Reader<'a>,
+    rest: Reader<'a>,
+    keys: Reader<'a>,
+}
+
+impl<'a> Rows<'a> {
+    fn open(reader: &mut Reader<'a>) -> Result<Rows<'a>, DecodeError> {
+        let [row, shared, rest, keys] = [column(reader)?, column(reader)?, column(reader)?, column(reader)?];
+        Ok(Rows { known: Vec::new(), row, shared, rest, keys })
+    }
+
+    /// The next row key, counted in `names_bytes` before it is made.
+    fn next(&mut self, names_bytes: &mut usize) -> Result<RowKey, DecodeError> {
+        let back = self.row.varint()?;
+        let old = usize::try_from(back).ok().and_then(|back| self.known.len().checked_sub(back));
+        let Some(old) = old else { return Err(DecodeError::Invalid("a place of a row key")) };
+        if let Some(row) = self.known.get(old) {
+            count_names(names_bytes, row.as_str().len())?;
+            return Ok(row.clone());
+        }
+        // `back` is 0: a new one.
+        let last = self.known.last().map_or("", RowKey::as_str).as_bytes();
+        let shared = usize::try_from(self.shared.varint()?).ok().and_then(|shared| last.get(..shared));
+        let Some(shared) = shared else { return Err(DecodeError::Invalid("a shared start of a row key")) };
+        let rest = usize::try_from(self.rest.varint()?).unwrap_or(usize::MAX);
+        if rest > ROW_KEY_BYTES_MAX {
+            return Err(DecodeError::TooLarge("a row key"));
+        }
+        count_names(names_bytes, shared.len() + rest)?;
+        let key = [shared, self.keys.raw(rest)?].concat();
+        let key = str::from_utf8(&key).map_err(|_| DecodeError::BadText)?;
+        let row = RowKey::new(key).map_err(|_| DecodeError::Invalid("a row key"))?;
+        self.known.push(row.clone());
+        Ok(row)
+    }
+}
+
+/// The columns of one field.
+struct Field<'a> {
+    name: FieldName,
+    last_int: i64,
+    tags: Reader<'a>,
+    numbers: Reader<'a>,
+    contents: Reader<'a>,
+}
+
+impl<'a> Field<'a> {
+    fn open(name: FieldName, reader: &mut Reader<'a>) -> Result<Field<'a>, DecodeError> {
+        let [tags, numbers, contents] = [column(reader)?, column(reader)?, column(reader)?];
+        Ok(Field { name, last_int: 0, tags, numbers, contents })
+    }
+
+    fn value(&mut self) -> Result<Value, DecodeError> {
+        Ok(match self.tags.u8()? {
+            0 => Value::Null,
+            1 => Value::Bool(false),
+            2 => Value::Bool(true),
+            3 => {
+                self.last_int = self.last_int.wrapping_add(self.numbers.zigzag()?);
+                Value::Int(self.last_int)
+            }
+            4 => Value::Float(f64::from_bits(u64::from_le_bytes(self.contents.array()?))),
+            5 => {
+                let text = str::from_utf8(self.string()?).map_err(|_| DecodeError::BadText)?;
+                Value::Text(text.to_owned())
+            }
+            6 => Value::Bytes(self.string()?.to_owned()),
+            tag @ (7 | 8) => {
+                let value = Value::decode(&mut self.contents)?;
+                if value.tag() != tag {
+                    return Err(DecodeError::Invalid("a value's tag"));
+                }
+                value
+            }
+            tag => return Err(DecodeError::UnknownTag(tag)),
+        })
+    }
+
+    fn string(&mut self) -> Result<&'a [u8], DecodeError> {
+        let len = usize::try_from(self.numbers.varint()?).unwrap_or(usize::MAX);
+        self.contents.raw(len)
+    }
+}
+
+/// Finds a column and steps over it.
+fn column<'a>(reader: &mut Reader<'a>) -> Result<Reader<'a>, DecodeError> {
+    reader.bytes(INFLATED_BYTES_MAX, "a column").map(Reader::new)
+}
+
+/// Reads a dictionary whose entries ascend strictly.
+fn ascending<'a, T: Ord>(
+    reader: &mut Reader<'a>,
+    bytes_each_min: usize,
+    what: &'static str,
+    get: impl Fn(&mut Reader<'a>) -> Result<T, DecodeError>,
+) -> Result<Vec<T>, DecodeError> {
+    let count = reader.count(INFLATED_BYTES_MAX, bytes_each_min, what)?;
+    let mut items = Vec::new();
+    for _ in 0..count {
+        let item = get(reader)?;
+        if items.last().is_some_and(|last| *last >= item) {
+            return Err(DecodeError::Unordered(what));
+        }
+        items.push(item);
+    }
+    Ok(items)
+}
+
+fn get_shapes(
+    reader: &mut Reader<'_>,
+    tables: &[TableName],
+    fields: &[FieldName],
+) -> Result<Vec<Shape>, DecodeError> {
+    let count = reader.count(INFLATED_BYTES_MAX, 3, "shapes of operations")?;
+    let mut shapes = Vec::new();
+    for _ in 0..count {
+        let kind = OpKind::from_tag(reader.u8()?)?;
+        let table = place(reader, tables.len())?;
+        let indices = get_indices(reader, ROW_FIELDS_MAX, fields.len(), "fields of a row")?;
+        let names = indices.iter().map(|field| fields[*field].as_str().len()).sum::<usize>();
+        let names_bytes = tables[table].as_str().len() + names;
+        shapes.push(Shape { kind, table, fields: indices, names_bytes });
+    }
+    Ok(shapes)
+}
+
+/// Reads a place in a dictionary of `len` entries.
+fn place(reader: &mut Reader<'_>, len: usize) -> Result<usize, DecodeError> {
+    let place = usize::try_from(reader.varint()?).ok().filter(|place| *place < len);
+    place.ok_or(DecodeError::Invalid("a place in a dictionary"))
+}
+
+/// Reads at most `max` strictly ascending places in a dictionary of `len` entries.
+fn get_indices(
+    reader: &mut Reader<'_>,
+    max: usize,
+    len: usize,
+    what: &'static str,
+) -> Result<Vec<usize>, DecodeError> {
+    let count = reader.count(max, 1, what)?;
+    let mut indices = Vec::with_capacity(count);
+    let mut next = 0;
+    for _ in 0..count {
+        // `next` is at most `len`.
+        let index = next + place(reader, len - next)?;
+        indices.push(index);
+        next = index + 1;
+    }
+    Ok(indices)
+}
+
+/// Counts names that a commit repeats.
+fn count_names(names_bytes: &mut usize, more: usize) -> Result<(), DecodeError> {
+    *names_bytes += more;
+    if *names_bytes > COMMIT_BYTES_MAX { Err(DecodeError::TooLarge("a commit")) } else { Ok(()) }
+}

@@ -1,0 +1,197 @@
+//! Writes the columns of a run. The format is specified in the parent module.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::codec::Writer;
+use crate::commit::{Commit, Deps, Op, put_introduction, put_replica};
+use crate::hlc::Hlc;
+use crate::identity::ReplicaId;
+use crate::name::{FieldName, RowKey, TableName};
+use crate::value::Value;
+
+/// Writes a run that has at least one commit.
+pub(super) fn columns(commits: &[Commit], writer: &mut Writer) {
+    let Some(first) = commits.first() else { return };
+    let mut columns = Columns::of(commits);
+    commits.iter().for_each(|commit| columns.commit(commit));
+
+    writer.varint(commits.len() as u64);
+    put_replica(writer, &first.dot.replica);
+    writer.varint(first.dot.seq);
+    if first.dot.seq == 1 {
+        put_introduction(writer, first.introduces.as_ref());
+    } else {
+        writer.raw(&first.prev.0);
+    }
+    columns.write(writer);
+}
+
+/// The dictionaries, and the columns as they grow.
+#[derive(Default)]
+struct Columns<'a> {
+    /// Place in the dictionary, and the last sequence number in this run.
+    replicas: BTreeMap<&'a ReplicaId, (usize, u64)>,
+    tables: BTreeMap<&'a TableName, usize>,
+    fields: BTreeMap<&'a FieldName, usize>,
+    /// Shapes by kind, table and fields.
+    shapes: BTreeMap<(u8, usize, Vec<usize>), usize>,
+    shape_list: Writer,
+    /// Row keys by place of first occurrence.
+    rows: BTreeMap<&'a RowKey, usize>,
+    last_hlc: Option<Hlc>,
+    last_new_row: &'a [u8],
+    ms: Writer,
+    counter: Writer,
+    deps: Writer,
+    ops: Writer,
+    shape: Writer,
+    row: Writer,
+    shared: Writer,
+    rest: Writer,
+    keys: Writer,
+    values: Vec<Values>,
+}
+
+/// The columns of one field.
+#[derive(Default)]
+struct Values {
+    last_int: i64,
+    tags: Writer,
+    numbers: Writer,
+    contents: Writer,
+}
+
+impl<'a> Columns<'a> {
+    /// Empty columns with the dictionaries that must be known before: those in ascending order.
+    fn of(commits: &'a [Commit]) -> Columns<'a> {
+        let ops = || commits.iter().flat_map(|commit| &commit.ops);
+        let replicas = places(commits.iter().flat_map(|commit| commit.deps.keys()));
+        let fields = places(ops().flat_map(|op| op.fields.keys()));
+        Columns {
+            replicas: replicas.into_iter().map(|(replica, place)| (replica, (place, 0))).collect(),
+            tables: places(ops().map(|op| &op.table)),
+            values: fields.iter().map(|_| Values::default()).collect(),
+            fields,
+            ..Columns::default()
+        }
+    }
+
+    fn commit(&mut self, commit: &'a Commit) {
+        let last = self.last_hlc.unwrap_or_default();
+        self.ms.zigzag((commit.hlc.ms() as i64).wrapping_sub(last.ms() as i64));
+        self.counter.zigzag(i64::from(commit.hlc.counter()) - super::expected_counter(last, commit.hlc.ms()));
+        self.last_hlc = Some(commit.hlc);
+        self.dependencies(&commit.deps);
+        self.ops.varint(commit.ops.len() as u64);
+        commit.ops.iter().for_each(|op| self.op(op));
+    }
+
+    fn dependencies(&mut self, deps: &Deps) {
+        let places: Vec<usize> = deps.keys().map(|replica| self.replicas[replica].0).collect();
+        put_indices(&mut self.deps, &places);
+        for (replica, seq) in deps {
+            if let Some((_, last)) = self.replicas.get_mut(replica) {
+                self.deps.zigzag(seq.wrapping_sub(*last) as i64);
+                *last = *seq;
+            }
+        }
+    }
+
+    fn op(&mut self, op: &'a Op) {
+        let fields: Vec<usize> = op.fields.keys().map(|field| self.fields[field]).collect();
+        for (field, value) in fields.iter().zip(op.fields.values()) {
+            self.values[*field].value(value);
+        }
+        let shape = (op.kind.tag(), self.tables[&op.table], fields);
+        let place = match self.shapes.get(&shape) {
+            Some(place) => *place,
+            None => self.new_shape(shape),
+        };
+        self.shape.varint(place as u64);
+        match self.rows.get(&op.row) {
+            Some(place) => self.row.varint((self.rows.len() - place) as u64),
+            None => self.new_row(&op.row),
+        }
+    }
+
+    fn new_shape(&mut self, shape: (u8, usize, Vec<usize>)) -> usize {
+        let place = self.shapes.len();
+        self.shape_list.u8(shape.0);
+        self.shape_list.varint(shape.1 as u64);
+        put_indices(&mut self.shape_list, &shape.2);
+        self.shapes.insert(shape, place);
+        place
+    }
+
+    fn new_row(&mut self, row: &'a RowKey) {
+        self.row.varint(0);
+        self.rows.insert(row, self.rows.len());
+        let key = row.as_str().as_bytes();
+        let shared = key.iter().zip(self.last_new_row).take_while(|(a, b)| a == b).count();
+        self.shared.varint(shared as u64);
+        self.rest.varint((key.len() - shared) as u64);
+        self.keys.raw(&key[shared..]);
+        self.last_new_row = key;
+    }
+
+    fn write(self, writer: &mut Writer) {
+        writer.varint(self.replicas.len() as u64);
+        self.replicas.keys().for_each(|replica| put_replica(writer, replica));
+        writer.varint(self.tables.len() as u64);
+        self.tables.keys().for_each(|table| writer.bytes(table.as_str().as_bytes()));
+        writer.varint(self.fields.len() as u64);
+        self.fields.keys().for_each(|field| writer.bytes(field.as_str().as_bytes()));
+        writer.varint(self.shapes.len() as u64);
+        writer.raw(&self.shape_list.into_bytes());
+        let fixed = [
+            self.ms,
+            self.counter,
+            self.deps,
+            self.ops,
+            self.shape,
+            self.row,
+            self.shared,
+            self.rest,
+            self.keys,
+        ];
+        let values = self.values.into_iter().flat_map(|field| [field.tags, field.numbers, field.contents]);
+        fixed.into_iter().chain(values).for_each(|column| writer.bytes(&column.into_bytes()));
+    }
+}
+
+impl Values {
+    fn value(&mut self, value: &Value) {
+        self.tags.u8(value.tag());
+        match value {
+            Value::Null | Value::Bool(_) => {}
+            Value::Int(value) => {
+                self.numbers.zigzag(value.wrapping_sub(self.last_int));
+                self.last_int = *value;
+            }
+            Value::Float(value) => self.contents.raw(&value.to_bits().to_le_bytes()),
+            Value::Text(text) => self.string(text.as_bytes()),
+            Value::Bytes(bytes) => self.string(bytes),
+            Value::List(_) | Value::Map(_) => value.encode(&mut self.contents),
+        }
+    }
+
+    fn string(&mut self, bytes: &[u8]) {
+        self.numbers.varint(bytes.len() as u64);
+        self.contents.raw(bytes);
+    }
+}
+
+/// The distinct items in ascending order, each with its place.
+fn places<T: Ord>(items: impl Iterator<Item = T>) -> BTreeMap<T, usize> {
+    items.collect::<BTreeSet<T>>().into_iter().enumerate().map(|(place, item)| (item, place)).collect()
+}
+
+/// Writes strictly ascending places.
+fn put_indices(writer: &mut Writer, indices: &[usize]) {
+    writer.varint(indices.len() as u64);
+    let mut next = 0;
+    for index in indices {
+        writer.varint((index - next) as u64);
+        next = index + 1;
+    }
+}

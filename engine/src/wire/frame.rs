@@ -1,0 +1,196 @@
+//! Frames: one message each, self-contained, with a version, a checksum, an optional DEFLATE layer and caps.
+//!
+//! ```text
+//! u8   major version of the protocol
+//! u8   flags: bit 0 deflated; others are 0
+//! u32  CRC-32 (IEEE, little-endian) of all that follows, of the version and of the flags
+//! u32  session number of the sender (big-endian); 0 in gossip
+//! [varint length of the payload before DEFLATE, if deflated]
+//! payload: u8 kind of message, then its body (see `message`)
+//! ```
+//! The first six bytes mean the same in every major version, so that a device of another one can be told apart
+//! from noise. Invariants: every cap is checked before allocation; a frame that was cut short or has any flipped
+//! bit is refused; nothing here panics on input.
+
+use std::io::{Read as _, Write as _};
+
+use flate2::Compression;
+use flate2::read::DeflateDecoder;
+use flate2::write::DeflateEncoder;
+
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::config::{DEFLATE_BYTES_MIN, FRAME_BYTES_MAX, INFLATED_BYTES_MAX};
+
+/// Major version of the protocol. Devices with different ones cannot talk, and say so.
+pub const MAJOR: u8 = 1;
+const DEFLATED: u8 = 1;
+const HEADER_BYTES: usize = 10;
+
+/// Why a frame was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// The peer speaks another major version.
+    #[error("the peer speaks protocol version {theirs}, this device {MAJOR}")]
+    Version {
+        /// The peer's version.
+        theirs: u8,
+    },
+    /// Longer than the cap, as it is or inflated.
+    #[error("the frame is longer than allowed")]
+    TooLarge,
+    /// Cut short, or the checksum does not match.
+    #[error("the frame is damaged")]
+    Damaged,
+    /// The DEFLATE stream is bad or does not have the stated length.
+    #[error("the frame does not inflate to its stated length")]
+    Inflate,
+    /// The content makes no sense.
+    #[error("the frame is malformed: {0}")]
+    Malformed(#[from] DecodeError),
+}
+
+/// Packs a payload. `None` if it does not fit a frame, which callers prevent by their own budgets.
+pub fn pack(session: u32, payload: &[u8]) -> Option<Vec<u8>> {
+    if payload.len() > INFLATED_BYTES_MAX {
+        return None;
+    }
+    let deflated = (payload.len() >= DEFLATE_BYTES_MIN).then(|| deflate(payload)).flatten();
+    let mut writer = Writer::new();
+    writer.raw(&session.to_be_bytes());
+    match &deflated {
+        Some(bytes) => {
+            writer.varint(payload.len() as u64);
+            writer.raw(bytes);
+        }
+        None => writer.raw(payload),
+    }
+    let body = writer.into_bytes();
+    let start = [MAJOR, if deflated.is_some() { DEFLATED } else { 0 }];
+    let mut frame = start.to_vec();
+    frame.extend_from_slice(&checksum(start, &body).to_le_bytes());
+    frame.extend_from_slice(&body);
+    (frame.len() <= FRAME_BYTES_MAX).then_some(frame)
+}
+
+/// Unpacks a frame into the sender's session number and the payload.
+pub fn unpack(frame: &[u8]) -> Result<(u32, Vec<u8>), FrameError> {
+    if frame.len() > FRAME_BYTES_MAX {
+        return Err(FrameError::TooLarge);
+    }
+    if frame.len() <= HEADER_BYTES {
+        return Err(FrameError::Damaged);
+    }
+    let mut reader = Reader::new(frame);
+    let start: [u8; 2] = reader.array()?;
+    let stated = u32::from_le_bytes(reader.array()?);
+    let body = reader.raw(reader.remaining())?;
+    // The checksum comes first: bits that flip on the way must not look like another version.
+    if checksum(start, body) != stated {
+        return Err(FrameError::Damaged);
+    }
+    if start[0] != MAJOR {
+        return Err(FrameError::Version { theirs: start[0] });
+    }
+    let mut reader = Reader::new(body);
+    let session = u32::from_be_bytes(reader.array()?);
+    let payload = match start[1] {
+        0 => reader.raw(reader.remaining())?.to_vec(),
+        DEFLATED => {
+            let length = reader.varint()?;
+            let length = usize::try_from(length).ok().filter(|len| *len <= INFLATED_BYTES_MAX);
+            inflate(reader.raw(reader.remaining())?, length.ok_or(FrameError::TooLarge)?)?
+        }
+        flags => return Err(DecodeError::UnknownTag(flags).into()),
+    };
+    Ok((session, payload))
+}
+
+fn checksum(start: [u8; 2], body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&start);
+    hasher.update(body);
+    hasher.finalize()
+}
+
+/// DEFLATE level 1, kept only if it saves a tenth.
+fn deflate(payload: &[u8]) -> Option<Vec<u8>> {
+    let mut encoder = DeflateEncoder::new(Vec::with_capacity(payload.len() / 2), Compression::new(1));
+    encoder.write_all(payload).ok()?;
+    let bytes = encoder.finish().ok()?;
+    (bytes.len() <= payload.len() / 10 * 9).then_some(bytes)
+}
+
+fn inflate(bytes: &[u8], length: usize) -> Result<Vec<u8>, FrameError> {
+    let mut payload = Vec::new();
+    // One byte more than stated shows a stream that goes on.
+    let mut decoder = DeflateDecoder::new(bytes).take(length as u64 + 1);
+    decoder.read_to_end(&mut payload).map_err(|_| FrameError::Inflate)?;
+    if payload.len() == length { Ok(payload) } else { Err(FrameError::Inflate) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_payload_comes_back(session: u32, payload in proptest::collection::vec(0u8..4, 1..5000)) {
+            prop_assert_eq!(unpack(&pack(session, &payload).unwrap()), Ok((session, payload)));
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = unpack(&bytes);
+        }
+    }
+
+    #[test]
+    fn every_truncation_and_every_bit_flip_is_refused() {
+        for payload in [vec![7; 40], (0..3000).map(|n| (n % 7) as u8).collect::<Vec<_>>()] {
+            let frame = pack(9, &payload).unwrap();
+            for end in 0..frame.len() {
+                assert!(unpack(&frame[..end]).is_err());
+            }
+            for bit in 0..frame.len() * 8 {
+                let mut flipped = frame.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                assert!(unpack(&flipped).is_err(), "bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_decompression_bomb_is_refused_without_inflating_it() {
+        let zeros = vec![0; 8 * INFLATED_BYTES_MAX];
+        let bomb = deflate(&zeros).unwrap();
+        assert!(bomb.len() < FRAME_BYTES_MAX);
+        for stated in [10, INFLATED_BYTES_MAX as u64, 8 * INFLATED_BYTES_MAX as u64] {
+            let mut writer = Writer::new();
+            writer.raw(&1u32.to_be_bytes());
+            writer.varint(stated);
+            writer.raw(&bomb);
+            let body = writer.into_bytes();
+            let mut frame = vec![MAJOR, DEFLATED];
+            frame.extend_from_slice(&checksum([MAJOR, DEFLATED], &body).to_le_bytes());
+            frame.extend_from_slice(&body);
+            let refused = unpack(&frame).unwrap_err();
+            assert!(matches!(refused, FrameError::TooLarge | FrameError::Inflate), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn an_oversize_frame_is_refused() {
+        assert_eq!(unpack(&vec![MAJOR; FRAME_BYTES_MAX + 1]), Err(FrameError::TooLarge));
+        assert_eq!(pack(1, &vec![0; INFLATED_BYTES_MAX + 1]), None);
+    }
+
+    #[test]
+    fn another_major_version_is_named() {
+        let mut frame = pack(1, b"hello").unwrap();
+        frame[0] = 9;
+        let sum = checksum([9, 0], &frame[6..]);
+        frame[2..6].copy_from_slice(&sum.to_le_bytes());
+        assert_eq!(unpack(&frame), Err(FrameError::Version { theirs: 9 }));
+    }
+}

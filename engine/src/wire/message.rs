@@ -1,0 +1,319 @@
+//! Messages: self-contained, idempotent statements. Each may be lost, doubled or overtaken without harm.
+//!
+//! A payload is a kind byte and a body. Bodies are postcard structures, but for `Ops`, whose runs have
+//! a form of their own (see `columns`). Fields that a later minor version adds stand at the end of a body
+//! and are skipped by an older one, as are kinds it does not know.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::columns::{HashedCommit, decode_run, encode_run};
+use super::frame::{FrameError, pack, unpack};
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::commit::Commit;
+use crate::config::CONTROL_BYTES_MAX;
+use crate::identity::{AccountId, DeviceCert, ReplicaId, Sig};
+use crate::knowledge::Knowledge;
+
+/// Minor version of the protocol: what was added without breaking older devices.
+pub const MINOR: u16 = 0;
+/// Most heads in one `Ack` or `Announce`.
+pub const HEADS_MAX: usize = crate::config::REPLICAS_MAX;
+/// Longest text in `Error` and `Bye`, in bytes.
+const TEXT_BYTES_MAX: usize = 256;
+
+/// The first statement of a session: who speaks, and a first comparison of knowledge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Minor version of the protocol.
+    pub minor: u16,
+    /// Bits for optional features; none are defined yet.
+    pub features: u64,
+    /// The speaker's certificate; its key must be the one that the transport authenticated.
+    pub cert: DeviceCert,
+    /// The replica it writes as.
+    pub replica: ReplicaId,
+    /// The session number in the receiver's last `Hello`; 0 if none has arrived.
+    pub echo: u32,
+    /// Digest of the speaker's knowledge.
+    pub digest: [u8; 16],
+}
+
+/// What the speaker has applied durably.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Have {
+    /// Digest of the speaker's knowledge.
+    pub digest: [u8; 16],
+    /// Digest of the speaker's rows: equal on devices of equal knowledge, or something is very wrong.
+    pub state: [u8; 16],
+    /// The knowledge itself; left out where the digest is expected to be equal.
+    pub knowledge: Option<Knowledge>,
+    /// Asks the receiver to state its own.
+    pub reply: bool,
+}
+
+/// Asks for commits. Replaces the speaker's earlier request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Want {
+    /// Ascends within a session, from 1.
+    pub id: u32,
+    /// The commits.
+    pub ranges: Knowledge,
+    /// How many bytes of answer may be sent before an `Ack` allows more.
+    pub credit: u64,
+}
+
+/// What has arrived and is durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ack {
+    /// The request whose answer is arriving; 0 if none.
+    pub want: u32,
+    /// Bytes of its answer that may have been sent in all.
+    pub credit: u64,
+    /// Bytes of unasked-for pushes received in this session, in all.
+    pub pushed: u64,
+    /// For replicas that grew: the length of the prefix now applied durably.
+    pub heads: Vec<(ReplicaId, u64)>,
+}
+
+/// New commits that can be had from the speaker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announce {
+    /// For replicas that grew: the length of the prefix now applied durably.
+    pub heads: Vec<(ReplicaId, u64)>,
+}
+
+/// Asks for a sign of life and the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ping {
+    /// Comes back in the `Pong`.
+    pub nonce: u32,
+    /// The speaker's wall clock, in milliseconds since the Unix epoch.
+    pub wall_ms: u64,
+}
+
+/// Answers a `Ping`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pong {
+    /// From the `Ping`.
+    pub nonce: u32,
+    /// The speaker's wall clock, in milliseconds since the Unix epoch.
+    pub wall_ms: u64,
+}
+
+/// Why a session ends by a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error)]
+pub enum Fault {
+    /// The other side belongs to another account.
+    #[error("the device belongs to another account")]
+    ForeignAccount,
+    /// The other side is not (or no longer) a device of the account.
+    #[error("the device is not certified for this account")]
+    Unauthorised,
+    /// The major versions differ.
+    #[error("the devices speak different versions of the protocol")]
+    Version,
+    /// A frame was malformed, damaged, too large or against the rules.
+    #[error("a frame broke the protocol")]
+    Protocol,
+    /// A commit's signature does not verify.
+    #[error("a commit is not signed by its author")]
+    BadSignature,
+    /// No valid `Hello` in time.
+    #[error("the handshake took too long")]
+    HandshakeTimeout,
+    /// Nothing was heard for too long.
+    #[error("nothing was heard for too long")]
+    Silent,
+    /// Too many sessions at one time.
+    #[error("too many devices are connected")]
+    TooManyPeers,
+}
+
+/// The speaker ends the session because of a fault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorMessage {
+    /// The kind of fault.
+    pub fault: Fault,
+    /// One line for people.
+    pub text: String,
+}
+
+/// The speaker ends the session in good order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bye {
+    /// One line for people.
+    pub text: String,
+}
+
+/// A run of commits of one replica; the last is signed, and through its hash chain all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run<C> {
+    /// Contiguous commits, at least one.
+    pub commits: Vec<C>,
+    /// The author's signature over the last one's hash.
+    pub sig: Sig,
+}
+
+/// Commits, asked for or pushed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ops<C> {
+    /// The request that this answers; 0 for a push.
+    pub want: u32,
+    /// Bytes of the answer (or of pushes in this session) sent so far, this frame's runs included. Counted
+    /// in canonical bytes of commits, so that both sides agree whatever the compression.
+    pub offset: u64,
+    /// The answer ends here.
+    pub done: bool,
+    /// The runs.
+    pub runs: Vec<Run<C>>,
+}
+
+/// Any message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Message {
+    Hello(Hello),
+    Have(Have),
+    Want(Want),
+    Ops(Ops<HashedCommit>),
+    Ack(Ack),
+    Announce(Announce),
+    Ping(Ping),
+    Pong(Pong),
+    Error(ErrorMessage),
+    Bye(Bye),
+    /// A kind of a later minor version: to be skipped.
+    Unknown(u8),
+}
+
+const HELLO: u8 = 1;
+const HAVE: u8 = 2;
+const WANT: u8 = 3;
+const OPS: u8 = 4;
+const ACK: u8 = 5;
+const ANNOUNCE: u8 = 6;
+const PING: u8 = 7;
+const PONG: u8 = 8;
+const ERROR: u8 = 9;
+const BYE: u8 = 10;
+
+/// A message to send: all kinds that are small.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Control {
+    Hello(Box<Hello>),
+    Have(Have),
+    Want(Want),
+    Ack(Ack),
+    Announce(Announce),
+    Ping(Ping),
+    Pong(Pong),
+    Error(ErrorMessage),
+    Bye(Bye),
+}
+
+/// Packs a small message. `None` if it exceeds the cap for control frames.
+pub fn pack_control(session: u32, message: &Control) -> Option<Vec<u8>> {
+    let payload = match message {
+        Control::Hello(body) => with_kind(HELLO, &**body),
+        Control::Have(body) => with_kind(HAVE, body),
+        Control::Want(body) => with_kind(WANT, body),
+        Control::Ack(body) => with_kind(ACK, body),
+        Control::Announce(body) => with_kind(ANNOUNCE, body),
+        Control::Ping(body) => with_kind(PING, body),
+        Control::Pong(body) => with_kind(PONG, body),
+        Control::Error(body) => with_kind(ERROR, body),
+        Control::Bye(body) => with_kind(BYE, body),
+    }?;
+    pack(session, &payload).filter(|frame| frame.len() <= CONTROL_BYTES_MAX)
+}
+
+fn with_kind<T: Serialize>(kind: u8, body: &T) -> Option<Vec<u8>> {
+    postcard::to_extend(body, vec![kind]).ok()
+}
+
+/// Packs commits. `None` if they do not fit a frame.
+pub fn pack_ops(session: u32, ops: &Ops<Commit>) -> Option<Vec<u8>> {
+    let mut writer = Writer::new();
+    writer.u8(OPS);
+    writer.varint(u64::from(ops.want));
+    writer.varint(ops.offset);
+    writer.u8(u8::from(ops.done));
+    writer.varint(ops.runs.len() as u64);
+    for run in &ops.runs {
+        encode_run(&run.commits, &mut writer);
+        writer.raw(&run.sig.0);
+    }
+    pack(session, &writer.into_bytes())
+}
+
+/// Reads a frame: the sender's session number and the message. Certificates inside are not verified, those
+/// of commits excepted; runs are well-formed and chained, their signatures not verified.
+pub fn parse(frame: &[u8], account: &AccountId) -> Result<(u32, Message), FrameError> {
+    let (session, payload) = unpack(frame)?;
+    let mut reader = Reader::new(&payload);
+    let kind = reader.u8()?;
+    if kind != OPS && frame.len().max(payload.len()) > CONTROL_BYTES_MAX {
+        return Err(FrameError::TooLarge);
+    }
+    let body = &payload[1..];
+    let message = match kind {
+        HELLO => Message::Hello(control(body)?),
+        HAVE => Message::Have(control(body)?),
+        WANT => Message::Want(control(body)?),
+        OPS => Message::Ops(read_ops(&mut reader, account)?),
+        ACK => Message::Ack(control::<Ack>(body).and_then(|ack| heads_ok(&ack.heads).map(|()| ack))?),
+        ANNOUNCE => Message::Announce(
+            control::<Announce>(body).and_then(|body| heads_ok(&body.heads).map(|()| body))?,
+        ),
+        PING => Message::Ping(control(body)?),
+        PONG => Message::Pong(control(body)?),
+        ERROR => {
+            let error: ErrorMessage = control(body)?;
+            Message::Error(ErrorMessage { text: printable(&error.text), ..error })
+        }
+        BYE => Message::Bye(Bye { text: printable(&control::<Bye>(body)?.text) }),
+        kind => Message::Unknown(kind),
+    };
+    Ok((session, message))
+}
+
+/// postcard allocates for sequences as elements arrive, so a body takes memory in proportion to its length,
+/// which the cap on control frames bounds.
+fn control<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeError> {
+    postcard::take_from_bytes(body)
+        .map(|(value, _)| value)
+        .map_err(|_| DecodeError::Invalid("a message body"))
+}
+
+fn heads_ok(heads: &[(ReplicaId, u64)]) -> Result<(), DecodeError> {
+    let plausible = heads.iter().all(|(_, seq)| *seq <= i64::MAX as u64);
+    if plausible && heads.len() <= HEADS_MAX { Ok(()) } else { Err(DecodeError::Invalid("a list of heads")) }
+}
+
+/// What a stranger sent is shown to people: one short line without control characters.
+fn printable(text: &str) -> String {
+    let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let cut =
+        line.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= TEXT_BYTES_MAX).last();
+    line.truncate(cut.unwrap_or(0));
+    line
+}
+
+fn read_ops(reader: &mut Reader<'_>, account: &AccountId) -> Result<Ops<HashedCommit>, DecodeError> {
+    let want = u32::try_from(reader.varint()?).map_err(|_| DecodeError::BadInteger)?;
+    let offset = reader.varint()?;
+    let done = match reader.u8()? {
+        0 => false,
+        1 => true,
+        tag => return Err(DecodeError::UnknownTag(tag)),
+    };
+    let count = reader.count(crate::config::RUN_COMMITS_MAX, 64, "runs")?;
+    let mut runs = Vec::new();
+    for _ in 0..count {
+        let commits = decode_run(reader, account)?;
+        runs.push(Run { commits, sig: Sig(reader.array()?) });
+    }
+    Ok(Ops { want, offset, done, runs })
+}

@@ -1,0 +1,266 @@
+//! Engines against engines, in virtual time: they converge, over streams and over bad datagrams.
+
+use std::collections::BTreeMap;
+
+use engine::commit::OpKind;
+use engine::config::Config;
+use engine::io::{Change, Event};
+use engine::name::{FieldName, RowKey, TableName};
+use engine::store::StoreRead;
+use engine::testing::{LinkFaults, Mesh};
+use engine::value::Value;
+
+fn change(kind: OpKind, row: &str, fields: &[(&str, i64)]) -> Change {
+    Change {
+        table: TableName::new("t").unwrap(),
+        row: RowKey::new(row).unwrap(),
+        kind,
+        fields: fields
+            .iter()
+            .map(|(name, value)| (FieldName::new(name).unwrap(), Value::Int(*value)))
+            .collect(),
+    }
+}
+
+fn put(row: &str, fields: &[(&str, i64)]) -> Vec<Change> {
+    vec![change(OpKind::Put, row, fields)]
+}
+
+fn shown(mesh: &Mesh, node: usize, row: &str) -> Option<BTreeMap<String, Value>> {
+    let state = mesh.store(node).row(&TableName::new("t").unwrap(), &RowKey::new(row).unwrap()).unwrap()?;
+    Some(state.fields()?.into_iter().map(|(name, value)| (name.to_string(), value)).collect())
+}
+
+fn assert_converges(mesh: &mut Mesh, ms_max: u64) {
+    assert!(mesh.run_until_equal(ms_max), "knowledge differs after {} ms", mesh.now_ms());
+    let digests: Vec<u128> = (0..mesh.len()).map(|node| mesh.engine(node).digest()).collect();
+    assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "equal knowledge, different rows");
+    for node in 0..mesh.len() {
+        assert_eq!(mesh.store(node).recover().unwrap().digest, mesh.engine(node).digest());
+    }
+}
+
+#[test]
+fn what_was_written_apart_is_there_on_both_after_they_meet() {
+    let mut mesh = Mesh::new(2, 1, Config::default());
+    mesh.write(0, put("a", &[("x", 1)]));
+    mesh.run_ms(10);
+    mesh.write(1, put("b", &[("x", 2)]));
+    mesh.write(1, put("a", &[("y", 3)]));
+    mesh.connect(0, 1);
+    assert_converges(&mut mesh, 1_000);
+    for node in 0..2 {
+        assert_eq!(shown(&mesh, node, "a").unwrap().len(), 2);
+        assert_eq!(shown(&mesh, node, "b").unwrap()["x"], Value::Int(2));
+    }
+}
+
+#[test]
+fn a_live_write_arrives_in_one_one_way_delay() {
+    let mut mesh = Mesh::pair(2);
+    assert_converges(&mut mesh, 1_000);
+    mesh.run_ms(1_000);
+    let start = mesh.now_ms();
+    mesh.write(0, put("a", &[("x", 1)]));
+    assert_converges(&mut mesh, 1_000);
+    assert_eq!(mesh.now_ms() - start, 5);
+}
+
+#[test]
+fn an_idle_pair_exchanges_less_than_500_bytes_a_minute() {
+    let mut mesh = Mesh::pair(3);
+    mesh.run_ms(10_000);
+    let before = mesh.engine(0).stats().total;
+    mesh.run_ms(600_000);
+    let after = mesh.engine(0).stats().total;
+    let bytes = after.bytes_sent + after.bytes_received - before.bytes_sent - before.bytes_received;
+    assert!(bytes > 0 && bytes / 10 < 500, "{} bytes a minute", bytes / 10);
+}
+
+#[test]
+fn writes_cross_a_chain_whose_ends_never_meet() {
+    let mut mesh = Mesh::new(4, 4, Config::default());
+    for n in 0..4 {
+        for row in 0..20 {
+            mesh.write(n, put(&format!("r{row}"), &[("x", n as i64), ("y", row)]));
+        }
+    }
+    (0..3).for_each(|n| mesh.connect(n, n + 1));
+    assert_converges(&mut mesh, 5_000);
+}
+
+#[test]
+fn a_large_backlog_flows_under_credit_and_in_causal_order() {
+    let mut mesh =
+        Mesh::new(2, 5, Config { credit_bytes: 64 * 1024, batch_bytes: 16 * 1024, ..Config::default() });
+    for n in 0..3_000i64 {
+        mesh.write(0, put(&format!("row-{}", n % 700), &[("field", n), ("other", n * 3)]));
+    }
+    mesh.connect(0, 1);
+    assert_converges(&mut mesh, 10_000);
+    assert_eq!(mesh.engine(1).stats().waiting_bytes, 0);
+}
+
+#[test]
+fn devices_converge_over_datagrams_that_are_lost_doubled_reordered_and_damaged() {
+    for seed in 0..30 {
+        let mut mesh = Mesh::new(4, seed, Config { batch_bytes: 600, ..Config::default() });
+        mesh.set_faults(LinkFaults {
+            loss_ppm: 200_000,
+            double_ppm: 100_000,
+            damage_ppm: 50_000,
+            jitter_micros: 60_000,
+        });
+        mesh.connect(0, 1);
+        mesh.connect(1, 2);
+        mesh.connect(2, 3);
+        mesh.connect(3, 0);
+        for n in 0..60u64 {
+            let node = (n % 4) as usize;
+            mesh.write(node, put(&format!("r{}", n % 7), &[("x", n as i64)]));
+            mesh.run_ms(20);
+        }
+        assert_converges(&mut mesh, 600_000);
+    }
+}
+
+#[test]
+fn the_loser_of_a_true_conflict_is_listed_and_no_other() {
+    let mut mesh = Mesh::new(2, 6, Config::default());
+    mesh.write(0, put("a", &[("x", 1), ("same", 7)]));
+    mesh.run_ms(5);
+    mesh.write(1, put("a", &[("x", 2), ("same", 7)]));
+    mesh.connect(0, 1);
+    assert_converges(&mut mesh, 1_000);
+    for node in 0..2 {
+        let conflicts = mesh.store(node).conflicts(0, 10).unwrap();
+        assert_eq!(conflicts.len(), 1, "{conflicts:?}");
+        assert_eq!((conflicts[0].field.as_str(), &conflicts[0].value), ("x", &Value::Int(1)));
+        assert_eq!(shown(&mesh, node, "a").unwrap()["x"], Value::Int(2));
+    }
+    mesh.write(0, put("a", &[("x", 3)]));
+    assert_converges(&mut mesh, 1_000);
+    assert_eq!(
+        mesh.store(1).conflicts(0, 10).unwrap().len(),
+        1,
+        "a write that had seen the other is no conflict"
+    );
+}
+
+#[test]
+fn a_device_whose_clock_is_seventy_years_ahead_spoils_nothing_but_recency() {
+    let mut mesh = Mesh::pair(7);
+    mesh.set_wall_offset(1, 70 * 365 * 86_400_000);
+    mesh.write(1, put("a", &[("x", 1)]));
+    assert_converges(&mut mesh, 1_000);
+    mesh.write(0, put("a", &[("x", 2)]));
+    mesh.write(0, put("b", &[("x", 3)]));
+    assert_converges(&mut mesh, 1_000);
+    assert_eq!(shown(&mesh, 1, "a").unwrap()["x"], Value::Int(2));
+    let clock = mesh.store(0).recover().unwrap().clock;
+    assert!(clock.ms() < engine::testing::EPOCH_MS + 10_000, "the peer's clock was taken in");
+    assert!(mesh.events.iter().any(|(_, event)| matches!(event, Event::ClockSkew { .. })));
+}
+
+#[test]
+fn a_crash_loses_nothing_that_was_answered_and_sync_goes_on_after_it() {
+    let mut mesh = Mesh::pair(8);
+    let id = mesh.write(0, put("a", &[("x", 1)]));
+    assert!(mesh.results[&id].is_ok());
+    mesh.crash(0);
+    mesh.run_ms(100);
+    mesh.write(1, put("b", &[("x", 2)]));
+    mesh.restart(0);
+    mesh.connect(0, 1);
+    assert_converges(&mut mesh, 60_000);
+    assert_eq!(shown(&mesh, 1, "a").unwrap()["x"], Value::Int(1));
+}
+
+#[test]
+fn a_store_that_fails_costs_the_unanswered_write_and_nothing_else() {
+    let mut mesh = Mesh::pair(9);
+    mesh.write(0, put("a", &[("x", 1)]));
+    mesh.run_ms(100);
+    mesh.fail_commits(0, 1);
+    let refused = mesh.write(0, put("a", &[("x", 2)]));
+    assert!(!mesh.results.contains_key(&refused));
+    mesh.fail_commits(1, 3);
+    mesh.write(0, put("c", &[("x", 3)]));
+    mesh.run_ms(20_000);
+    assert_converges(&mut mesh, 60_000);
+    assert_eq!(shown(&mesh, 1, "a").unwrap()["x"], Value::Int(1));
+    assert_eq!(shown(&mesh, 1, "c").unwrap()["x"], Value::Int(3));
+}
+
+#[test]
+fn a_cable_that_was_pulled_is_noticed_and_a_later_session_goes_on() {
+    let mut mesh = Mesh::pair(10);
+    assert_converges(&mut mesh, 1_000);
+    mesh.cut(0, 1);
+    mesh.write(0, put("a", &[("x", 1)]));
+    mesh.run_ms(60_000);
+    assert!(
+        mesh.events.iter().any(|(node, event)| *node == 1 && matches!(event, Event::Disconnected { .. }))
+    );
+    mesh.connect(0, 1);
+    assert_converges(&mut mesh, 60_000);
+}
+
+#[test]
+fn an_old_backup_takes_a_new_incarnation_and_gets_its_lost_commits_back() {
+    let mut mesh = Mesh::pair(11);
+    mesh.write(0, put("a", &[("x", 1)]));
+    assert_converges(&mut mesh, 1_000);
+    let backup = mesh.store(0).clone();
+    mesh.write(0, put("a", &[("x", 2)]));
+    assert_converges(&mut mesh, 1_000);
+    let replica = mesh.engine(0).replica();
+    mesh.crash(0);
+    mesh.replace_store(0, backup);
+    mesh.restart(0);
+    mesh.connect(0, 1);
+    assert_converges(&mut mesh, 60_000);
+    assert_eq!(shown(&mesh, 0, "a").unwrap()["x"], Value::Int(2));
+    assert_ne!(mesh.engine(0).replica(), replica);
+    mesh.write(0, put("a", &[("x", 3)]));
+    assert_converges(&mut mesh, 60_000);
+    assert_eq!(shown(&mesh, 1, "a").unwrap()["x"], Value::Int(3));
+}
+
+#[test]
+fn a_transaction_is_one_commit_and_folds_its_steps() {
+    let mut mesh = Mesh::pair(12);
+    mesh.write(0, put("a", &[("x", 1), ("y", 1)]));
+    mesh.write(
+        0,
+        vec![
+            change(OpKind::Delete, "a", &[]),
+            change(OpKind::Put, "a", &[("x", 2)]),
+            change(OpKind::Put, "b", &[("x", 3)]),
+            change(OpKind::Update, "b", &[("y", 4)]),
+        ],
+    );
+    assert_converges(&mut mesh, 1_000);
+    assert_eq!(shown(&mesh, 1, "a").unwrap(), BTreeMap::from([("x".into(), Value::Int(2))]));
+    assert_eq!(shown(&mesh, 1, "b").unwrap().len(), 2);
+    let refused =
+        mesh.write(0, vec![change(OpKind::Put, "c", &[]), change(OpKind::Update, "none", &[("x", 1)])]);
+    assert!(mesh.results[&refused].is_err());
+    assert_eq!(shown(&mesh, 0, "c"), None);
+}
+
+#[test]
+fn an_update_does_not_bring_a_deleted_row_back_and_is_listed() {
+    let mut mesh = Mesh::pair(13);
+    mesh.write(0, put("a", &[("x", 1)]));
+    assert_converges(&mut mesh, 1_000);
+    mesh.disconnect(0, 1);
+    mesh.write(0, vec![change(OpKind::Delete, "a", &[])]);
+    mesh.run_ms(50);
+    mesh.write(1, vec![change(OpKind::Update, "a", &[("x", 2)])]);
+    mesh.connect(0, 1);
+    assert_converges(&mut mesh, 60_000);
+    for node in 0..2 {
+        assert_eq!(shown(&mesh, node, "a"), None);
+    }
+}

@@ -1,0 +1,278 @@
+//! When to dial whom. Pure: time and the seed come in, peers to dial come out.
+//!
+//! Invariants: only members are dialed; never two dials to one peer at a time; the wait between two
+//! tries grows from [`FIRST_MS`] to [`Dialer::wait_ms_max`] with jitter, and starts anew only after a
+//! connection that lasted or news (a discovery, another network).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use engine::identity::PeerKey;
+
+/// First wait after a failure, in milliseconds.
+const FIRST_MS: u64 = 1_000;
+/// Longest wait, in milliseconds.
+pub(crate) const WAIT_MS_MAX: u64 = 5 * 60 * 1_000;
+/// The larger key of a pair waits this long before it dials, so that the two do not meet half-way, in milliseconds.
+const YIELD_MS: u64 = 400;
+/// A connection that lasted this long proves that dialing works, in milliseconds.
+const STABLE_MS: u64 = 30_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// No address is known.
+    Stuck,
+    /// To be dialed at this time.
+    Due(Instant),
+    /// A dial is under way.
+    Dialing,
+    /// There is a connection since then, whoever dialed it.
+    Connected(Instant),
+}
+
+#[derive(Debug)]
+struct Target {
+    state: State,
+    failures: u32,
+    last_error: Option<String>,
+}
+
+/// What the dialer knows of a peer, for people.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Outlook {
+    pub(crate) failures: u32,
+    pub(crate) last_error: Option<String>,
+    pub(crate) next_attempt: Option<Instant>,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Dialer {
+    local: PeerKey,
+    targets: BTreeMap<PeerKey, Target>,
+    wait_ms_max: u64,
+    random: u64,
+}
+
+impl Dialer {
+    pub(crate) fn new(local: PeerKey, seed: u64, wait_ms_max: u64) -> Dialer {
+        Dialer { local, targets: BTreeMap::new(), wait_ms_max, random: seed }
+    }
+
+    /// Replaces the set of those to be dialed.
+    pub(crate) fn set_members(&mut self, members: &BTreeSet<PeerKey>, now: Instant) {
+        self.targets.retain(|peer, _| members.contains(peer));
+        for peer in members {
+            let due = State::Due(now + self.yielding(peer));
+            self.targets.entry(*peer).or_insert(Target { state: due, failures: 0, last_error: None });
+        }
+    }
+
+    /// The next peer whose time has come. The caller dials it, and reports how that went.
+    pub(crate) fn poll(&mut self, now: Instant) -> Option<PeerKey> {
+        let (peer, target) = self
+            .targets
+            .iter_mut()
+            .find(|(_, target)| matches!(target.state, State::Due(at) if at <= now))?;
+        target.state = State::Dialing;
+        Some(*peer)
+    }
+
+    /// When [`Dialer::poll`] will have something.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.targets
+            .values()
+            .filter_map(|target| match target.state {
+                State::Due(at) => Some(at),
+                _ => None,
+            })
+            .min()
+    }
+
+    /// The peer has no known address: wait for news.
+    pub(crate) fn stuck(&mut self, peer: &PeerKey) {
+        if let Some(target) = self.targets.get_mut(peer) {
+            target.state = State::Stuck;
+        }
+    }
+
+    /// A dial failed.
+    pub(crate) fn failed(&mut self, peer: &PeerKey, error: String, now: Instant) {
+        let Some(target) = self.targets.get_mut(peer) else { return };
+        target.last_error = Some(error);
+        if matches!(target.state, State::Connected(_)) {
+            return;
+        }
+        target.failures = target.failures.saturating_add(1);
+        let wait = backoff_ms(target.failures, self.wait_ms_max, &mut self.random);
+        target.state = State::Due(now + Duration::from_millis(wait));
+    }
+
+    /// There is a connection.
+    pub(crate) fn connected(&mut self, peer: &PeerKey, now: Instant) {
+        if let Some(target) = self.targets.get_mut(peer)
+            && !matches!(target.state, State::Connected(_))
+        {
+            target.state = State::Connected(now);
+        }
+    }
+
+    /// The last connection is gone.
+    pub(crate) fn lost(&mut self, peer: &PeerKey, reason: String, now: Instant) {
+        let yielding = self.yielding(peer);
+        let Some(target) = self.targets.get_mut(peer) else { return };
+        let State::Connected(since) = target.state else { return };
+        target.last_error = Some(reason);
+        let wait = if now.saturating_duration_since(since) >= Duration::from_millis(STABLE_MS) {
+            target.failures = 0;
+            yielding
+        } else {
+            // A connection that ends soon is a failure too, or two devices that refuse each other
+            // would dial without pause.
+            target.failures = target.failures.saturating_add(1);
+            yielding + Duration::from_millis(backoff_ms(target.failures, self.wait_ms_max, &mut self.random))
+        };
+        target.state = State::Due(now + wait);
+    }
+
+    /// A new address of the peer became known.
+    pub(crate) fn discovered(&mut self, peer: &PeerKey, now: Instant) {
+        let soon = now + self.yielding(peer);
+        let Some(target) = self.targets.get_mut(peer) else { return };
+        match target.state {
+            State::Stuck => target.state = State::Due(soon),
+            State::Due(at) => target.state = State::Due(at.min(soon)),
+            State::Dialing | State::Connected(_) => return,
+        }
+        target.failures = 0;
+    }
+
+    /// The network is another one: try everybody again.
+    pub(crate) fn network_changed(&mut self, now: Instant) {
+        let peers: Vec<PeerKey> = self.targets.keys().copied().collect();
+        for peer in peers {
+            self.discovered(&peer, now);
+        }
+    }
+
+    /// How things stand with a peer.
+    pub(crate) fn outlook(&self, peer: &PeerKey) -> Outlook {
+        let Some(target) = self.targets.get(peer) else { return Outlook::default() };
+        Outlook {
+            failures: target.failures,
+            last_error: target.last_error.clone(),
+            next_attempt: match target.state {
+                State::Due(at) => Some(at),
+                _ => None,
+            },
+        }
+    }
+
+    fn yielding(&self, peer: &PeerKey) -> Duration {
+        if self.local < *peer { Duration::ZERO } else { Duration::from_millis(YIELD_MS) }
+    }
+}
+
+/// Doubles with every failure; three quarters to five quarters of that, so that devices which lost
+/// each other together do not come back together.
+fn backoff_ms(failures: u32, wait_ms_max: u64, random: &mut u64) -> u64 {
+    let plain = FIRST_MS.saturating_mul(1 << failures.saturating_sub(1).min(20));
+    let quarter = plain / 4;
+    (plain - quarter + splitmix(random) % (2 * quarter + 1)).min(wait_ms_max)
+}
+
+/// SplitMix64, which is all the randomness that jitter needs.
+fn splitmix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: PeerKey = PeerKey([1; 32]);
+    const LARGE: PeerKey = PeerKey([2; 32]);
+
+    fn dialer(local: PeerKey, member: PeerKey, now: Instant) -> Dialer {
+        let mut dialer = Dialer::new(local, 7, WAIT_MS_MAX);
+        dialer.set_members(&BTreeSet::from([member]), now);
+        dialer
+    }
+
+    #[test]
+    fn waits_double_up_to_the_maximum_and_never_exceed_it() {
+        let mut random = 1;
+        for failures in 1..100 {
+            let wait = backoff_ms(failures, WAIT_MS_MAX, &mut random);
+            let plain = FIRST_MS << (failures - 1).min(20);
+            assert!(wait >= (plain * 3 / 4).min(WAIT_MS_MAX) && wait <= (plain * 5 / 4).min(WAIT_MS_MAX));
+        }
+    }
+
+    #[test]
+    fn the_smaller_key_dials_first_and_nobody_twice_at_once() {
+        let now = Instant::now();
+        let mut small = dialer(SMALL, LARGE, now);
+        let mut large = dialer(LARGE, SMALL, now);
+        assert_eq!(small.poll(now), Some(LARGE));
+        assert_eq!(small.poll(now), None);
+        assert_eq!(large.poll(now), None);
+        let later = large.next_due().expect("due later");
+        assert_eq!(later, now + Duration::from_millis(YIELD_MS));
+        assert_eq!(large.poll(later), Some(SMALL));
+    }
+
+    #[test]
+    fn a_discovery_ends_the_wait_and_forgets_the_failures() {
+        let mut now = Instant::now();
+        let mut dialer = dialer(SMALL, LARGE, now);
+        for _ in 0..20 {
+            assert_eq!(dialer.poll(now), Some(LARGE));
+            dialer.failed(&LARGE, "refused".into(), now);
+            now = dialer.next_due().expect("a next try");
+        }
+        assert_eq!(dialer.poll(now), Some(LARGE));
+        dialer.failed(&LARGE, "refused".into(), now);
+        assert_eq!(dialer.poll(now + Duration::from_secs(60)), None, "it waits for minutes by now");
+        dialer.discovered(&LARGE, now);
+        assert_eq!(dialer.poll(now), Some(LARGE));
+        assert_eq!(dialer.outlook(&LARGE).failures, 0);
+    }
+
+    #[test]
+    fn a_lasting_connection_is_redialed_at_once_and_a_short_one_after_a_wait() {
+        let now = Instant::now();
+        let mut dialer = dialer(SMALL, LARGE, now);
+        dialer.poll(now);
+        dialer.connected(&LARGE, now);
+        assert_eq!(dialer.next_due(), None);
+        dialer.lost(&LARGE, "refused".into(), now);
+        assert_eq!(dialer.poll(now), None);
+        let mut now = dialer.next_due().expect("a next try");
+        assert_eq!(dialer.poll(now), Some(LARGE));
+        dialer.connected(&LARGE, now);
+        now += Duration::from_millis(STABLE_MS);
+        dialer.lost(&LARGE, "cable".into(), now);
+        assert_eq!(dialer.poll(now), Some(LARGE));
+    }
+
+    #[test]
+    fn without_an_address_it_waits_for_news_and_outsiders_are_never_dialed() {
+        let now = Instant::now();
+        let mut dialer = dialer(SMALL, LARGE, now);
+        dialer.poll(now);
+        dialer.stuck(&LARGE);
+        assert_eq!(dialer.next_due(), None);
+        dialer.discovered(&PeerKey([9; 32]), now);
+        assert_eq!(dialer.next_due(), None);
+        dialer.network_changed(now);
+        assert_eq!(dialer.poll(now), Some(LARGE));
+        dialer.set_members(&BTreeSet::new(), now);
+        dialer.failed(&LARGE, "late news".into(), now);
+        assert_eq!(dialer.next_due(), None);
+    }
+}

@@ -1,0 +1,400 @@
+//! The one task that owns the swarm. It turns the swarm's events into steps of the pure parts
+//! (dialer, address book, connection table) and of the hub, and performs what they decide.
+//!
+//! Invariants: this task never waits for the owner or for a peer; everything it keeps is bounded;
+//! when it ends, the hub is shut, so the owner hears of the end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::identity::PeerKey;
+use engine::transport::{Path, PathKind};
+use futures::StreamExt;
+use libp2p::core::ConnectedPoint;
+use libp2p::core::transport::ListenerId;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{ConnectionId, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, Swarm, gossipsub};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use crate::addresses::{AddressBook, Dialable, Source, path_kind};
+use crate::behaviour::Behaviour;
+use crate::carrier::{self, CarrierEnd};
+use crate::config::{Libp2pConfig, SpawnError, Timings};
+use crate::connections::{Connection, Connections};
+use crate::control::{Command, DialError};
+use crate::dialer::Dialer;
+use crate::discovery::Discovery;
+use crate::handler::Purpose;
+use crate::hub::Hub;
+use crate::keys;
+use crate::pairing::{ConnectReply, Desk, PairConnectError};
+use crate::stack;
+
+/// Commands that may wait for this task.
+pub(crate) const COMMANDS_MAX: usize = 64;
+
+/// A dial that somebody waits for.
+#[derive(Debug)]
+pub(crate) enum Errand {
+    /// The dialer's own.
+    Reconnect(PeerKey),
+    /// The user's: offer a session, whoever is there.
+    Session(oneshot::Sender<Result<PeerKey, DialError>>),
+    Pair(ConnectReply),
+    /// To see whether somebody there waits for a device to join.
+    Probe,
+}
+
+/// See the module's documentation.
+pub(crate) struct Driver {
+    pub(crate) swarm: Swarm<Behaviour>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) topic: gossipsub::IdentTopic,
+    pub(crate) timings: Timings,
+    pub(crate) book: AddressBook,
+    pub(crate) dialer: Dialer,
+    pub(crate) connections: Connections,
+    pub(crate) errands: BTreeMap<ConnectionId, Errand>,
+    pub(crate) carriers: JoinSet<(ConnectionId, CarrierEnd)>,
+    pub(crate) desk: Desk,
+    pub(crate) discovery: Discovery,
+    /// Listeners that have not yet said where they listen, and who waits for them.
+    starting: Vec<(ListenerId, Multiaddr)>,
+    started: Option<oneshot::Sender<Result<(), SpawnError>>>,
+}
+
+/// Shuts the hub however the task ends.
+struct Shut(Arc<Hub>);
+
+impl Drop for Shut {
+    fn drop(&mut self) {
+        self.0.shut();
+    }
+}
+
+impl Driver {
+    pub(crate) fn new(
+        config: &Libp2pConfig,
+        hub: Arc<Hub>,
+        commands: mpsc::Receiver<Command>,
+        started: oneshot::Sender<Result<(), SpawnError>>,
+    ) -> Result<Driver, SpawnError> {
+        let mut book = AddressBook::default();
+        for (peer, addresses) in &config.addresses {
+            for address in addresses {
+                book.add(*peer, Dialable::parse(address)?.address, Source::Given);
+            }
+        }
+        let listen = stack::listen_addresses(config)?;
+        let mut swarm = stack::build(config, &hub)?;
+        let listeners = stack::listen(&mut swarm, &listen)?;
+        Ok(Driver {
+            swarm,
+            commands,
+            topic: stack::topic(config),
+            timings: config.timings,
+            book,
+            dialer: Dialer::new(hub.local(), rand::random(), config.timings.redial_ms_max),
+            connections: Connections::default(),
+            errands: BTreeMap::new(),
+            carriers: JoinSet::new(),
+            desk: Desk::new(),
+            discovery: Discovery::default(),
+            starting: listeners.into_iter().zip(listen).collect(),
+            started: Some(started),
+            hub,
+        })
+    }
+
+    pub(crate) async fn run(mut self) {
+        let shut = Shut(Arc::clone(&self.hub));
+        let hub = Arc::clone(&self.hub);
+        self.check_started();
+        while !self.hub.owner_gone() {
+            self.work();
+            let wait = self
+                .next_deadline()
+                .map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(Instant::now()));
+            tokio::select! {
+                event = self.swarm.select_next_some() => self.on_swarm_event(event),
+                Some(command) = self.commands.recv() => self.on_command(command),
+                Some(ended) = self.carriers.join_next() => self.on_carrier_end(ended),
+                () = hub.for_swarm.notified() => {}
+                () = self.desk.listener_dropped() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        self.finish().await;
+        drop(shut);
+    }
+
+    /// The owner has gone, and all sessions were told to end: let them, for a short time.
+    async fn finish(mut self) {
+        let finishing = async {
+            while !self.carriers.is_empty() {
+                tokio::select! {
+                    event = self.swarm.select_next_some() => self.on_swarm_event(event),
+                    Some(ended) = self.carriers.join_next() => self.on_carrier_end(ended),
+                }
+            }
+        };
+        let _ = tokio::time::timeout(carrier::FLUSH + Duration::from_millis(500), finishing).await;
+    }
+
+    fn admission(&self) -> Duration {
+        Duration::from_millis(self.timings.admission_ms_max)
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let members = self.hub.members();
+        let connections = self.connections.next_deadline(self.admission(), |peer| members.contains(peer));
+        [connections, self.dialer.next_due(), self.discovery.next_probe()].into_iter().flatten().min()
+    }
+
+    /// Everything that is due now.
+    fn work(&mut self) {
+        let now = Instant::now();
+        if let Some(members) = self.hub.take_members_changed() {
+            self.dialer.set_members(&members, now);
+            self.book.prune(|peer| members.contains(peer));
+            for connection in self.connections.table.values() {
+                self.dialer.connected(&connection.peer, now);
+            }
+            self.ask_for_sync();
+        }
+        while let Some(frame) = self.hub.take_to_publish() {
+            let topic = self.topic.clone();
+            if let Err(error) = self.swarm.behaviour_mut().gossip.inner.publish(topic, frame) {
+                tracing::debug!(%error, "a hint was not published");
+            }
+        }
+        while let Some(peer) = self.dialer.poll(now) {
+            self.reconnect(peer, now);
+        }
+        self.drop_overdue(now);
+        self.desk.tidy();
+        let listening = self.desk.listening();
+        self.swarm.behaviour_mut().streams.offer_pairing(listening);
+        self.probe_candidates(now);
+    }
+
+    /// Opens the sync stream on every connection that we dialed to a member and that has none.
+    fn ask_for_sync(&mut self) {
+        let members = self.hub.members();
+        for (id, connection) in &mut self.connections.table {
+            if connection.dialed_by_us && !connection.sync_asked && members.contains(&connection.peer) {
+                connection.sync_asked = true;
+                if let Some(peer) = keys::peer_of(&connection.peer) {
+                    self.swarm.behaviour_mut().streams.open(peer, *id, Purpose::Sync);
+                }
+            }
+        }
+    }
+
+    fn reconnect(&mut self, peer: PeerKey, now: Instant) {
+        let addresses = self.book.of(&peer);
+        let (Some(id), false) = (keys::peer_of(&peer), addresses.is_empty()) else {
+            self.dialer.stuck(&peer);
+            return;
+        };
+        let opts = DialOpts::peer_id(id).condition(PeerCondition::Always).addresses(addresses).build();
+        self.dial(opts, Errand::Reconnect(peer), now);
+    }
+
+    /// Starts a dial; whoever waits for it hears of its end, however it ends.
+    pub(crate) fn dial(&mut self, opts: DialOpts, errand: Errand, now: Instant) {
+        let id = opts.connection_id();
+        match self.swarm.dial(opts) {
+            Ok(()) => drop(self.errands.insert(id, errand)),
+            Err(error) => self.errand_failed(errand, describe(&error), now),
+        }
+    }
+
+    fn errand_failed(&mut self, errand: Errand, error: String, now: Instant) {
+        match errand {
+            Errand::Reconnect(peer) => self.dialer.failed(&peer, error, now),
+            Errand::Session(reply) => drop(reply.send(Err(DialError::Failed(error)))),
+            Errand::Pair(reply) => drop(reply.send(Err(PairConnectError::Unreachable(error)))),
+            Errand::Probe => {}
+        }
+    }
+
+    fn drop_overdue(&mut self, now: Instant) {
+        let members = self.hub.members();
+        let admission = self.admission();
+        for id in self.connections.overdue(now, admission, |peer| members.contains(peer)) {
+            let Some(connection) = self.connections.table.get_mut(&id) else { continue };
+            if self.desk.uses(id) {
+                // Its time begins when the pairing ends; look again soon.
+                connection.since = now + Duration::from_secs(1);
+            } else if connection.carrier.is_some() {
+                // Its end closes the connection.
+                connection.since = now + carrier::FLUSH;
+                self.hub.expel(&connection.peer, "it was not admitted as a device of this account in time");
+            } else {
+                self.drop_connection(id, "nothing was done with it in time");
+            }
+        }
+    }
+
+    /// Closes a connection and forgets it at once: closing one whose network is gone may take minutes.
+    pub(crate) fn drop_connection(&mut self, id: ConnectionId, reason: &str) {
+        self.swarm.close_connection(id);
+        if let Some(connection) = self.connections.table.get(&id)
+            && let Some(carrier) = &connection.carrier
+        {
+            carrier.abort();
+        }
+        self.forget_connection(id, reason);
+    }
+
+    fn forget_connection(&mut self, id: ConnectionId, reason: &str) {
+        let Some(connection) = self.connections.table.remove(&id) else { return };
+        tracing::debug!(peer = ?connection.peer, address = connection.path.address, reason, "connection ended");
+        for reply in connection.pairing {
+            let _ = reply.send(Err(PairConnectError::Unreachable(reason.to_owned())));
+        }
+        if self.connections.with(&connection.peer).next().is_none() {
+            self.dialer.lost(&connection.peer, reason.to_owned(), Instant::now());
+        }
+    }
+
+    fn on_carrier_end(&mut self, ended: Result<(ConnectionId, CarrierEnd), tokio::task::JoinError>) {
+        // An aborted carrier belonged to a connection that is already forgotten.
+        let Ok((id, end)) = ended else { return };
+        let Some(connection) = self.connections.table.get_mut(&id) else { return };
+        connection.carrier = None;
+        if !self.desk.uses(id) {
+            self.drop_connection(id, &end.to_string());
+        }
+    }
+
+    fn on_swarm_event(&mut self, event: SwarmEvent<crate::behaviour::BehaviourEvent>) {
+        let now = Instant::now();
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour_event(event, now),
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.on_established(peer_id, connection_id, &endpoint, now);
+            }
+            SwarmEvent::ConnectionClosed { connection_id, cause, .. } => {
+                let reason = cause.map_or_else(|| "closed".to_owned(), |cause| cause.to_string());
+                // Its carrier ends by itself, when what has arrived is read.
+                self.forget_connection(connection_id, &reason);
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                if let Some(errand) = self.errands.remove(&connection_id) {
+                    self.errand_failed(errand, describe(&error), now);
+                }
+            }
+            SwarmEvent::NewListenAddr { listener_id, address } => {
+                tracing::info!(%address, "listening");
+                self.starting.retain(|(id, _)| *id != listener_id);
+                if self.started.is_none() {
+                    self.dialer.network_changed(now);
+                }
+                self.check_started();
+            }
+            SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
+                let Some(at) = self.starting.iter().position(|(id, _)| *id == listener_id) else {
+                    tracing::warn!(?reason, "a listener closed");
+                    return;
+                };
+                let (_, address) = self.starting.swap_remove(at);
+                let error = reason.err().unwrap_or_else(|| std::io::ErrorKind::ConnectionAborted.into());
+                if let Some(started) = self.started.take() {
+                    let _ = started.send(Err(stack::listen_error(&address, error)));
+                }
+            }
+            SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener has a problem"),
+            SwarmEvent::IncomingConnectionError { error, send_back_addr, .. } => {
+                tracing::debug!(%error, from = %send_back_addr, "an incoming connection failed");
+            }
+            _ => {}
+        }
+    }
+
+    fn check_started(&mut self) {
+        if self.starting.is_empty()
+            && let Some(started) = self.started.take()
+        {
+            let _ = started.send(Ok(()));
+        }
+    }
+
+    fn on_established(&mut self, peer_id: PeerId, id: ConnectionId, endpoint: &ConnectedPoint, now: Instant) {
+        let errand = self.errands.remove(&id);
+        let Some(peer) = keys::key_of(&peer_id) else { return };
+        let address = endpoint.get_remote_address().clone();
+        let dialable = Dialable::of(address.clone()).ok();
+        let kind = dialable.as_ref().and_then(|d| path_kind(&d.address)).unwrap_or(PathKind::DirectTcp);
+        let path =
+            Path { kind, address: dialable.as_ref().map_or(address, |d| d.address.clone()).to_string() };
+        if let (true, Some(dialable)) = (endpoint.is_dialer(), dialable) {
+            self.book.add(peer, dialable.address, Source::Dialed);
+        }
+        // The side that dialed opens the sync stream, so that there is exactly one on a connection.
+        let dialed_by_us = endpoint.is_dialer();
+        tracing::debug!(?peer, %path.address, dialed_by_us, "connected");
+        self.connections.table.insert(id, Connection::new(peer, path, dialed_by_us, now));
+        self.dialer.connected(&peer, now);
+        match errand {
+            Some(Errand::Session(reply)) => {
+                let _ = reply.send(Ok(peer));
+                if let Some(connection) = self.connections.table.get_mut(&id) {
+                    connection.sync_asked = true;
+                }
+                self.swarm.behaviour_mut().streams.open(peer_id, id, Purpose::Sync);
+            }
+            Some(Errand::Pair(reply)) => self.ask_for_pairing(id, reply),
+            Some(Errand::Reconnect(_) | Errand::Probe) | None => {}
+        }
+        self.ask_for_sync();
+    }
+
+    /// Opens a pairing stream on a connection.
+    pub(crate) fn ask_for_pairing(&mut self, id: ConnectionId, reply: ConnectReply) {
+        let Some(connection) = self.connections.table.get_mut(&id) else {
+            let _ = reply.send(Err(PairConnectError::Unreachable("the connection ended".into())));
+            return;
+        };
+        connection.pairing.push_back(reply);
+        if let Some(peer) = keys::peer_of(&connection.peer) {
+            self.swarm.behaviour_mut().streams.open(peer, id, Purpose::Pair);
+        }
+    }
+}
+
+/// One line about why a dial failed, without the debug output that libp2p's own text has.
+fn describe(error: &libp2p::swarm::DialError) -> String {
+    use libp2p::swarm::DialError as E;
+    match error {
+        E::Transport(errors) => {
+            let each = errors.iter().map(|(address, error)| format!("{address}: {}", root_cause(error)));
+            let mut text = each.collect::<Vec<_>>().join("; ");
+            if text.len() > 500 {
+                text.truncate(text.floor_char_boundary(500));
+                text.push('…');
+            }
+            text
+        }
+        E::WrongPeerId { address, .. } => format!("{address} is another device by now"),
+        E::LocalPeerId { address } => format!("{address} is this device itself"),
+        E::Denied { cause } => root_cause(cause),
+        E::NoAddresses => "no address is known".to_owned(),
+        E::Aborted => "the attempt was given up".to_owned(),
+        E::DialPeerConditionFalse(_) => "an attempt is under way already".to_owned(),
+    }
+}
+
+/// The innermost error, which says what happened; those around it say where in the stack.
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}

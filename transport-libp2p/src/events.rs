@@ -1,0 +1,249 @@
+//! What the swarm's task does about the behaviours' events and the control handle's commands.
+
+use std::time::Instant;
+
+use engine::config::BROADCAST_BYTES_MAX;
+use engine::identity::PeerKey;
+use libp2p::swarm::ConnectionId;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::{Multiaddr, gossipsub, identify, mdns, ping};
+
+use crate::addresses::{Dialable, Source, is_loopback, is_useless};
+use crate::behaviour::{BehaviourEvent, StreamNews};
+use crate::carrier;
+use crate::control::{Callee, Command, PeerDetails, SessionDetails};
+use crate::driver::{Driver, Errand};
+use crate::handler::{FromHandler, Purpose};
+use crate::keys;
+use crate::pairing::{ConnectReply, PairConnectError};
+use crate::stack::PROTOCOL_FAMILY;
+
+impl Driver {
+    pub(crate) fn on_behaviour_event(&mut self, event: BehaviourEvent, now: Instant) {
+        match event {
+            BehaviourEvent::Streams(news) => self.on_stream_news(news),
+            BehaviourEvent::Ping(event) => self.on_ping(event),
+            BehaviourEvent::Identify(identify::Event::Received { connection_id, info, .. }) => {
+                self.on_identified(connection_id, info, now);
+            }
+            BehaviourEvent::Gossip(gossipsub::Event::Message { propagation_source, message_id, message }) => {
+                self.on_hint(propagation_source, &message_id, message);
+            }
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
+                for (peer, address) in found {
+                    self.on_discovered(peer, address, now);
+                }
+            }
+            BehaviourEvent::Mdns(mdns::Event::Expired(gone)) => {
+                // The address book keeps what it has: an announcement that was lost says nothing
+                // about a connection that works.
+                for (peer, address) in gone {
+                    if let (Some(key), Ok(dialable)) = (keys::key_of(&peer), Dialable::of(address)) {
+                        self.discovery.expired(key, &dialable.address);
+                    }
+                }
+            }
+            BehaviourEvent::Identify(_) | BehaviourEvent::Gossip(_) => {}
+            BehaviourEvent::Limits(never) => match never {},
+        }
+    }
+
+    fn on_stream_news(&mut self, StreamNews { peer, connection: id, news }: StreamNews) {
+        let Some(connection) = self.connections.table.get_mut(&id) else { return };
+        match news {
+            FromHandler::Opened { purpose: Purpose::Sync, dialed_by_us, stream } => {
+                // One sync stream on a connection, opened by the side that dialed; any other is
+                // dropped, which resets it.
+                if connection.carrier.is_none() && dialed_by_us == connection.dialed_by_us {
+                    let run =
+                        carrier::run(self.hub.clone(), peer, stream, connection.path.clone(), dialed_by_us);
+                    connection.carrier = Some(self.carriers.spawn(async move { (id, run.await) }));
+                }
+            }
+            FromHandler::Opened { purpose: Purpose::Pair, dialed_by_us: true, stream } => {
+                if let Some(reply) = connection.pairing.pop_front() {
+                    self.desk.calling(peer, id, stream, reply);
+                }
+            }
+            FromHandler::Opened { purpose: Purpose::Pair, dialed_by_us: false, stream } => {
+                self.desk.called(peer, id, stream);
+            }
+            FromHandler::Failed { purpose: Purpose::Sync, error } => self.drop_connection(id, &error),
+            FromHandler::Failed { purpose: Purpose::Pair, error } => {
+                if let Some(reply) = connection.pairing.pop_front() {
+                    let _ = reply.send(Err(PairConnectError::Unreachable(error)));
+                }
+            }
+        }
+    }
+
+    fn on_ping(&mut self, event: ping::Event) {
+        let Some(connection) = self.connections.table.get_mut(&event.connection) else { return };
+        let peer = connection.peer;
+        match event.result {
+            Ok(rtt) => {
+                let micros = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
+                connection.rtt_micros = Some(micros);
+                if self.hub.session(&peer).is_some_and(|session| session.path == connection.path) {
+                    self.hub.round_trip(peer, micros);
+                }
+            }
+            // libp2p keeps the first failure in a row to itself, so this is the second.
+            Err(error) => {
+                let reason = format!("it does not answer: {error}");
+                if self.connections.with(&peer).count() == 1 {
+                    self.hub.expel(&peer, &reason);
+                }
+                self.drop_connection(event.connection, &reason);
+            }
+        }
+    }
+
+    fn on_identified(&mut self, id: ConnectionId, info: identify::Info, now: Instant) {
+        let Some(connection) = self.connections.table.get(&id) else { return };
+        let peer = connection.peer;
+        let ours = info.protocol_version == PROTOCOL_FAMILY;
+        self.discovery.offers_pairing(peer, ours && info.protocols.contains(&Purpose::Pair.protocol()));
+        if !ours || !self.hub.is_member(&peer) {
+            return;
+        }
+        let here = connection.path.address.parse().is_ok_and(|address| is_loopback(&address));
+        for address in info.listen_addrs {
+            let Ok(dialable) = Dialable::of(address) else { continue };
+            if !is_useless(&dialable.address) && (here || !is_loopback(&dialable.address)) {
+                self.note(peer, dialable, Source::Identify, now);
+            }
+        }
+    }
+
+    /// Notes an address, unless it says that it is another peer's.
+    fn note(&mut self, peer: PeerKey, dialable: Dialable, source: Source, now: Instant) {
+        if dialable.peer.is_none_or(|named| named == peer) && self.book.add(peer, dialable.address, source) {
+            self.dialer.discovered(&peer, now);
+        }
+    }
+
+    fn on_hint(&mut self, relay: libp2p::PeerId, id: &gossipsub::MessageId, message: gossipsub::Message) {
+        let from = message.source.as_ref().and_then(keys::key_of).filter(|from| self.hub.is_member(from));
+        let relayed_by_member = keys::key_of(&relay).is_some_and(|relay| self.hub.is_member(&relay));
+        let acceptance = match from {
+            Some(from) if relayed_by_member && message.data.len() <= BROADCAST_BYTES_MAX => {
+                self.hub.heard(from, message.data);
+                gossipsub::MessageAcceptance::Accept
+            }
+            _ => gossipsub::MessageAcceptance::Reject,
+        };
+        self.swarm.behaviour_mut().gossip.inner.report_message_validation_result(id, &relay, acceptance);
+    }
+
+    fn on_discovered(&mut self, peer: libp2p::PeerId, address: Multiaddr, now: Instant) {
+        let (Some(key), Ok(dialable)) = (keys::key_of(&peer), Dialable::of(address)) else { return };
+        if is_useless(&dialable.address) || dialable.peer.is_some_and(|named| named != key) {
+            return;
+        }
+        tracing::debug!(peer = ?key, address = %dialable.address, "seen on the local network");
+        self.discovery.found(key, dialable.address.clone());
+        if self.hub.is_member(&key) {
+            // Also for an address that we knew: the peer has just come (back) to this network.
+            self.book.add(key, dialable.address, Source::Mdns);
+            self.dialer.discovered(&key, now);
+        }
+    }
+
+    /// While somebody searches for a device to join: see what the peers around offer.
+    pub(crate) fn probe_candidates(&mut self, now: Instant) {
+        for (peer, addresses) in self.discovery.to_probe(now) {
+            let connected = self.connections.with(&peer).next().is_some();
+            let (false, Some(id)) = (connected, keys::peer_of(&peer)) else { continue };
+            let condition = PeerCondition::DisconnectedAndNotDialing;
+            let opts = DialOpts::peer_id(id).condition(condition).addresses(addresses).build();
+            self.dial(opts, Errand::Probe, now);
+        }
+    }
+
+    pub(crate) fn on_command(&mut self, command: Command) {
+        let now = Instant::now();
+        match command {
+            Command::ListenAddresses(reply) => {
+                let local = *self.swarm.local_peer_id();
+                let full = |address: &Multiaddr| format!("{address}/p2p/{local}");
+                let _ = reply.send(self.swarm.listeners().map(full).collect());
+            }
+            Command::KnownAddresses(reply) => drop(reply.send(self.book.all())),
+            Command::AddAddress(peer, dialable) => self.note(peer, dialable, Source::Given, now),
+            Command::Dial(dialable, reply) => {
+                let opts = dial_opts(dialable.peer, vec![dialable.address]);
+                match opts {
+                    Some(opts) => self.dial(opts, Errand::Session(reply), now),
+                    None => drop(reply.send(Err(crate::DialError::Failed(NO_SUCH_KEY.into())))),
+                }
+            }
+            Command::Peers(reply) => drop(reply.send(self.peers(now))),
+            Command::NetworkChanged => self.dialer.network_changed(now),
+            Command::PairListen(reply) => drop(reply.send(self.desk.listen())),
+            Command::PairConnect(callee, reply) => self.pair(callee, reply, now),
+            Command::PairCandidates(found) => self.discovery.search(found),
+        }
+    }
+
+    fn pair(&mut self, callee: Callee, reply: ConnectReply, now: Instant) {
+        let (peer, addresses) = match callee {
+            Callee::At(dialable) => (dialable.peer, vec![dialable.address]),
+            Callee::Candidate(candidate) => {
+                let addresses = candidate.addresses.iter().filter_map(|text| Dialable::parse(text).ok());
+                (Some(candidate.peer), addresses.map(|dialable| dialable.address).collect())
+            }
+        };
+        let open = peer.and_then(|peer| self.connections.with(&peer).next().map(|(id, _)| id));
+        if let Some(id) = open {
+            self.ask_for_pairing(id, reply);
+            return;
+        }
+        match dial_opts(peer, addresses) {
+            Some(opts) => self.dial(opts, Errand::Pair(reply), now),
+            None => drop(reply.send(Err(PairConnectError::Unreachable(NO_SUCH_KEY.into())))),
+        }
+    }
+
+    fn peers(&self, now: Instant) -> Vec<PeerDetails> {
+        let members = self.hub.members();
+        let mut peers = members.clone();
+        peers.extend(self.connections.table.values().map(|connection| connection.peer));
+        let details = |peer: PeerKey| {
+            let outlook = self.dialer.outlook(&peer);
+            let session = self.hub.session(&peer).map(|session| SessionDetails {
+                rtt_micros: self
+                    .connections
+                    .with(&peer)
+                    .find(|(_, connection)| connection.path == session.path)
+                    .and_then(|(_, connection)| connection.rtt_micros),
+                path: session.path,
+                up_for: now.saturating_duration_since(session.since),
+            });
+            PeerDetails {
+                peer,
+                member: members.contains(&peer),
+                session,
+                connections: self.connections.with(&peer).count(),
+                addresses: self.book.of(&peer).iter().map(Multiaddr::to_string).collect(),
+                dial_failures: outlook.failures,
+                last_error: outlook.last_error,
+                next_attempt_in: outlook.next_attempt.map(|at| at.saturating_duration_since(now)),
+            }
+        };
+        peers.into_iter().map(details).collect::<Vec<_>>()
+    }
+}
+
+const NO_SUCH_KEY: &str = "no device can have such a key";
+
+/// How to dial somebody at these addresses; `None` if the key is not one that anybody can have.
+fn dial_opts(peer: Option<PeerKey>, mut addresses: Vec<Multiaddr>) -> Option<DialOpts> {
+    match peer {
+        Some(peer) => {
+            let id = keys::peer_of(&peer)?;
+            Some(DialOpts::peer_id(id).condition(PeerCondition::Always).addresses(addresses).build())
+        }
+        None => Some(DialOpts::unknown_peer_id().address(addresses.pop()?).build()),
+    }
+}

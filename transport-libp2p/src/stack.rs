@@ -1,0 +1,222 @@
+//! Puts libp2p's stack together: transports, limits, behaviours, and the listeners.
+//!
+//! Invariants: at most 64 streams on a connection, 32 connections being set up each way, 128
+//! established, 4 with one peer; gossip is signed and strictly validated, on one topic, and nothing
+//! is passed on before we have looked at it.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::config::BROADCAST_BYTES_MAX;
+use libp2p::connection_limits::{self, ConnectionLimits};
+use libp2p::core::transport::{ListenerId, TransportError};
+use libp2p::core::upgrade::Version;
+use libp2p::identity::Keypair;
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::behaviour::toggle::Toggle;
+use libp2p::{
+    Multiaddr, Swarm, SwarmBuilder, gossipsub, identify, mdns, noise, ping, quic, swarm, tcp, yamux,
+};
+
+use crate::addresses::Dialable;
+use crate::behaviour::{Behaviour, Streams};
+use crate::config::{Libp2pConfig, SpawnError, Timings};
+use crate::gate::MembersOnly;
+use crate::hub::Hub;
+use crate::keys;
+
+/// What we call ourselves to peers; those that call themselves otherwise are not ours.
+pub(crate) const PROTOCOL_FAMILY: &str = "ahenk/1";
+
+const STREAMS_MAX: u32 = 64;
+const PENDING_MAX: u32 = 32;
+const ESTABLISHED_MAX: u32 = 128;
+const PER_PEER_MAX: u32 = 4;
+/// Streams whose protocol is being agreed upon, on one connection.
+const NEGOTIATING_MAX: usize = 16;
+/// What a QUIC peer may have under way to us on one stream, in bytes.
+const QUIC_STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// What a QUIC peer may have under way to us on one connection, in bytes.
+const QUIC_CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+/// Room for the topic, the signature and the framing of a hint, in bytes.
+const GOSSIP_OVERHEAD_BYTES: usize = 1024;
+/// Time between two rounds of upkeep of the gossip mesh. Hints go to everybody at once anyway.
+const GOSSIP_HEARTBEAT: Duration = Duration::from_secs(5);
+/// A connection without streams is closed after this time.
+const IDLE: Duration = Duration::from_secs(10);
+/// Setting up a connection, encryption included, may take this long.
+const CONNECT: Duration = Duration::from_secs(10);
+
+pub(crate) fn topic(config: &Libp2pConfig) -> gossipsub::IdentTopic {
+    gossipsub::IdentTopic::new(&config.topic)
+}
+
+/// Builds the swarm. It does not listen yet.
+pub(crate) fn build(config: &Libp2pConfig, hub: &Arc<Hub>) -> Result<Swarm<Behaviour>, SpawnError> {
+    let keypair = keys::keypair_of(&config.secret);
+    let behaviour = behaviour(config, &keypair, hub)?;
+    let setup = |error: &dyn std::fmt::Display| SpawnError::Setup(error.to_string());
+    let transports = || -> Result<_, noise::Error> {
+        Ok(SwarmBuilder::with_existing_identity(keypair.clone())
+            .with_tokio()
+            .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, multiplexer)?
+            .with_quic_config(quic_limits))
+    };
+    // Names are resolved as the system is configured to; where it is not, there are only addresses.
+    let swarm = match transports().map_err(|error| setup(&error))?.with_dns() {
+        Ok(builder) => builder
+            .with_behaviour(|_| behaviour)
+            .map_err(|never| setup(&never))?
+            .with_swarm_config(swarm_limits)
+            .with_connection_timeout(CONNECT)
+            .build(),
+        Err(error) => {
+            tracing::warn!(%error, "no name resolution: peers can be dialed by IP address only");
+            transports()
+                .map_err(|error| setup(&error))?
+                .with_behaviour(|_| behaviour)
+                .map_err(|never| setup(&never))?
+                .with_swarm_config(swarm_limits)
+                .with_connection_timeout(CONNECT)
+                .build()
+        }
+    };
+    Ok(swarm)
+}
+
+fn multiplexer() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(STREAMS_MAX as usize);
+    config
+}
+
+fn quic_limits(mut config: quic::Config) -> quic::Config {
+    config.max_concurrent_stream_limit = STREAMS_MAX;
+    config.max_stream_data = QUIC_STREAM_WINDOW_BYTES;
+    config.max_connection_data = QUIC_CONNECTION_WINDOW_BYTES;
+    config
+}
+
+fn swarm_limits(config: swarm::Config) -> swarm::Config {
+    config
+        .with_idle_connection_timeout(IDLE)
+        .with_max_negotiating_inbound_streams(NEGOTIATING_MAX)
+        // Saves a round trip for every stream: the first data travels with the proposal.
+        .with_substream_upgrade_protocol_override(Version::V1Lazy)
+        .with_smart_dial()
+}
+
+fn behaviour(config: &Libp2pConfig, keypair: &Keypair, hub: &Arc<Hub>) -> Result<Behaviour, SpawnError> {
+    let local = keypair.public().to_peer_id();
+    let limits = ConnectionLimits::default()
+        .with_max_pending_incoming(Some(PENDING_MAX))
+        .with_max_pending_outgoing(Some(PENDING_MAX))
+        .with_max_established(Some(ESTABLISHED_MAX))
+        .with_max_established_per_peer(Some(PER_PEER_MAX));
+    let mdns = if config.mdns {
+        let mdns = mdns::tokio::Behaviour::new(mdns::Config::default(), local);
+        Some(mdns.map_err(SpawnError::Discovery)?)
+    } else {
+        None
+    };
+    let identify = identify::Config::new(PROTOCOL_FAMILY.to_owned(), keypair.public())
+        .with_agent_version(concat!("ahenk/", env!("CARGO_PKG_VERSION")).to_owned())
+        .with_push_listen_addr_updates(true);
+    Ok(Behaviour {
+        limits: connection_limits::Behaviour::new(limits),
+        streams: Streams::new(Arc::clone(hub)),
+        ping: ping::Behaviour::new(ping_config(&config.timings)),
+        identify: identify::Behaviour::new(identify),
+        gossip: MembersOnly::new(gossip(config, keypair)?, Arc::clone(hub)),
+        mdns: Toggle::from(mdns),
+    })
+}
+
+fn ping_config(timings: &Timings) -> ping::Config {
+    ping::Config::new()
+        .with_interval(Duration::from_millis(timings.ping_ms))
+        .with_timeout(Duration::from_millis(timings.ping_answer_ms_max))
+}
+
+fn gossip(
+    config: &Libp2pConfig,
+    keypair: &Keypair,
+) -> Result<gossipsub::Behaviour<gossipsub::IdentityTransform, crate::behaviour::Topics>, SpawnError> {
+    let setup = |error: String| SpawnError::Setup(format!("gossip: {error}"));
+    let gossip_config = gossipsub::ConfigBuilder::default()
+        .validation_mode(gossipsub::ValidationMode::Strict)
+        .validate_messages()
+        .max_transmit_size(BROADCAST_BYTES_MAX + GOSSIP_OVERHEAD_BYTES)
+        .heartbeat_interval(GOSSIP_HEARTBEAT)
+        .build()
+        .map_err(|error| setup(error.to_string()))?;
+    let topic = topic(config);
+    let topics = gossipsub::WhitelistSubscriptionFilter(HashSet::from([topic.hash()]));
+    let authenticity = gossipsub::MessageAuthenticity::Signed(keypair.clone());
+    let mut gossip = gossipsub::Behaviour::new_with_subscription_filter(authenticity, gossip_config, topics)
+        .map_err(|error| setup(error.to_owned()))?;
+    gossip.subscribe(&topic).map_err(|error| setup(error.to_string()))?;
+    Ok(gossip)
+}
+
+/// Begins to listen everywhere, or fails without listening anywhere for long.
+pub(crate) fn listen(
+    swarm: &mut Swarm<Behaviour>,
+    addresses: &[Multiaddr],
+) -> Result<Vec<ListenerId>, SpawnError> {
+    for address in addresses {
+        probe(address).map_err(|error| listen_error(address, error))?;
+    }
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let listener = swarm.listen_on(address.clone()).map_err(|error| match error {
+            TransportError::Other(error) => listen_error(address, error),
+            TransportError::MultiaddrNotSupported(_) => {
+                crate::AddressError::Unsupported { address: address.to_string() }.into()
+            }
+        })?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+/// libp2p's TCP listeners share their port with whoever else of this user listens there, so that two
+/// instances would silently take connections from each other. A plain bind tells.
+fn probe(address: &Multiaddr) -> io::Result<()> {
+    let mut parts = address.iter();
+    let ip = match parts.next() {
+        Some(Protocol::Ip4(ip)) => ip.into(),
+        Some(Protocol::Ip6(ip)) => ip.into(),
+        _ => return Ok(()),
+    };
+    match parts.next() {
+        Some(Protocol::Tcp(port)) if port != 0 => TcpListener::bind(SocketAddr::new(ip, port)).map(drop),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn listen_error(address: &Multiaddr, error: io::Error) -> SpawnError {
+    // QUIC wraps the system's error in its own.
+    let mut kind = error.kind();
+    let mut inner: Option<&(dyn std::error::Error + 'static)> = error.get_ref().map(|e| e as _);
+    while let Some(cause) = inner {
+        if let Some(cause) = cause.downcast_ref::<io::Error>() {
+            kind = cause.kind();
+        }
+        inner = cause.source();
+    }
+    let address = address.to_string();
+    match kind {
+        io::ErrorKind::AddrInUse => SpawnError::AddressInUse { address },
+        io::ErrorKind::AddrNotAvailable => SpawnError::AddressNotAvailable { address },
+        _ => SpawnError::Listen { address, source: error },
+    }
+}
+
+/// Reads the addresses to listen on.
+pub(crate) fn listen_addresses(config: &Libp2pConfig) -> Result<Vec<Multiaddr>, SpawnError> {
+    config.listen.iter().map(|text| Ok(Dialable::parse(text)?.address)).collect()
+}
