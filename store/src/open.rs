@@ -78,13 +78,16 @@ impl RedbStore {
         RedbStore::with_backend(InMemoryBackend::new(), account)
     }
 
-    /// Opens a database on storage of the caller's own; empty storage is filled with a new one. There is
+    /// Opens a database on storage of the caller's own, checksums verified; empty storage is filled with a new one. There is
     /// no guard: the caller answers for copies and rewinds. An interruption of the first call on empty
     /// storage can leave it unopenable; files are created in a way that cannot.
     pub fn with_backend(backend: impl StorageBackend, account: AccountId) -> Result<RedbStore, OpenError> {
         let path = Path::new(NO_PATH);
         let empty = backend.len().map_err(|error| OpenError::io(path, error))? == 0;
-        let db = builder().create_with_backend(backend).map_err(|error| OpenError::database(path, error))?;
+        let db = builder()
+            .set_check_integrity_on_open(!empty)
+            .create_with_backend(backend)
+            .map_err(|error| OpenError::database(path, error))?;
         if empty {
             fill(&db, &account).map_err(|error| OpenError::store(path, error))?;
         }
