@@ -29,7 +29,8 @@ fn recorded(count: u8, config: Config) -> Mesh {
 
 fn check(name: &str, mesh: &mut Mesh) {
     let text = mesh.transcript.take().unwrap().join("\n") + "\n";
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conversations").join(name).with_extension("txt");
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conversations").join(name).with_extension("txt");
     if std::env::var_os("UPDATE_CONVERSATIONS").is_some() {
         fs::write(&path, &text).unwrap();
     }

@@ -16,7 +16,9 @@ use engine::store::StoreRead;
 use engine::testing::{Author, Mesh, identity_of, op, test_identity, test_root};
 use engine::value::Value;
 use engine::wire::frame::{MAJOR, pack};
-use engine::wire::message::{Ack, Announce, Control, Fault, Have, Hello, Ops, Run, Want, pack_control, pack_ops};
+use engine::wire::message::{
+    Ack, Announce, Control, Fault, Have, Hello, Ops, Run, Want, pack_control, pack_ops,
+};
 
 fn put(row: &str, value: i64) -> Vec<Change> {
     vec![Change {
@@ -93,7 +95,10 @@ fn a_peer_of_another_account_is_refused_with_a_word_on_both_sides() {
     mesh.write(1, put("b", 1));
     mesh.connect(0, 1);
     mesh.run_ms(500);
-    assert!(faults(&mesh, 0).contains(&Fault::ForeignAccount) || faults(&mesh, 1).contains(&Fault::ForeignAccount));
+    assert!(
+        faults(&mesh, 0).contains(&Fault::ForeignAccount)
+            || faults(&mesh, 1).contains(&Fault::ForeignAccount)
+    );
     let text = |node| {
         mesh.events.iter().any(|(at, event)| {
             *at == node && matches!(event, Event::PeerFault { text, .. } if text.contains("another account"))
