@@ -134,15 +134,28 @@ impl Driver {
 
     /// The owner has gone, and all sessions were told to end: let them, for a short time.
     async fn finish(mut self) {
+        let listening: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
         let finishing = async {
             while !self.carriers.is_empty() {
-                tokio::select! {
-                    event = self.swarm.select_next_some() => self.on_swarm_event(event),
-                    Some(ended) = self.carriers.join_next() => self.on_carrier_end(ended),
-                }
+                self.step().await;
+            }
+            for id in self.connections.table.keys() {
+                self.swarm.close_connection(*id);
+            }
+            while self.swarm.network_info().connection_counters().num_established() > 0 {
+                self.step().await;
             }
         };
         let _ = tokio::time::timeout(carrier::FLUSH + Duration::from_millis(500), finishing).await;
+        drop(self);
+        stack::released(&listening, Duration::from_secs(1)).await;
+    }
+
+    async fn step(&mut self) {
+        tokio::select! {
+            event = self.swarm.select_next_some() => self.on_swarm_event(event),
+            Some(ended) = self.carriers.join_next() => self.on_carrier_end(ended),
+        }
     }
 
     fn admission(&self) -> Duration {
