@@ -152,7 +152,7 @@ impl Driver {
 
     /// While somebody searches for a device to join: see what the peers around offer.
     pub(crate) fn probe_candidates(&mut self, now: Instant) {
-        for (peer, addresses) in self.discovery.to_probe(now) {
+        for (peer, addresses) in self.discovery.due_probes(now) {
             let connected = self.connections.with(&peer).next().is_some();
             let (false, Some(id)) = (connected, keys::peer_of(&peer)) else { continue };
             let condition = PeerCondition::DisconnectedAndNotDialing;

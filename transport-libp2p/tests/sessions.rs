@@ -142,6 +142,22 @@ async fn the_session_moves_to_quic_when_the_larger_key_finds_it() {
 }
 
 #[tokio::test]
+async fn a_session_over_tcp_finds_the_way_to_quic_by_itself() {
+    let mut hasty = config(1, &[TCP, QUIC], &[2]);
+    hasty.timings.upgrade_ms = 100;
+    let mut a = Node::spawn(hasty).await;
+    let mut b = Node::new(2, &[TCP, QUIC], &[1]).await;
+    // It knows the TCP address only; the other one it learns from the peer.
+    a.control.dial(&b.address("tcp").await).await.expect("it is there");
+    let (key_a, key_b) = (a.key, b.key);
+    tokio::join!(a.up(key_b), b.up(key_a));
+    let moved = |event: &TransportEvent| matches!(event, TransportEvent::PathChanged { path, .. } if path.kind == PathKind::DirectQuic);
+    tokio::join!(a.until(moved), b.until(moved));
+    one_connection_is_left(&a, &b).await;
+    assert_eq!((a.count(key_b), b.count(key_a)), ((1, 1, 0), (1, 1, 0)));
+}
+
+#[tokio::test]
 async fn a_move_under_load_loses_nothing() {
     let mut a = Node::new(1, &[TCP, QUIC], &[2]).await;
     let mut b = Node::new(2, &[TCP, QUIC], &[1]).await;

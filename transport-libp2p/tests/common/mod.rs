@@ -30,6 +30,8 @@ pub(crate) fn config(seed: u8, listen: &[&str], members: &[u8]) -> Libp2pConfig 
     config.mdns = false;
     config.members = members.iter().map(|&seed| key(seed)).collect();
     config.timings.redial_ms_max = 500;
+    // Tests say themselves which way is taken.
+    config.timings.upgrade_ms = 3_600_000;
     config
 }
 
