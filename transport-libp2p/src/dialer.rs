@@ -173,14 +173,16 @@ impl Dialer {
 
     /// A new address of the peer became known.
     pub(crate) fn discovered(&mut self, peer: &PeerKey, now: Instant) {
-        let soon = now + Duration::from_millis(GATHER_MS) + self.yielding(peer);
+        let yielding = self.yielding(peer);
+        let soon = now + Duration::from_millis(GATHER_MS) + yielding;
+        let upgrade = now + Duration::from_millis(self.upgrade_ms) + yielding;
         let Some(target) = self.targets.get_mut(peer) else { return };
         match target.state {
             State::Stuck => target.state = State::Due(soon),
             State::Due(at) => target.state = State::Due(at.min(soon)),
             State::Connected(_) => {
                 if let Some((at, tries)) = &mut target.upgrade {
-                    (*at, *tries) = ((*at).min(soon), 0);
+                    (*at, *tries) = ((*at).min(upgrade), 0);
                 }
                 return;
             }
