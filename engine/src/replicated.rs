@@ -114,7 +114,9 @@ impl Replicated {
     }
 
     fn missing_deps(&self, deps: &Deps) -> u64 {
-        deps.iter().map(|(replica, seq)| seq.saturating_sub(self.knowledge.prefix_len(replica))).sum()
+        let missing = deps.iter().map(|(replica, seq)| seq.saturating_sub(self.knowledge.prefix_len(replica)));
+        // A dependency may name any number: a sum that wrapped to 0 would let the commit in before its time.
+        missing.fold(0, u64::saturating_add)
     }
 
     /// How many commits are known to be missing before this run can be applied; 0 if none is.

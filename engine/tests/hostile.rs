@@ -351,3 +351,14 @@ fn no_frame_of_a_message_survives_a_lengthened_body_of_another_kind() {
     attack.assert_unharmed(2);
     let _ = test_root();
 }
+
+#[test]
+fn dependencies_that_overflow_when_added_up_are_missing_all_the_same() {
+    let mut attack = Attack::new(Config::default());
+    let (one, two) = (Author::new(6).replica, Author::new(7).replica);
+    let deps = BTreeMap::from([(one, u64::MAX), (two, 1)]);
+    let (commit, sig) = attack.author.commit(Hlc::new(1_700_000_000_000, 0), deps, Vec::new());
+    let ops = Ops { want: 0, offset: 1, done: true, runs: vec![Run { commits: vec![commit], sig }] };
+    attack.raw(pack_ops(SESSION, &ops).unwrap());
+    attack.assert_unharmed(2);
+}
