@@ -362,3 +362,12 @@ fn dependencies_that_overflow_when_added_up_are_missing_all_the_same() {
     attack.raw(pack_ops(SESSION, &ops).unwrap());
     attack.assert_unharmed(2);
 }
+
+#[test]
+fn heads_beyond_all_measure_can_be_counted() {
+    let mut attack = Attack::new(Config::default());
+    let heads = (0..5).map(|n| (Author::new(n).replica, i64::MAX as u64)).collect();
+    attack.control(&Control::Announce(Announce { heads }));
+    assert_eq!(attack.mesh.engine(0).stats().peers[0].ahead, u64::MAX);
+    attack.assert_unharmed(2);
+}
