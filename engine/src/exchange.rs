@@ -198,6 +198,7 @@ impl Engine {
         let replica = last.commit.dot.replica;
         let (first_seq, last_seq, hash) = (first.commit.dot.seq, last.commit.dot.seq, last.hash);
         let member = self.state.members.get(&replica.device).or(first.commit.introduces.as_ref());
+        let member = member.or_else(|| self.reorder.introduction(&replica));
         // Without the author's certificate nothing can be said about the run; it is in the author's first commit.
         let Some(author) = member.map(|cert| cert.key) else { return Ok(Ok(())) };
         let known = last_seq <= self.state.heads.get(&replica).map_or(0, |head| head.seq);

@@ -371,3 +371,27 @@ fn heads_beyond_all_measure_can_be_counted() {
     assert_eq!(attack.mesh.engine(0).stats().peers[0].ahead, u64::MAX);
     attack.assert_unharmed(2);
 }
+
+#[test]
+fn a_run_waits_for_its_authors_first_commit_even_if_that_waits_too() {
+    // Three runs that can be applied only together: one: 1-2, 3; two: 1-2, where two:2 needs one:3, and one:2 needs two:1.
+    let mut attack = Attack::new(Config::default());
+    let (mut one, mut two) = (Author::new(6), Author::new(7));
+    let hlc = Hlc::new(1_700_000_000_000, 0);
+    let none = BTreeMap::new;
+    let first = one.commit(hlc, none(), Vec::new());
+    let second = one.commit(hlc, BTreeMap::from([(two.replica, 1)]), Vec::new());
+    let third = one.commit(hlc, none(), Vec::new());
+    let other = two.commit(hlc, none(), Vec::new());
+    let last = two.commit(hlc, BTreeMap::from([(one.replica, 3)]), Vec::new());
+    let runs = [
+        Run { commits: vec![other.0, last.0], sig: last.1 },
+        Run { commits: vec![first.0, second.0], sig: second.1 },
+        Run { commits: vec![third.0], sig: third.1 },
+    ];
+    for (n, run) in runs.into_iter().enumerate() {
+        let ops = Ops { want: 0, offset: n as u64, done: true, runs: vec![run] };
+        attack.raw(pack_ops(SESSION, &ops).unwrap());
+    }
+    attack.assert_unharmed(7);
+}
