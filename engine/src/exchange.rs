@@ -20,6 +20,8 @@ use crate::write::fold;
 const WANT_RANGES_MAX: usize = 512;
 /// Replicas that a peer may speak of before it is taken for hostile.
 const KNOWN_REPLICAS_MAX: usize = 2 * crate::config::REPLICAS_MAX;
+/// Ranges of one replica that a peer may speak of before it is taken for hostile.
+const KNOWN_RANGES_MAX: usize = 2 * crate::config::RANGES_MAX;
 
 impl Engine {
     pub(crate) fn on_have(&mut self, now: Now, key: PeerKey, have: &Have) {
@@ -89,6 +91,9 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         if peer.known.replicas() > KNOWN_REPLICAS_MAX {
             return self.fault(now, key, Fault::Protocol, "it speaks of too many replicas");
+        }
+        if peer.known.iter().any(|(_, set)| set.ranges().len() > KNOWN_RANGES_MAX) {
+            return self.fault(now, key, Fault::Protocol, "it speaks of too many scattered commits");
         }
         self.advance(now, key);
     }
@@ -197,6 +202,7 @@ impl Engine {
         let replica = last.commit.dot.replica;
         let (first_seq, last_seq, hash) = (first.commit.dot.seq, last.commit.dot.seq, last.hash);
         let member = self.state.members.get(&replica.device).or(first.commit.introduces.as_ref());
+        let member = member.or_else(|| self.reorder.introduction(&replica));
         // Without the author's certificate nothing can be said about the run; it is in the author's first commit.
         let Some(author) = member.map(|cert| cert.key) else { return Ok(Ok(())) };
         let known = last_seq <= self.state.heads.get(&replica).map_or(0, |head| head.seq);
@@ -209,7 +215,7 @@ impl Engine {
         if let Some(peer) = self.peers.get_mut(&from)
             && !known
         {
-            peer.known.insert(replica, first_seq, last_seq);
+            peer.brought(replica, first_seq, last_seq);
         }
         self.place(draft, now, from, run)?;
         self.unblock(draft, now)?;
@@ -297,22 +303,26 @@ impl Engine {
             peer.retry_ms = self.config.retry_ms;
         }
         let Some(want) = &mut peer.want else { return };
-        // The rest of an earlier answer is a sign of life as well: on a slow link the new one queues behind it.
-        let mut wait_ms = peer.want_ms;
-        if want.id == id {
+        let mut wait_ms = None;
+        if want.id == id && done {
             want.progress |= progress;
+            // What was asked for may have come from others meanwhile.
             let lacking = want.ranges.minus(&self.state.knowledge).minus(&held);
-            if done && (want.progress || lacking.is_empty()) {
+            if want.progress || lacking.is_empty() {
                 peer.want = None;
                 peer.want_ms = self.config.want_ms;
                 return self.timers.clear(Timer::Want(key));
             }
-            if done {
-                // The peer could give nothing of it: asked again after a pause, not in a tight loop.
-                wait_ms = peer.retry_ms.saturating_mul(2);
-            }
+            // The peer could give nothing of it: asked again after a pause, not in a tight loop.
+            wait_ms = Some(peer.retry_ms.saturating_mul(2));
+        } else if progress {
+            // The rest of an earlier answer counts as well: on a slow link the new one queues behind it.
+            want.progress |= want.id == id;
+            wait_ms = Some(peer.want_ms);
         }
-        self.timers.set(Timer::Want(key), now.mono.plus_ms(wait_ms));
+        if let Some(wait_ms) = wait_ms {
+            self.timers.set(Timer::Want(key), now.mono.plus_ms(wait_ms));
+        }
     }
 
     fn acknowledge<'a>(

@@ -351,3 +351,86 @@ fn no_frame_of_a_message_survives_a_lengthened_body_of_another_kind() {
     attack.assert_unharmed(2);
     let _ = test_root();
 }
+
+#[test]
+fn dependencies_that_overflow_when_added_up_are_missing_all_the_same() {
+    let mut attack = Attack::new(Config::default());
+    let (one, two) = (Author::new(6).replica, Author::new(7).replica);
+    let deps = BTreeMap::from([(one, u64::MAX), (two, 1)]);
+    let (commit, sig) = attack.author.commit(Hlc::new(1_700_000_000_000, 0), deps, Vec::new());
+    let ops = Ops { want: 0, offset: 1, done: true, runs: vec![Run { commits: vec![commit], sig }] };
+    attack.raw(pack_ops(SESSION, &ops).unwrap());
+    attack.assert_unharmed(2);
+}
+
+#[test]
+fn heads_beyond_all_measure_can_be_counted() {
+    let mut attack = Attack::new(Config::default());
+    let heads = (0..5).map(|n| (Author::new(n).replica, i64::MAX as u64)).collect();
+    attack.control(&Control::Announce(Announce { heads }));
+    assert_eq!(attack.mesh.engine(0).stats().peers[0].ahead, u64::MAX);
+    attack.assert_unharmed(2);
+}
+
+#[test]
+fn a_run_waits_for_its_authors_first_commit_even_if_that_waits_too() {
+    // Three runs that can be applied only together: one: 1-2, 3; two: 1-2, where two:2 needs one:3, and one:2 needs two:1.
+    let mut attack = Attack::new(Config::default());
+    let (mut one, mut two) = (Author::new(6), Author::new(7));
+    let hlc = Hlc::new(1_700_000_000_000, 0);
+    let none = BTreeMap::new;
+    let first = one.commit(hlc, none(), Vec::new());
+    let second = one.commit(hlc, BTreeMap::from([(two.replica, 1)]), Vec::new());
+    let third = one.commit(hlc, none(), Vec::new());
+    let other = two.commit(hlc, none(), Vec::new());
+    let last = two.commit(hlc, BTreeMap::from([(one.replica, 3)]), Vec::new());
+    let runs = [
+        Run { commits: vec![other.0, last.0], sig: last.1 },
+        Run { commits: vec![first.0, second.0], sig: second.1 },
+        Run { commits: vec![third.0], sig: third.1 },
+    ];
+    for (n, run) in runs.into_iter().enumerate() {
+        let ops = Ops { want: 0, offset: n as u64, done: true, runs: vec![run] };
+        attack.raw(pack_ops(SESSION, &ops).unwrap());
+    }
+    attack.assert_unharmed(7);
+}
+
+#[test]
+fn a_peer_that_speaks_of_ever_more_scattered_commits_is_cut_off() {
+    let mut attack = Attack::new(Config::default());
+    for n in 0..100u64 {
+        let mut knowledge = Knowledge::default();
+        (0..60).for_each(|k| {
+            knowledge.insert(attack.author.replica, 1000 * n + 2 * k + 1, 1000 * n + 2 * k + 1)
+        });
+        let digest = knowledge.digest();
+        attack.control(&Control::Have(Have {
+            digest,
+            state: [0; 16],
+            knowledge: Some(knowledge),
+            reply: false,
+        }));
+    }
+    assert_eq!(faults(&attack.mesh, 0), [Fault::Protocol]);
+    attack.assert_unharmed(2);
+}
+
+#[test]
+fn what_is_noted_of_scattered_runs_is_bounded() {
+    let mut attack = Attack::new(Config { reorder_bytes_max: 2_000, ..Config::default() });
+    let mut lives = Vec::new();
+    for n in 0..3_000u64 {
+        let (commit, sig) = attack.author.commit(Hlc::new(1_700_000_000_000, 0), BTreeMap::new(), Vec::new());
+        if n % 2 == 1 {
+            lives.push((commit, sig));
+        }
+    }
+    for (n, (commit, sig)) in lives.into_iter().enumerate() {
+        let first = Run { commits: vec![commit], sig };
+        let ops = Ops { want: 0, offset: n as u64, done: true, runs: vec![first] };
+        attack.raw(pack_ops(SESSION, &ops).unwrap());
+    }
+    assert!(attack.mesh.engine(0).stats().peers[0].ahead <= 64);
+    attack.assert_unharmed(2);
+}
