@@ -138,6 +138,18 @@ impl Observer {
         Ok(true)
     }
 
+    /// The device has started again: its store must hold what it held before.
+    pub fn reopened(&mut self, global: &mut Global, store: &dyn StoreRead) -> Result<(), Violation> {
+        let position = read(store.recover())?.position;
+        if position < self.position {
+            return violation(
+                "knowledge does not shrink over a crash",
+                format!("{} had {} commits, and has {position}", self.name(), self.position),
+            );
+        }
+        self.check_all(global, store)
+    }
+
     fn commit(&mut self, global: &mut Global, commit: &Commit) -> Result<(), Violation> {
         let (name, dot) = (self.name(), commit.dot);
         let (seq, prev) = self.heads.get(&dot.replica).copied().unwrap_or_default();
