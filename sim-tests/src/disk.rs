@@ -46,6 +46,7 @@ struct Medium {
     cut: bool,
     cut_after: Option<u64>,
     fail_writes: u32,
+    lies: bool,
     seed: u64,
     counts: DiskCounts,
 }
@@ -128,6 +129,11 @@ impl SimDisk {
         self.lock().fail_writes = times;
     }
 
+    /// From now on the disk claims to have synced and has not: a fault that no database survives.
+    pub fn lie(&self) {
+        self.lock().lies = true;
+    }
+
     /// Ends the life of whatever was attached, decides over its unsynced writes, and restores power.
     pub fn power_on(&self) {
         let mut guard = self.lock();
@@ -204,7 +210,9 @@ impl StorageBackend for Handle {
     fn sync_data(&self) -> io::Result<()> {
         let mut medium = self.medium()?;
         medium.counts.syncs += 1;
-        medium.settle();
+        if !medium.lies {
+            medium.settle();
+        }
         Ok(())
     }
 

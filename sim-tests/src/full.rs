@@ -228,6 +228,13 @@ impl<'a> Full<'a> {
         }
     }
 
+    /// Makes all disks claim to have synced when they have not, to show that the oracles notice.
+    #[must_use]
+    pub fn with_lying_disks(self) -> Self {
+        self.machines.iter().for_each(|machine| machine.disk.lie());
+        self
+    }
+
     /// Carries the plan out. What happened until a failure is in the report.
     pub fn run(mut self, transcript: bool) -> (Report, Result<(), Failure>) {
         self.transcript = transcript;

@@ -131,10 +131,10 @@ impl Observer {
         let recovered = read(store.recover())?;
         self.check_heads(&recovered)?;
         self.check_clock(&recovered)?;
+        self.check_pair(store)?;
         for key in std::mem::take(&mut self.changed) {
             self.check_row(store, &key)?;
         }
-        self.check_pair(store)?;
         Ok(true)
     }
 
