@@ -134,15 +134,14 @@ impl Engine {
         peer.want_last = peer.want_last.wrapping_add(1).max(1);
         let id = peer.want_last;
         peer.want = Some(OpenWant { id, ranges: ranges.clone(), progress: false });
-        let at = now.mono.plus_ms(peer.retry_ms.saturating_mul(2));
-        self.timers.set(Timer::Want(key), at);
+        self.timers.set(Timer::Want(key), now.mono.plus_ms(peer.want_ms));
         self.send(key, &Control::Want(Want { id, ranges, credit }));
     }
 
     pub(crate) fn want_expired(&mut self, now: Now, key: PeerKey) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         if peer.want.take().is_some() {
-            peer.retry_ms = (peer.retry_ms * 2).min(self.config.retry_ms_max);
+            peer.want_ms = peer.want_ms.saturating_mul(2).min(self.config.want_ms_max);
             // Another peer may be quicker; this one is asked again on its retry timer at the latest.
             let others = self.ready_peers();
             others.into_iter().filter(|other| *other != key).for_each(|other| self.advance(now, other));
@@ -286,26 +285,34 @@ impl Engine {
         }
     }
 
+    /// Notes how far the answer to a request has come.
     fn answered(&mut self, now: Now, key: PeerKey, id: u32, offset: u64, done: bool, progress: bool) {
-        let retry_ms = self.config.retry_ms;
+        let held = self.reorder.knowledge();
         let Some(peer) = self.peers.get_mut(&key) else { return };
         if id == 0 {
             peer.received_bytes = peer.received_bytes.max(offset);
             return;
         }
-        let Some(want) = peer.want.as_mut().filter(|want| want.id == id) else { return };
-        want.progress |= progress;
-        if want.progress {
-            peer.retry_ms = retry_ms;
+        if progress {
+            peer.retry_ms = self.config.retry_ms;
         }
-        let retry_ms = peer.retry_ms;
-        if done && want.progress {
-            peer.want = None;
-            self.timers.clear(Timer::Want(key));
-        } else {
-            // An answer that brought nothing keeps the request open until it expires: no tight loop.
-            self.timers.set(Timer::Want(key), now.mono.plus_ms(retry_ms.saturating_mul(2)));
+        let Some(want) = &mut peer.want else { return };
+        // The rest of an earlier answer is a sign of life as well: on a slow link the new one queues behind it.
+        let mut wait_ms = peer.want_ms;
+        if want.id == id {
+            want.progress |= progress;
+            let lacking = want.ranges.minus(&self.state.knowledge).minus(&held);
+            if done && (want.progress || lacking.is_empty()) {
+                peer.want = None;
+                peer.want_ms = self.config.want_ms;
+                return self.timers.clear(Timer::Want(key));
+            }
+            if done {
+                // The peer could give nothing of it: asked again after a pause, not in a tight loop.
+                wait_ms = peer.retry_ms.saturating_mul(2);
+            }
         }
+        self.timers.set(Timer::Want(key), now.mono.plus_ms(wait_ms));
     }
 
     fn acknowledge<'a>(
