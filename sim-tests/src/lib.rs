@@ -4,6 +4,8 @@
 //! Architecture invariants: a run depends on its plan and on nothing else (no clock, no randomness of the system, no
 //! order of a hash map); a plan is data; the oracles share no code with what they judge.
 
+mod disk;
+mod full;
 mod generate;
 mod oracle;
 mod plan;
@@ -11,6 +13,8 @@ mod pure;
 mod reference;
 mod run;
 
+pub use disk::{DiskCounts, SimDisk};
+pub use full::Full;
 pub use generate::{FAULTLESS, plan};
 pub use oracle::{Global, Observer, Violation, check_bounds, check_equal, check_event};
 pub use plan::{Event, Knobs, PAIR, Plan, PlanError, Step, TABLE, Timed, letter};

@@ -136,11 +136,23 @@ impl Observer {
         let recovered = read(store.recover())?;
         self.check_heads(&recovered)?;
         self.check_clock(&recovered)?;
+        self.check_pair(store)?;
         for key in std::mem::take(&mut self.changed) {
             self.check_row(store, &key)?;
         }
-        self.check_pair(store)?;
         Ok(true)
+    }
+
+    /// The device has started again: its store must hold what it held before.
+    pub fn reopened(&mut self, global: &mut Global, store: &dyn StoreRead) -> Result<(), Violation> {
+        let position = read(store.recover())?.position;
+        if position < self.position {
+            return violation(
+                "knowledge does not shrink over a crash",
+                format!("{} had {} commits, and has {position}", self.name(), self.position),
+            );
+        }
+        self.check_all(global, store)
     }
 
     fn commit(&mut self, global: &mut Global, commit: &Commit) -> Result<(), Violation> {

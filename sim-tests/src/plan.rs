@@ -59,7 +59,6 @@ pub struct Knobs {
 
 /// An event and its time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Timed {
     /// Milliseconds since the start.
     pub at_ms: u64,

@@ -355,14 +355,14 @@ impl<'a> Pure<'a> {
                 return violation("equal knowledge, equal rows", sentence);
             }
         }
-        check_acknowledged(&self.global, &self.observers, core)
+        check_acknowledged(&self.global, &self.observers.iter().collect::<Vec<_>>(), core)
     }
 }
 
 /// Every write that a device of the core acknowledged is on all devices of the core.
 pub(crate) fn check_acknowledged(
     global: &Global,
-    observers: &[Observer],
+    observers: &[&Observer],
     core: &[usize],
 ) -> Result<(), Violation> {
     for (dot, author) in global.acknowledged.iter().filter(|(_, author)| core.contains(author)) {

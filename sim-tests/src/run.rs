@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::full::Full;
 use crate::oracle::Violation;
 use crate::plan::Plan;
 use crate::pure::Pure;
@@ -20,7 +21,9 @@ pub struct Counts(pub BTreeMap<&'static str, u64>);
 impl Counts {
     /// Counts something.
     pub fn add(&mut self, name: &'static str, times: u64) {
-        *self.0.entry(name).or_default() += times;
+        if times > 0 {
+            *self.0.entry(name).or_default() += times;
+        }
     }
 
     fn join(&mut self, other: &Counts) {
@@ -73,14 +76,43 @@ pub fn run_plan(plan: &Plan, harness: Harness, transcript: bool) -> Outcome {
     let run = || match harness {
         Harness::Pure if transcript => Pure::new(plan).with_transcript().run(),
         Harness::Pure => Pure::new(plan).run(),
-        Harness::Full => Pure::new(plan).run(),
+        Harness::Full => Full::new(plan).run(transcript),
     };
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+    panics::watch();
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        let text = panics::take().unwrap_or_default();
         let violation = Violation { oracle: "nothing panics", sentence: text };
         (Report::default(), Err(Failure { at_ms: 0, event: None, violation }))
     })
+}
+
+/// Panics of the thread that runs a plan, those in tasks included, whose results nobody looks at.
+pub(crate) mod panics {
+    use std::cell::RefCell;
+    use std::sync::Once;
+
+    thread_local! {
+        static LAST: RefCell<Option<String>> = const { RefCell::new(None) };
+    }
+
+    /// Notes panics from now on, besides what was done about them before.
+    pub(crate) fn watch() {
+        static HOOK: Once = Once::new();
+        HOOK.call_once(|| {
+            let before = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |info| {
+                let text = info.to_string();
+                // A thread that is ending has no place for it any more.
+                let _ = LAST.try_with(|last| *last.borrow_mut() = Some(text));
+                before(info);
+            }));
+        });
+    }
+
+    /// The last panic since the last call.
+    pub(crate) fn take() -> Option<String> {
+        LAST.with(|last| last.borrow_mut().take())
+    }
 }
 
 /// What happened in many runs.
