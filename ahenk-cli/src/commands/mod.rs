@@ -1,0 +1,58 @@
+//! One file a command: its arguments, the request that it makes, and what it prints.
+
+pub(crate) mod device;
+pub(crate) mod get;
+pub(crate) mod init;
+pub(crate) mod peer;
+pub(crate) mod put;
+pub(crate) mod start;
+pub(crate) mod status;
+pub(crate) mod stop;
+pub(crate) mod sync;
+
+use crate::backend::{Backend, Need};
+use crate::error::Result;
+use crate::home::Home;
+use crate::output::Output;
+
+/// What every command is given.
+#[derive(Debug)]
+pub(crate) struct Env {
+    pub(crate) home: Home,
+    pub(crate) out: Output,
+}
+
+impl Env {
+    /// Reaches the service, has `body` use it, and closes what was opened, whatever `body` returned.
+    pub(crate) async fn with_backend<R>(
+        &self,
+        need: Need,
+        body: impl AsyncFnOnce(&Backend) -> Result<R>,
+    ) -> Result<R> {
+        init_logging("warn");
+        let backend = Backend::open(&self.home, need).await?;
+        let result = body(&backend).await;
+        let closed = backend.close().await;
+        let value = result?;
+        closed.map(|()| value)
+    }
+}
+
+/// Sends logs to stderr: what `RUST_LOG` says, or else `default`.
+pub(crate) fn init_logging(default: &str) {
+    use std::io::IsTerminal as _;
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    // A second call changes nothing.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .try_init();
+}
+
+/// How long ago a time was, in milliseconds since the Unix epoch.
+pub(crate) fn ago(then_ms: u64) -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    crate::output::span(now.map_or(0, |since| since.as_millis() as u64).saturating_sub(then_ms))
+}
