@@ -14,7 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use engine::config::VALUE_DEPTH_MAX;
 use engine::value::Value;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::ser::{SerializeMap, SerializeSeq, Serializer};
 use serde::{Deserialize, Serialize};
 
@@ -44,16 +44,20 @@ pub(crate) struct Json(pub(crate) Value);
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct JsonFields(pub(crate) RawFields);
 
+/// Reads a document in which values stand.
+pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, JsonError> {
+    integers_fit(text)?;
+    Ok(serde_json::from_str(text)?)
+}
+
 /// Reads one value.
 pub(crate) fn parse_value(text: &str) -> Result<Value, JsonError> {
-    integers_fit(text)?;
-    Ok(serde_json::from_str::<Json>(text)?.0)
+    Ok(parse::<Json>(text)?.0)
 }
 
 /// Reads one object as the fields of a row.
 pub(crate) fn parse_fields(text: &str) -> Result<RawFields, JsonError> {
-    integers_fit(text)?;
-    Ok(serde_json::from_str::<JsonFields>(text)?.0)
+    Ok(parse::<JsonFields>(text)?.0)
 }
 
 /// The JSON text of a value, on one line.

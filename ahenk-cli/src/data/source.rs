@@ -41,8 +41,17 @@ pub(crate) enum Format {
 pub(crate) struct Record {
     /// The line where it begins, from 1.
     pub(crate) line: u64,
-    /// Its fields, or why it has none.
-    pub(crate) fields: Result<RawFields, Unusable>,
+    /// What it holds, or why it cannot be used.
+    pub(crate) content: Result<Content, Unusable>,
+}
+
+/// What a record holds.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// JSON that has not been read yet.
+    Json(String),
+    /// Fields by the names of their columns.
+    Fields(RawFields),
 }
 
 /// Why a record was skipped.
@@ -75,8 +84,8 @@ pub(crate) enum Unusable {
     #[error("the field {0:?} must hold text or an integer to name the row")]
     KeyKind(String),
     /// Not a line of an export.
-    #[error("not of the form {{\"table\":…,\"row\":…,\"fields\":{{…}}}}; other files need --table and --key")]
-    NotExported,
+    #[error("not of the form {{\"table\":…,\"row\":…,\"fields\":{{…}}}}: {0}")]
+    NotExported(String),
     /// A name that is not possible.
     #[error("{0}")]
     Name(#[from] NameError),
@@ -165,9 +174,8 @@ pub(crate) fn detect(name: &str, first: Option<u8>) -> Format {
     }
 }
 
-fn fields_of(bytes: &[u8]) -> Result<RawFields, Unusable> {
-    let text = std::str::from_utf8(bytes).map_err(|_| Unusable::NotUtf8)?;
-    Ok(super::json::parse_fields(text)?)
+fn text_of(bytes: Vec<u8>) -> Result<Content, Unusable> {
+    String::from_utf8(bytes).map(Content::Json).map_err(|_| Unusable::NotUtf8)
 }
 
 #[cfg(test)]

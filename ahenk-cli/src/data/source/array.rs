@@ -2,7 +2,7 @@
 //! does not spoil the next.
 
 use super::text::{Gathered, Text};
-use super::{Record, SourceError, Unusable, fields_of};
+use super::{Record, SourceError, Unusable, text_of};
 
 #[derive(PartialEq, Eq)]
 enum State {
@@ -59,12 +59,12 @@ impl ArrayReader {
                 return Ok(None);
             }
         }
-        let fields = match bytes {
+        let content = match bytes {
             None => Err(Unusable::TooLong),
             Some(_) if blank => Err(Unusable::Nothing),
-            Some(bytes) => fields_of(&bytes),
+            Some(bytes) => text_of(bytes),
         };
-        Ok(Some(Record { line, fields }))
+        Ok(Some(Record { line, content }))
     }
 
     /// The bytes up to the comma or bracket that ends the element; `None` for too many.

@@ -8,7 +8,7 @@ use engine::name::FieldName;
 use engine::value::Value;
 
 use super::text::{Gathered, Text};
-use super::{Record, SourceError, Unusable};
+use super::{Content, Record, SourceError, Unusable};
 use crate::data::json::RawFields;
 
 /// Most cells in one record; a row has far fewer fields.
@@ -69,8 +69,8 @@ impl DelimitedReader {
 
     pub(super) fn next(&mut self) -> Result<Option<Record>, SourceError> {
         let Some(Cells { line, cells }) = self.cells()? else { return Ok(None) };
-        let fields = cells.ok_or(Unusable::TooLong).and_then(|cells| self.fields(cells));
-        Ok(Some(Record { line, fields }))
+        let content = cells.ok_or(Unusable::TooLong).and_then(|cells| self.fields(cells)).map(Content::Fields);
+        Ok(Some(Record { line, content }))
     }
 
     /// Cells that a short record lacks are left out.

@@ -1,7 +1,7 @@
 //! JSON Lines: one object a line. A bad line ends with its line.
 
 use super::text::{Gathered, Text};
-use super::{Record, SourceError, Unusable, fields_of};
+use super::{Record, SourceError, Unusable, text_of};
 
 pub(crate) struct LineReader {
     text: Text,
@@ -20,7 +20,7 @@ impl LineReader {
         while let Some(byte) = self.text.byte()?.filter(|byte| *byte != b'\n') {
             gathered.push(byte);
         }
-        let fields = gathered.take().ok_or(Unusable::TooLong).and_then(|bytes| fields_of(&bytes));
-        Ok(Some(Record { line, fields }))
+        let content = gathered.take().ok_or(Unusable::TooLong).and_then(|bytes| text_of(bytes));
+        Ok(Some(Record { line, content }))
     }
 }

@@ -20,14 +20,22 @@ fn read_with(format: Format, layout: Layout, bytes: &[u8]) -> (Vec<(u64, String)
     };
     loop {
         match source.next() {
-            Ok(Some(Record { line, fields: Ok(fields) })) => {
-                let text = serde_json::to_string(&crate::data::json::JsonFields(fields)).expect("writes");
-                records.push((line, text));
-            }
-            Ok(Some(Record { line, fields: Err(reason) })) => records.push((line, reason.to_string())),
+            Ok(Some(Record { line, content })) => records.push((line, shown(content))),
             Ok(None) => return (records, None),
             Err(error) => return (records, Some(error.to_string())),
         }
+    }
+}
+
+fn shown(content: Result<Content, Unusable>) -> String {
+    let fields = match content {
+        Ok(Content::Fields(fields)) => Ok(fields),
+        Ok(Content::Json(text)) => crate::data::json::parse_fields(&text).map_err(Unusable::from),
+        Err(reason) => Err(reason),
+    };
+    match fields {
+        Ok(fields) => serde_json::to_string(&crate::data::json::JsonFields(fields)).expect("writes"),
+        Err(reason) => reason.to_string(),
     }
 }
 
