@@ -43,7 +43,7 @@ impl Backend {
             if connect(home).await?.is_some() {
                 return Ok(Backend::Daemon(home.clone()));
             }
-            if let Some(lock) = home.try_lock("a command")? {
+            if let Some(lock) = home.try_lock("another command")? {
                 return Ok(Backend::Direct(Box::new(Session::open(home, need, lock, None).await?)));
             }
             if Instant::now() >= deadline {
@@ -123,11 +123,6 @@ impl Call {
                 _ => Err(lost()),
             },
         }
-    }
-
-    /// The next item as what it is.
-    pub(crate) async fn next_as<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
-        self.next().await?.map(read_item).transpose()
     }
 
     /// Answers a question of the call.
@@ -221,7 +216,7 @@ async fn pump(
             let _ = writer.shutdown().await;
             return;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         () = receiving => {}

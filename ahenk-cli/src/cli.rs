@@ -96,7 +96,7 @@ impl Command {
     /// Does it.
     pub(crate) async fn run(self, env: &crate::commands::Env) -> crate::error::Result<()> {
         match self {
-            Command::Init(args) => init::run(env, args),
+            Command::Init(args) => init::run(env, &args),
             Command::Device(command) => device::run(env, command).await,
             Command::Start(args) => start::run(env, args).await,
             Command::Stop => stop::run(env).await,

@@ -61,10 +61,6 @@ impl Drop for Lock {
 }
 
 impl Home {
-    pub(crate) fn at(dir: PathBuf) -> Home {
-        Home { dir }
-    }
-
     /// The folder that was named, or the platform's usual place.
     pub(crate) fn choose(named: Option<PathBuf>) -> Result<Home> {
         let dir = match named {

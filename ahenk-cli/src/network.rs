@@ -173,7 +173,7 @@ pub(crate) async fn sync(context: &Context, within: Duration) -> Result<Synced> 
 pub(crate) async fn add(context: &Context, address: &str) -> Result<Added> {
     let net = context.net()?;
     let mut events = context.db.events();
-    let peer = net.dial(address).await.map_err(|error| dial_error(context, error))?;
+    let peer = net.dial(address).await.map_err(dial_error)?;
     if peer == context.identity.peer_key() {
         return Err(CliError::usage("that is the address of this device itself")
             .hint("give the address of the other device, as `ahenk-cli status` shows it there"));
@@ -185,7 +185,7 @@ pub(crate) async fn add(context: &Context, address: &str) -> Result<Added> {
     };
     let known = node_status(context).await?.members.into_iter().find(|cert| cert.key == peer);
     if let Some(cert) = known {
-        net.add_address(peer, address).await.map_err(|error| CliError::usage(error))?;
+        net.add_address(peer, address).await.map_err(CliError::usage)?;
         return Ok(added(&cert));
     }
     // Not known yet: a device that another one admitted, or a stranger. Its greeting tells.
@@ -207,7 +207,7 @@ pub(crate) async fn add(context: &Context, address: &str) -> Result<Added> {
     let cert = node_status(context).await?.members.into_iter().find(|cert| cert.key == peer);
     match (heard, cert) {
         (_, Some(cert)) => {
-            net.add_address(peer, address).await.map_err(|error| CliError::usage(error))?;
+            net.add_address(peer, address).await.map_err(CliError::usage)?;
             Ok(added(&cert))
         }
         (Ok(Err(reason)), None) => Err(stranger(&reason)),
@@ -220,15 +220,13 @@ fn stranger(reason: &str) -> CliError {
         .hint("to admit it: `ahenk-cli device invite` here, then `ahenk-cli device join` there")
 }
 
-fn dial_error(context: &Context, error: DialError) -> CliError {
+fn dial_error(error: DialError) -> CliError {
     match error {
         DialError::Address(error) => {
             CliError::usage(error).hint("`ahenk-cli status` on the other device lists its addresses")
         }
-        DialError::Failed(_) => CliError::new(Kind::Network, error).hint(format!(
-            "is `ahenk-cli start` running there, and does a firewall let it through? This device is {}",
-            context.identity.device()
-        )),
+        DialError::Failed(_) => CliError::new(Kind::Network, error)
+            .hint("is `ahenk-cli start` running there, and does a firewall let it through?"),
         _ => closed(),
     }
 }

@@ -62,6 +62,13 @@ impl Output {
         }
     }
 
+    /// A question, with the cursor left after it.
+    pub(crate) fn prompt(&self, text: &str) {
+        let mut stderr = io::stderr().lock();
+        // Without a place for questions, the answer decides alone.
+        let _ = write!(stderr, "{text}").and_then(|()| stderr.flush());
+    }
+
     /// Text in bold, where the terminal can.
     pub(crate) fn bold(&self, text: &str) -> String {
         if self.colour { format!("\u{1b}[1m{text}\u{1b}[0m") } else { text.to_owned() }

@@ -1,5 +1,8 @@
 //! `device`: the account's devices.
 
+mod invite;
+mod join;
+
 use super::Env;
 use crate::backend::Need;
 use crate::error::Result;
@@ -12,11 +15,17 @@ use crate::report::Device;
 pub(crate) enum Command {
     /// List the account's devices
     List,
+    /// Admit another device: prints a single-use code and waits for five minutes
+    Invite(invite::Args),
+    /// Make this machine a device of an account, with the code that `device invite` shows there
+    Join(join::Args),
 }
 
 pub(crate) async fn run(env: &Env, command: Command) -> Result<()> {
     match command {
         Command::List => list(env).await,
+        Command::Invite(args) => invite::run(env, args).await,
+        Command::Join(args) => join::run(env, args).await,
     }
 }
 

@@ -55,7 +55,7 @@ fn machine_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-pub(crate) fn run(env: &Env, args: Args) -> Result<()> {
+pub(crate) fn run(env: &Env, args: &Args) -> Result<()> {
     env.home.require_vacant()?;
     let name = args.device.name()?;
     let root = secrets::new_key()?;

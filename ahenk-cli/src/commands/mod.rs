@@ -119,3 +119,18 @@ pub(crate) fn ago(then_ms: u64) -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     crate::output::span(now.map_or(0, |since| since.as_millis() as u64).saturating_sub(then_ms))
 }
+
+/// Longest line that is read as an answer, in bytes.
+const LINE_BYTES_MAX: u64 = 16 * 1024;
+
+/// Reads a line from stdin; `None` at its end. It may be a secret.
+pub(crate) async fn read_line() -> Result<Option<zeroize::Zeroizing<String>>> {
+    use std::io::{BufRead as _, Read as _};
+    let read = || {
+        let mut line = zeroize::Zeroizing::new(String::new());
+        let count = std::io::stdin().lock().take(LINE_BYTES_MAX).read_line(&mut line);
+        count.map(|count| (count > 0).then_some(line))
+    };
+    let read = tokio::task::spawn_blocking(read).await.map_err(crate::error::CliError::internal)?;
+    read.map_err(|error| crate::error::CliError::usage(format!("the input cannot be read: {error}")))
+}

@@ -19,7 +19,8 @@ pub(crate) async fn run(env: &Env) -> Result<()> {
     backend.perform(Request::Stop).await?;
     let deadline = Instant::now() + WAIT_MAX;
     // The daemon lets go of the lock when all is closed. Another command may be quicker to take it.
-    while env.home.lock_holder().map(|(holder, _)| holder) == pid && env.home.try_lock("a command")?.is_none()
+    while env.home.lock_holder().map(|(holder, _)| holder) == pid
+        && env.home.try_lock("another command")?.is_none()
     {
         if Instant::now() >= deadline {
             let process =
