@@ -1,2 +1,84 @@
-//! The command line.
-fn main() {}
+//! `ahenk-cli`: Ahenk for people and scripts.
+//!
+//! From the outside in: `cli` and `commands` (what a user types, what a user sees), `output`,
+//! `error`; `backend` (reaching the service, in a daemon or in this process), `protocol`, `server`;
+//! `service` with `network`, `pairing` and `data` (carrying requests out); `session` (an open
+//! database with its network), `home`, `addresses` and `secrets` (what is on the disk).
+//!
+//! Architecture invariant: a command does nothing to the database but through a [`protocol::Request`],
+//! so it works the same whether a daemon runs or not.
+
+mod addresses;
+mod backend;
+mod cli;
+mod commands;
+mod data;
+mod error;
+mod home;
+mod network;
+mod output;
+mod pairing;
+mod protocol;
+mod report;
+mod secrets;
+mod server;
+mod service;
+mod session;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use clap::error::ErrorKind;
+
+use crate::cli::Cli;
+use crate::commands::Env;
+use crate::error::{CliError, Kind, Result};
+use crate::home::Home;
+use crate::output::Output;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse_from(cli::arguments(std::env::args_os())) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let json = cli.globals.json;
+    let result = catch_unwind(AssertUnwindSafe(|| run(cli)))
+        .unwrap_or_else(|_| Err(CliError::internal("the program panicked")));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind == Kind::OutputClosed => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(json, &error);
+            ExitCode::from(error.kind.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let env =
+        Env { home: Home::choose(cli.globals.home)?, out: Output::new(cli.globals.json, cli.globals.quiet) };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::internal(format!("no runtime: {error}")))?;
+    let result = runtime.block_on(cli.command.run(&env));
+    // Nothing that still runs matters, least of all a thread that waits for input from a terminal.
+    runtime.shutdown_background();
+    result
+}
+
+/// What clap says of a command line: help and version are results, the rest is an error.
+fn usage(error: &clap::Error) -> ExitCode {
+    let json = std::env::args_os().any(|arg| arg == "--json");
+    if json && !matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        let message = error.to_string();
+        let message = message.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        output::error(true, &CliError::usage(message).hint("`ahenk-cli help` lists the commands"));
+    } else {
+        // A terminal that is gone needs no help.
+        let _ = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Kind::Usage.exit_code()))
+}

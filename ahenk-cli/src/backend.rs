@@ -1,0 +1,225 @@
+//! How a command reaches the service: through the daemon's socket if a daemon runs, else by opening
+//! the database itself. [`Backend::call`] works the same for both.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::de::DeserializeOwned;
+use serde_json::Value as Json;
+use tokio::io::{AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+pub(crate) use crate::session::Need;
+
+use crate::error::{CliError, Kind, Result};
+use crate::home::Home;
+use crate::protocol::{self, Reply, Request, ToService};
+use crate::service::{self, Caller};
+use crate::session::Session;
+
+/// How long to wait for another process that has the database open.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+const WAIT_STEP: Duration = Duration::from_millis(25);
+/// Replies that may wait for a command that is slow to print them.
+pub(crate) const REPLIES_MAX: usize = 64;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) enum Backend {
+    /// A daemon answers at the home's socket.
+    Daemon(Home),
+    /// This process has the database open.
+    Direct(Box<Session>),
+}
+
+impl Backend {
+    /// Reaches the service. Waits a little if another command has the database open.
+    pub(crate) async fn open(home: &Home, need: Need) -> Result<Backend> {
+        home.require()?;
+        let deadline = Instant::now() + WAIT_MAX;
+        loop {
+            if connect(home).await?.is_some() {
+                return Ok(Backend::Daemon(home.clone()));
+            }
+            if let Some(lock) = home.try_lock("another command")? {
+                return Ok(Backend::Direct(Box::new(Session::open(home, need, lock, None).await?)));
+            }
+            if Instant::now() >= deadline {
+                return Err(in_use(home));
+            }
+            tokio::time::sleep(WAIT_STEP).await;
+        }
+    }
+
+    /// The daemon, or an error that says that it is not running.
+    pub(crate) async fn daemon(home: &Home) -> Result<Backend> {
+        home.require()?;
+        match connect(home).await? {
+            Some(_) => Ok(Backend::Daemon(home.clone())),
+            None => Err(CliError::new(Kind::NotRunning, "the daemon is not running")
+                .hint("`ahenk-cli start --daemon` starts it")),
+        }
+    }
+
+    /// Makes a call.
+    pub(crate) async fn call(&self, request: Request) -> Result<Call> {
+        let (replies, received) = mpsc::channel(REPLIES_MAX);
+        let (answers, asked) = mpsc::channel(1);
+        let task = match self {
+            Backend::Direct(session) => {
+                let context = Arc::clone(session.context());
+                let caller = Caller { replies, answers: asked };
+                tokio::spawn(async move { service::call(&context, request, caller).await })
+            }
+            Backend::Daemon(home) => {
+                let stream = connect(home).await?.ok_or_else(lost)?;
+                tokio::spawn(pump(stream, request, replies, asked))
+            }
+        };
+        Ok(Call { replies: received, answers, task })
+    }
+
+    /// Makes a call that returns exactly one item.
+    pub(crate) async fn one<T: DeserializeOwned>(&self, request: Request) -> Result<T> {
+        let mut call = self.call(request).await?;
+        let item = call.next().await?.ok_or_else(|| CliError::internal("the service returned nothing"))?;
+        call.finish().await?;
+        read_item(item)
+    }
+
+    /// Makes a call whose items do not matter.
+    pub(crate) async fn perform(&self, request: Request) -> Result<()> {
+        self.call(request).await?.finish().await
+    }
+
+    /// Closes what this process has opened. A daemon goes on.
+    pub(crate) async fn close(self) -> Result<()> {
+        match self {
+            Backend::Daemon(_) => Ok(()),
+            Backend::Direct(session) => session.close().await,
+        }
+    }
+}
+
+/// A call under way. Dropping it cancels it.
+#[derive(Debug)]
+pub(crate) struct Call {
+    replies: mpsc::Receiver<Reply>,
+    answers: mpsc::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Call {
+    /// The next item; `None` when the call has succeeded.
+    pub(crate) async fn next(&mut self) -> Result<Option<Json>> {
+        match self.replies.recv().await {
+            Some(Reply::Item(item)) => Ok(Some(item)),
+            Some(Reply::Done) => Ok(None),
+            Some(Reply::Error(error)) => Err(error),
+            None => match (&mut self.task).await {
+                Err(error) if error.is_panic() => Err(CliError::internal("the service panicked")),
+                _ => Err(lost()),
+            },
+        }
+    }
+
+    /// Answers a question of the call.
+    pub(crate) async fn answer(&self, yes: bool) -> Result<()> {
+        self.answers.send(yes).await.map_err(|_| lost())
+    }
+
+    /// Waits for the end, whatever still comes.
+    pub(crate) async fn finish(mut self) -> Result<()> {
+        while self.next().await?.is_some() {}
+        Ok(())
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Reads an item as what it is.
+pub(crate) fn read_item<T: DeserializeOwned>(item: Json) -> Result<T> {
+    serde_json::from_value(item).map_err(|error| {
+        CliError::new(Kind::Conflict, format!("the daemon's answer is not understood: {error}"))
+            .hint("restart the daemon, so that it is of the same version as this command")
+    })
+}
+
+/// Connects to the daemon; `None` if there is none.
+pub(crate) async fn connect(home: &Home) -> Result<Option<UnixStream>> {
+    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+    let path = home.socket_path()?;
+    match UnixStream::connect(&path).await {
+        Ok(stream) => Ok(Some(stream)),
+        // Refused: the daemon that made the socket is gone.
+        Err(error) if matches!(error.kind(), NotFound | ConnectionRefused) => Ok(None),
+        Err(error) => Err(CliError::io("connect to", &path, &error)),
+    }
+}
+
+/// Another process has the database open and is no daemon that answers.
+pub(crate) fn in_use(home: &Home) -> CliError {
+    let (message, hint) = match home.lock_holder() {
+        Some((pid, what)) => (
+            format!("{} is in use by {what}, process {pid}", home.dir().display()),
+            "wait until it is done, or end it".to_owned(),
+        ),
+        None => (format!("{} is in use by another process", home.dir().display()), "try again".to_owned()),
+    };
+    CliError::new(Kind::Conflict, message).hint(hint)
+}
+
+fn lost() -> CliError {
+    CliError::new(Kind::NotRunning, "the daemon stopped while the command was under way")
+        .hint("`ahenk-cli status` says whether it runs; then run the command again")
+}
+
+/// Carries a call over a socket.
+async fn pump(
+    stream: UnixStream,
+    request: Request,
+    replies: mpsc::Sender<Reply>,
+    mut answers: mpsc::Receiver<bool>,
+) {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    let receiving = async {
+        loop {
+            let (reply, last) = match protocol::read::<Reply>(&mut reader).await {
+                Ok(Some(Reply::Item(item))) => (Reply::Item(item), false),
+                Ok(Some(reply)) => (reply, true),
+                Ok(None) => (Reply::Error(lost()), true),
+                Err(error) => (Reply::Error(error), true),
+            };
+            if replies.send(reply).await.is_err() || last {
+                return;
+            }
+        }
+    };
+    let sending = async {
+        let mut sent = protocol::write(&mut writer, ToService::Request(request)).await;
+        while sent.is_ok() {
+            let Some(answer) = answers.recv().await else { break };
+            sent = protocol::write(&mut writer, ToService::Answer(answer)).await;
+        }
+        if let Err(error) = sent
+            && error.kind == Kind::Usage
+        {
+            // Too long to be sent at all; anything else shows on the receiving side.
+            let _ = replies.send(Reply::Error(error)).await;
+            let _ = writer.shutdown().await;
+            return;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = receiving => {}
+        () = sending => {}
+    }
+}

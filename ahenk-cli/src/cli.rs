@@ -1,0 +1,164 @@
+//! The command line: all commands and the flags they share.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands::{
+    delete, demo, device, export, get, import, init, list, log, peer, put, start, status, stop, sync, watch,
+};
+
+const AFTER_HELP: &str = "\
+Examples:
+  ahenk-cli init --name laptop            begin a new account on this machine
+  ahenk-cli start --daemon                keep in sync in the background
+  ahenk-cli device invite                 let another machine join: prints a code
+  ahenk-cli device join                   on the other machine: asks for the code
+  ahenk-cli put tasks t1 title='Buy tea'  write; `get`, `list` and `watch` read
+
+Exit codes:
+  0 success          1 internal error   2 usage            3 not found
+  4 not running      5 not authorised   6 conflict         7 network
+  8 storage
+
+With --json, results are JSON documents on stdout, one a line, and an error is
+{\"error\":{\"kind\",\"message\",\"hint\"}} on stderr.";
+
+/// A database on this machine that stays in sync with your other machines, without a server.
+#[derive(Debug, Parser)]
+#[command(name = "ahenk-cli", version, after_help = AFTER_HELP, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Globals {
+    /// The device's home folder [default: the platform's data folder]
+    #[arg(long, global = true, value_name = "DIR", env = "AHENK_HOME", hide_env_values = true)]
+    pub(crate) home: Option<PathBuf>,
+    /// Print JSON, one document a line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print results and errors only
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Begin a new account, with this machine as its first device
+    Init(init::Args),
+    /// The account's devices: list, invite, join
+    #[command(subcommand)]
+    Device(device::Command),
+    /// Run the daemon, which keeps this device in sync
+    Start(start::Args),
+    /// Stop the daemon
+    Stop,
+    /// Show how things stand
+    Status(status::Args),
+    /// Sync with all devices that can be reached, and wait until it is done
+    Sync(sync::Args),
+    /// The ways to the other devices: list, add
+    #[command(subcommand)]
+    Peer(peer::Command),
+    /// Write fields of a row; creates the row if it is not there
+    Put(put::Args),
+    /// Read a row, or one field of it
+    Get(get::Args),
+    /// Delete a row
+    Delete(delete::Args),
+    /// Show the rows of a table, ascending by key
+    List(list::Args),
+    /// Show the tables and how many rows they have
+    Tables,
+    /// Print changes as they come, from this device and others
+    Watch(watch::Args),
+    /// Read rows from a JSON array, JSON Lines, or a file with columns
+    Import(import::Args),
+    /// Write rows as JSON Lines, which `import` reads
+    Export(export::Args),
+    /// Show the log: who wrote what when
+    Oplog(log::Args),
+    /// Show values that lost against another device's, what won, and why
+    Conflicts(log::ConflictArgs),
+    /// Show it all at work: three devices on this machine, cut off and reconnected
+    Demo(demo::Args),
+}
+
+impl Command {
+    /// Does it.
+    pub(crate) async fn run(self, env: &crate::commands::Env) -> crate::error::Result<()> {
+        match self {
+            Command::Init(args) => init::run(env, &args),
+            Command::Device(command) => device::run(env, command).await,
+            Command::Start(args) => start::run(env, args).await,
+            Command::Stop => stop::run(env).await,
+            Command::Status(args) => status::run(env, args).await,
+            Command::Sync(args) => sync::run(env, args).await,
+            Command::Peer(command) => peer::run(env, command).await,
+            Command::Put(args) => put::run(env, args).await,
+            Command::Get(args) => get::run(env, args).await,
+            Command::Delete(args) => delete::run(env, args).await,
+            Command::List(args) => list::run(env, args).await,
+            Command::Tables => list::tables(env).await,
+            Command::Watch(args) => watch::run(env, args).await,
+            Command::Import(args) => import::run(env, args).await,
+            Command::Export(args) => export::run(env, args).await,
+            Command::Oplog(args) => log::oplog(env, args).await,
+            Command::Conflicts(args) => log::conflicts(env, args).await,
+            Command::Demo(args) => demo::run(env, args).await,
+        }
+    }
+}
+
+/// The arguments as clap is to see them. `--json` is a flag of every command; on `put` it may be followed by an object
+/// with the fields, which clap knows as `--fields OBJECT`. A table or key cannot be meant where an object begins.
+pub(crate) fn arguments(given: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut given = given.peekable();
+    let (mut arguments, mut put) = (Vec::new(), false);
+    while let Some(argument) = given.next() {
+        put |= argument == "put";
+        let object = |text: &OsString| text.to_string_lossy().trim_start().starts_with('{');
+        let text = argument.to_string_lossy();
+        if put && argument == "--json" && given.peek().is_some_and(object) {
+            arguments.push("--fields".into());
+        } else if let Some(value) = text.strip_prefix("--json=").filter(|_| put) {
+            arguments.push(format!("--fields={value}").into());
+        } else {
+            arguments.push(argument);
+        }
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn json_before_an_object_means_the_fields_of_put_and_nothing_else() {
+        let of = |line: &[&str]| arguments(line.iter().map(OsString::from));
+        assert_eq!(of(&["x", "put", "t", "r", "--json", "{}"]), ["x", "put", "t", "r", "--fields", "{}"]);
+        assert_eq!(of(&["x", "put", "--json={}", "t", "r"]), ["x", "put", "--fields={}", "t", "r"]);
+        for line in [
+            ["x", "--json", "put", "t", "r", "a=1"],
+            ["x", "put", "t", "r", "--json", "a={}"],
+            ["x", "get", "--json", "{t}", "r", "a"],
+        ] {
+            assert_eq!(of(&line), line);
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! `device invite`: admit another device.
+
+use super::super::{Env, read_line};
+use crate::backend::{Backend, Call, Need, read_item};
+use crate::error::Result;
+use crate::output::{printable, span};
+use crate::pairing::InviteStep;
+use crate::protocol::Request;
+
+/// Arguments of `device invite`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Admit the device that knows the code without asking
+    #[arg(long, short)]
+    yes: bool,
+    /// Where this device can be reached from the other, for the long form of the code; may be repeated
+    #[arg(long, value_name = "MULTIADDR")]
+    address: Vec<String>,
+}
+
+pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
+    env.with_backend(Need::Network, async |backend| invite(env, backend, args).await).await
+}
+
+async fn invite(env: &Env, backend: &Backend, args: Args) -> Result<()> {
+    let mut call = backend.call(Request::Invite { ask: !args.yes, addresses: args.address }).await?;
+    let mut next = call.next().await?;
+    while let Some(item) = next.take() {
+        if env.out.json() {
+            env.out.document(&item)?;
+        }
+        let step: InviteStep = read_item(item)?;
+        if !env.out.json() {
+            tell(env, &step)?;
+        }
+        next = if matches!(step, InviteStep::Confirm { .. }) {
+            ask(env, &mut call).await?
+        } else {
+            call.next().await?
+        };
+    }
+    Ok(())
+}
+
+/// Reads the user's answer and passes it on, unless the question lapses before.
+async fn ask(env: &Env, call: &mut Call) -> Result<Option<serde_json::Value>> {
+    tokio::select! {
+        line = read_line() => {
+            let yes = line?.is_some_and(|line| matches!(line.trim().to_lowercase().as_str(), "y" | "yes"));
+            call.answer(yes).await?;
+            call.next().await
+        }
+        item = call.next() => {
+            env.out.note("");
+            item
+        }
+    }
+}
+
+fn tell(env: &Env, step: &InviteStep) -> Result<()> {
+    match step {
+        InviteStep::Code { code, long_code, expires_in_ms } => {
+            env.out.line(&format!("Code       {}", env.out.bold(code)))?;
+            env.out.line(&format!("Long code  {long_code}"))?;
+            env.out.note(&format!(
+                "\nOn the other machine: `ahenk-cli device join`, and type the code when it asks. Use the long \
+                 code if the\ntwo are not on one local network. The code is good for one device, three tries \
+                 and {}.\n\nWaiting.",
+                span(*expires_in_ms)
+            ));
+        }
+        InviteStep::Confirm { name, id, fingerprint } => {
+            env.out.line(&format!(
+                "{} wants to join.\n  Fingerprint  {fingerprint}  (must be the same on its screen)\n  Id           {id}",
+                printable(name)
+            ))?;
+            env.out.prompt("Admit it? [y/N] ");
+        }
+        InviteStep::Attempt { reason, attempts_left } => {
+            env.out.note(&format!("A device tried to join: {reason}. Tries left: {attempts_left}"));
+        }
+        InviteStep::Admitted { name, id } => {
+            env.out.line(&format!("Admitted {} ({id}).", printable(name)))?;
+            env.out.note("Bringing it up to date.");
+        }
+        InviteStep::Finished { synced: true } => env.out.line("It has all the data now.")?,
+        InviteStep::Finished { synced: false } => {
+            env.out
+                .note("It does not have all the data yet; it gets the rest while the daemon runs on both.");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! `device join`: make this machine a device of an account.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use engine::pairing::{Invitation, fingerprint};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::super::init::NewDevice;
+use super::super::{Env, init_logging, read_line};
+use crate::backend::{Backend, Need};
+use crate::error::{CliError, Kind, Result};
+use crate::pairing::{Joining, join};
+use crate::protocol::Request;
+use crate::report::Synced;
+
+/// How long the first sync may take.
+const FIRST_SYNC_MAX: Duration = Duration::from_secs(30);
+
+/// Arguments of `device join`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The code, short or long [default: asks for it]. Other users of this machine can see the arguments of
+    /// a command while it runs, so on a shared one leave it out, or pipe it in
+    code: Option<String>,
+    #[command(flatten)]
+    device: NewDevice,
+}
+
+pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
+    init_logging("warn");
+    env.home.require_vacant()?;
+    let name = args.device.name()?;
+    let invitation = read_code(env, args.code).await?;
+    let config = args.device.config();
+    let joining = Joining { home: &env.home, invitation: &invitation, name: &name, config: &config };
+    // Interrupted, it tidies up as after any failure.
+    let found = tokio::select! {
+        found = join(&joining, |text| env.out.note(text)) => found?,
+        _ = tokio::signal::ctrl_c() => {
+            return Err(CliError::new(Kind::Conflict, "interrupted before this device was admitted")
+                .hint("nothing was left behind; join again with the same code or a new one"));
+        }
+    };
+    let identity = &found.identity;
+    env.out.note(&format!("Admitted by {}. Bringing this device up to date.", found.inviter));
+    let within_ms = FIRST_SYNC_MAX.as_millis() as u64;
+    let synced = env
+        .with_backend(Need::Network, async |backend: &Backend| {
+            backend.one::<Synced>(Request::Sync { within_ms }).await
+        })
+        .await;
+    let joined = json!({
+        "account": identity.account().to_string(),
+        "device": identity.device().to_string(),
+        "name": name,
+        "fingerprint": fingerprint(&identity.peer_key()),
+        "inviter": found.inviter,
+        "home": env.home.dir().display().to_string(),
+        "synced": synced.is_ok(),
+    });
+    env.out.show(&joined, |_| {
+        format!("This machine is now the device {name:?} of account {}.", identity.account())
+    })?;
+    let standing = match synced {
+        Ok(synced) => format!("It has all the data of {} ({} commits).", found.inviter, synced.position),
+        Err(error) => format!("The first sync is not complete ({error}); the daemon goes on with it."),
+    };
+    env.out.note(&standing);
+    env.out.note("Next: `ahenk-cli start --daemon`.");
+    Ok(())
+}
+
+async fn read_code(env: &Env, argument: Option<String>) -> Result<Invitation> {
+    let text = match argument.map(Zeroizing::new) {
+        Some(text) => text,
+        None => {
+            if std::io::stdin().is_terminal() {
+                env.out.prompt("Code: ");
+            }
+            read_line().await?.ok_or_else(|| {
+                CliError::usage("there is no code")
+                    .hint("`ahenk-cli device invite` on the other device shows it")
+            })?
+        }
+    };
+    Invitation::parse(text.trim()).map_err(|error| {
+        CliError::usage(error).hint("`ahenk-cli device invite` on the other device shows the code")
+    })
+}

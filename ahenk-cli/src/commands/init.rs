@@ -1,0 +1,92 @@
+//! `init`: a new account, with this machine as its first device.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use engine::identity::{DeviceCert, Identity, PeerKey, device_name_ok};
+use serde_json::json;
+
+use super::Env;
+use crate::error::{CliError, Result};
+use crate::home::Config;
+use crate::{secrets, session};
+
+/// Arguments of `init`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    device: NewDevice,
+}
+
+/// What a new device may be told, however it comes about.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NewDevice {
+    /// What to call this device [default: the machine's name]
+    #[arg(long)]
+    name: Option<String>,
+    /// Listen here: a multiaddr with TCP or QUIC; may be repeated [default: any port on all interfaces]
+    #[arg(long, value_name = "MULTIADDR")]
+    listen: Vec<String>,
+    /// Do not look for devices on the local network, nor be found there
+    #[arg(long)]
+    no_mdns: bool,
+}
+
+impl NewDevice {
+    /// The name, checked.
+    pub(crate) fn name(&self) -> Result<String> {
+        let name = self.name.clone().unwrap_or_else(machine_name);
+        if device_name_ok(&name) {
+            return Ok(name);
+        }
+        Err(CliError::usage("a device name is 1 to 64 bytes of printable text")
+            .hint("choose one with --name NAME"))
+    }
+
+    pub(crate) fn config(&self) -> Config {
+        let mut config = Config { mdns: !self.no_mdns, ..Config::default() };
+        if !self.listen.is_empty() {
+            config.listen.clone_from(&self.listen);
+        }
+        config
+    }
+}
+
+fn machine_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+pub(crate) fn run(env: &Env, args: &Args) -> Result<()> {
+    env.home.require_vacant()?;
+    let name = args.device.name()?;
+    let root = secrets::new_key()?;
+    let secret = secrets::new_key()?;
+    // A clock before 1970 counts as 1970; the time is for people only.
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    let cert =
+        DeviceCert::issue(&root, PeerKey(secret.public()), &name, now_ms, true).map_err(CliError::usage)?;
+    let identity = Identity::new(secret, cert).map_err(CliError::internal)?;
+    let phrase = secrets::recovery_phrase(&root)?;
+    let building = env.home.begin()?;
+    session::create_store(building.home(), &identity, Vec::new())?;
+    building.write(&identity, Some(&root), &args.device.config())?;
+    building.finish()?;
+    let (account, device) = (identity.account().to_string(), identity.device().to_string());
+    let home = env.home.dir().display().to_string();
+    if env.out.json() {
+        return env.out.document(&json!({
+            "account": account, "device": device, "name": name, "home": home, "recovery_phrase": *phrase,
+        }));
+    }
+    env.out.line(&format!("Account  {account}\nDevice   {device}  {name}\nHome     {home}\n"))?;
+    env.out.line(&env.out.bold("Recovery phrase, shown this once:"))?;
+    let words: Vec<&str> = phrase.split(' ').collect();
+    for line in words.chunks(6) {
+        env.out.line(&format!("  {}", line.join(" ")))?;
+    }
+    env.out.note(
+        "\nWrite it down and keep it off this machine. Whoever has it controls the account, and without it\n\
+         the account is lost with its last administrator device.\n\n\
+         Next: `ahenk-cli start --daemon`, then `ahenk-cli device invite` to add another machine.",
+    );
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! `start`: run the daemon, here or in the background.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{Env, init_logging};
+use crate::backend::Backend;
+use crate::error::{CliError, Kind, Result};
+use crate::protocol::Request;
+use crate::report::Status;
+use crate::server;
+
+/// How long a daemon may take until it answers; opening reads the whole database.
+const START_TIME_MAX: Duration = Duration::from_secs(60);
+/// A log longer than this, in bytes, is put aside when the daemon starts.
+const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// What is shown of the log when a start fails, in bytes.
+const LOG_TAIL_BYTES: u64 = 4096;
+
+/// Arguments of `start`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Run in the background, and return when the daemon answers
+    #[arg(long, short)]
+    daemon: bool,
+    /// Leave the terminal's session; for the background process itself
+    #[arg(long, hide = true)]
+    detached: bool,
+}
+
+pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
+    env.home.require()?;
+    let config = env.home.config()?;
+    if args.daemon {
+        return background(env).await;
+    }
+    if args.detached {
+        // Without a terminal of its own, it is not ended with the one it was started from.
+        rustix::process::setsid()
+            .map_err(|error| CliError::internal(format!("no session of its own: {error}")))?;
+    }
+    init_logging(&config.log);
+    server::run(&env.home).await
+}
+
+async fn background(env: &Env) -> Result<()> {
+    init_logging("warn");
+    let (log, end) = open_log(env)?;
+    let program =
+        std::env::current_exe().map_err(|error| CliError::internal(format!("who am I? {error}")))?;
+    let clone =
+        |file: &File| file.try_clone().map_err(|error| CliError::io("open", &env.home.log_path(), &error));
+    let mut child = Command::new(program)
+        .arg("--home")
+        .arg(env.home.dir())
+        .args(["start", "--detached"])
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(clone(&log)?)
+        .stderr(clone(&log)?)
+        .spawn()
+        .map_err(|error| CliError::internal(format!("the daemon could not be started: {error}")))?;
+    let pid = wait_for(env, &mut child, end).await?;
+    let log = env.home.log_path().display().to_string();
+    env.out.show(&json!({ "running": true, "pid": pid, "log": log }), |_| {
+        format!("The daemon is running, process {pid}. Log: {log}")
+    })
+}
+
+/// Waits until the new process answers at the socket, or has ended.
+async fn wait_for(env: &Env, child: &mut Child, log_from: u64) -> Result<u32> {
+    let deadline = Instant::now() + START_TIME_MAX;
+    loop {
+        let ended = child
+            .try_wait()
+            .map_err(|error| CliError::internal(format!("waiting for the daemon: {error}")))?;
+        if let Some(status) = ended {
+            let code = status.code().and_then(|code| u8::try_from(code).ok());
+            return Err(failed(env, code, log_from));
+        }
+        if let Ok(backend) = Backend::daemon(&env.home).await {
+            let status: Status = backend.one(Request::Status).await?;
+            if status.pid == Some(child.id()) {
+                return Ok(child.id());
+            }
+        }
+        if Instant::now() >= deadline {
+            return Err(CliError::new(Kind::NotRunning, "the daemon does not answer yet")
+                .hint(format!("see its log, {}", env.home.log_path().display())));
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+}
+
+/// The error that the daemon ended with, as its log has it.
+fn failed(env: &Env, code: Option<u8>, log_from: u64) -> CliError {
+    let mut text = Vec::new();
+    if let Ok(mut log) = File::open(env.home.log_path()) {
+        let from =
+            log.metadata().map_or(log_from, |log| log_from.max(log.len().saturating_sub(LOG_TAIL_BYTES)));
+        let _ = log.seek(SeekFrom::Start(from)).and_then(|_| log.read_to_end(&mut text));
+    }
+    let text = String::from_utf8_lossy(&text);
+    let find =
+        |prefix: &str| text.lines().rev().find_map(|line| line.strip_prefix(prefix)).map(str::to_owned);
+    let kinds = [
+        Kind::Usage,
+        Kind::NotFound,
+        Kind::NotRunning,
+        Kind::NotAuthorised,
+        Kind::Conflict,
+        Kind::Network,
+        Kind::Storage,
+    ];
+    let kind = kinds.into_iter().find(|kind| Some(kind.exit_code()) == code).unwrap_or(Kind::Internal);
+    let message = find("error: ").unwrap_or_else(|| "the daemon ended at once".to_owned());
+    let hint = find("hint: ").unwrap_or_else(|| format!("see its log, {}", env.home.log_path().display()));
+    CliError::new(kind, message).hint(hint)
+}
+
+/// The log, to be appended to, and its present length.
+fn open_log(env: &Env) -> Result<(File, u64)> {
+    let path = env.home.log_path();
+    let failed = |error: std::io::Error| CliError::io("open", &path, &error);
+    if let Some(folder) = path.parent() {
+        DirBuilder::new().mode(0o700).recursive(true).create(folder).map_err(failed)?;
+    }
+    if fs::metadata(&path).is_ok_and(|log| log.len() > LOG_BYTES_MAX) {
+        fs::rename(&path, path.with_extension("log.1")).map_err(failed)?;
+    }
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(failed)?;
+    let end = file.metadata().map_err(failed)?.len();
+    Ok((file, end))
+}

@@ -1,0 +1,93 @@
+//! `status`: how things stand, once or again and again.
+
+use std::time::Duration;
+
+use super::{Env, peer};
+use crate::backend::{Backend, Need};
+use crate::error::Result;
+use crate::output::{printable, span};
+use crate::protocol::Request;
+use crate::report::Status;
+
+/// Time between two looks with `--watch`.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// Arguments of `status`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Show it again whenever it changes, until interrupted
+    #[arg(long, short)]
+    watch: bool,
+}
+
+pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
+    if !args.watch {
+        return env.with_backend(Need::Store, async |backend| show(env, &look(backend).await?)).await;
+    }
+    let mut shown = None;
+    loop {
+        // Opened anew each time, so that the daemon may come and go meanwhile.
+        let now = env.with_backend(Need::Store, async |backend| look(backend).await).await?;
+        let comparable = Status { up_ms: None, ..steady(&now) };
+        if shown.as_ref() != Some(&comparable) {
+            if shown.is_some() && !env.out.json() {
+                env.out.line("")?;
+            }
+            show(env, &now)?;
+            shown = Some(comparable);
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
+    }
+}
+
+/// The status without what changes all the time.
+fn steady(status: &Status) -> Status {
+    let mut status = status.clone();
+    for peer in &mut status.peers {
+        (peer.round_trip_micros, peer.next_attempt_ms, peer.clock_offset_ms) = (None, None, None);
+        (peer.bytes_sent, peer.bytes_received) = (0, 0);
+    }
+    status
+}
+
+async fn look(backend: &Backend) -> Result<Status> {
+    backend.one(Request::Status).await
+}
+
+fn show(env: &Env, status: &Status) -> Result<()> {
+    env.out.show(status, human)
+}
+
+fn human(status: &Status) -> String {
+    let daemon = match (status.pid, status.up_ms) {
+        (Some(pid), Some(up_ms)) => format!("running, process {pid}, for {}", span(up_ms)),
+        _ => "not running (`ahenk-cli start --daemon` starts it)".to_owned(),
+    };
+    let role = if status.admin { ", administrator" } else { "" };
+    let last = status
+        .last_sync_ms
+        .map_or_else(|| "never since the start".to_owned(), |ms| format!("{} ago", super::ago(ms)));
+    let mut lines = vec![
+        format!("Daemon    {daemon}"),
+        format!("Account   {}", status.account),
+        format!("Device    {}  {}{role}", status.device, status.name),
+        format!("Home      {}", status.home),
+        format!("Commits   {}, digest {}", status.position, status.digest),
+    ];
+    if status.running {
+        lines.push(format!("Last sync {last}"));
+        lines.extend(status.listening.iter().map(|address| format!("Listening {}", printable(address))));
+        lines.push(format!("Log       {}", status.log));
+    }
+    if status.waiting_commits > 0 {
+        lines.push(format!("Waiting   {} commits for others that they depend on", status.waiting_commits));
+    }
+    if let Some(ms) = status.clock_skew_ms {
+        let way = if ms > 0 { "behind" } else { "ahead of" };
+        let by = span(ms.unsigned_abs());
+        lines.push(format!("Warning   this device's clock is {by} {way} the others'; set it right"));
+    }
+    lines.push(String::new());
+    lines.push(peer::human(&status.peers, false));
+    lines.join("\n")
+}

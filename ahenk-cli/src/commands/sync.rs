@@ -1,0 +1,29 @@
+//! `sync`: compare with all devices that can be reached, and wait until all know the same.
+
+use super::Env;
+use crate::backend::Need;
+use crate::error::Result;
+use crate::output::span;
+use crate::protocol::Request;
+use crate::report::Synced;
+
+/// Arguments of `sync`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// How long to wait, in seconds
+    #[arg(long, value_name = "SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
+}
+
+pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
+    env.with_backend(Need::Network, async |backend| {
+        let within_ms = args.timeout.saturating_mul(1000);
+        let synced: Synced = backend.one(Request::Sync { within_ms }).await?;
+        env.out.show(&synced, |synced| {
+            let devices = if synced.peers == 1 { "device" } else { "devices" };
+            let Synced { peers, took_ms, position, .. } = synced;
+            format!("In sync with {peers} {devices} after {} ({position} commits).", span(*took_ms))
+        })
+    })
+    .await
+}

@@ -1,0 +1,291 @@
+//! The home folder of a device: where its files are, the lock on them, and its configuration.
+//!
+//! Invariants: the folder is for its owner only; it appears as a whole or not at all (it is built
+//! beside its place and renamed); whoever has the database open holds `daemon.lock` for as long.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use engine::identity::{Identity, SecretKey, hex};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{CliError, Kind, Result};
+use crate::secrets;
+
+/// Longest configuration file that is read, in bytes.
+const CONFIG_BYTES_MAX: u64 = 64 * 1024;
+/// Longest path of a Unix socket that every system takes, in bytes.
+const SOCKET_PATH_BYTES_MAX: usize = 100;
+
+/// What a user may set, in `config.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// Multiaddrs to listen on. Port 0 is chosen once and kept.
+    pub(crate) listen: Vec<String>,
+    /// Find devices on the local network, and be found there.
+    pub(crate) mdns: bool,
+    /// What the daemon logs, as in `RUST_LOG`.
+    pub(crate) log: String,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            listen: vec!["/ip4/0.0.0.0/udp/0/quic-v1".to_owned(), "/ip4/0.0.0.0/tcp/0".to_owned()],
+            mdns: true,
+            log: "info".to_owned(),
+        }
+    }
+}
+
+/// A device's home folder. It may not exist yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Home {
+    dir: PathBuf,
+}
+
+/// Held by whichever process has the database open.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    file: File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // The lock goes with the file handle; the note in it would only mislead.
+        let _ = self.file.set_len(0);
+    }
+}
+
+impl Home {
+    /// The folder that was named, or the platform's usual place.
+    pub(crate) fn choose(named: Option<PathBuf>) -> Result<Home> {
+        let dir = match named {
+            Some(dir) => std::path::absolute(&dir).map_err(|error| CliError::io("find", &dir, &error))?,
+            None => directories::ProjectDirs::from("", "", "ahenk")
+                .map(|dirs| dirs.data_local_dir().to_owned())
+                .ok_or_else(|| {
+                    CliError::usage("this user has no home folder").hint("name a folder with --home DIR")
+                })?,
+        };
+        Ok(Home { dir })
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn config_path(&self) -> PathBuf {
+        self.dir.join("config.toml")
+    }
+
+    pub(crate) fn device_key_path(&self) -> PathBuf {
+        self.dir.join("device.key")
+    }
+
+    pub(crate) fn cert_path(&self) -> PathBuf {
+        self.dir.join("device.cert")
+    }
+
+    pub(crate) fn account_key_path(&self) -> PathBuf {
+        self.dir.join("account.key")
+    }
+
+    pub(crate) fn database_path(&self) -> PathBuf {
+        self.dir.join("ahenk.redb")
+    }
+
+    pub(crate) fn addresses_path(&self) -> PathBuf {
+        self.dir.join("addresses.json")
+    }
+
+    pub(crate) fn lock_path(&self) -> PathBuf {
+        self.dir.join("daemon.lock")
+    }
+
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.dir.join("logs").join("ahenk.log")
+    }
+
+    /// The daemon's socket. Unix limits the length of its path.
+    pub(crate) fn socket_path(&self) -> Result<PathBuf> {
+        let path = self.dir.join("daemon.sock");
+        if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+            return Err(CliError::usage(format!("the path {} is too long for a socket", path.display()))
+                .hint("choose a home folder with a shorter path"));
+        }
+        Ok(path)
+    }
+
+    pub(crate) fn initialised(&self) -> bool {
+        self.cert_path().exists()
+    }
+
+    /// An error unless there is a device here.
+    pub(crate) fn require(&self) -> Result<()> {
+        if self.initialised() {
+            return Ok(());
+        }
+        Err(CliError::new(Kind::NotFound, format!("there is no device in {}", self.dir.display())).hint(
+            "`ahenk-cli init` begins a new account; `ahenk-cli device join` joins one; --home DIR names another folder",
+        ))
+    }
+
+    /// An error if a new device cannot be put here.
+    pub(crate) fn require_vacant(&self) -> Result<()> {
+        if self.initialised() {
+            let message = format!("there is already a device in {}", self.dir.display());
+            return Err(CliError::new(Kind::Conflict, message)
+                .hint("`ahenk-cli device list` shows it; --home DIR names a folder for another one"));
+        }
+        match fs::read_dir(&self.dir) {
+            Ok(mut entries) => match entries.next() {
+                None => Ok(()),
+                Some(_) => Err(CliError::new(
+                    Kind::Conflict,
+                    format!("{} is not empty and holds no device", self.dir.display()),
+                )
+                .hint("name a new or empty folder with --home DIR")),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(CliError::io("read", &self.dir, &error)),
+        }
+    }
+
+    /// Who this device is.
+    pub(crate) fn identity(&self) -> Result<Identity> {
+        let cert = secrets::read_cert(&self.cert_path())?;
+        let secret = secrets::read_key(&self.device_key_path())?;
+        Identity::new(secret, cert).map_err(|error| {
+            CliError::new(Kind::Storage, format!("the key and the certificate do not fit: {error}"))
+                .hint("restore device.key and device.cert from one backup")
+        })
+    }
+
+    /// The account's root key, if this device is an administrator.
+    pub(crate) fn root(&self) -> Result<Option<SecretKey>> {
+        let path = self.account_key_path();
+        if path.exists() { secrets::read_key(&path).map(Some) } else { Ok(None) }
+    }
+
+    pub(crate) fn config(&self) -> Result<Config> {
+        let path = self.config_path();
+        let text = match fs::metadata(&path) {
+            Ok(metadata) if metadata.len() > CONFIG_BYTES_MAX => {
+                return Err(CliError::usage(format!("{} is too long", path.display())));
+            }
+            Ok(_) => fs::read_to_string(&path).map_err(|error| CliError::io("read", &path, &error))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Config::default()),
+            Err(error) => return Err(CliError::io("read", &path, &error)),
+        };
+        toml::from_str(&text).map_err(|error| {
+            CliError::usage(format!("{} is not right: {error}", path.display()))
+                .hint("the keys are: listen (list of multiaddrs), mdns (true or false), log (text)")
+        })
+    }
+
+    /// Tries to become the one that has the database open. `None` if another process is.
+    pub(crate) fn try_lock(&self, what: &str) -> Result<Option<Lock>> {
+        let path = self.lock_path();
+        let failed = |error: io::Error| CliError::io("lock", &path, &error);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = options.open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        file.set_len(0).map_err(failed)?;
+        file.rewind().map_err(failed)?;
+        writeln!(file, "{} {what}", std::process::id()).map_err(failed)?;
+        Ok(Some(Lock { file }))
+    }
+
+    /// The note that the holder of the lock left: its process id, and what it is doing.
+    pub(crate) fn lock_holder(&self) -> Option<(u32, String)> {
+        let mut text = String::new();
+        File::open(self.lock_path()).ok()?.take(256).read_to_string(&mut text).ok()?;
+        let (pid, what) = text.trim_end().split_once(' ')?;
+        Some((pid.parse().ok()?, what.to_owned()))
+    }
+
+    /// A folder beside this one in which a new device is put together.
+    pub(crate) fn begin(&self) -> Result<Building> {
+        let parent =
+            self.dir.parent().ok_or_else(|| CliError::usage("the home folder cannot be the root folder"))?;
+        fs::create_dir_all(parent).map_err(|error| CliError::io("create", parent, &error))?;
+        let name = format!(".ahenk-new-{}", hex(&secrets::random::<8>()?[..]));
+        let dir = parent.join(name);
+        DirBuilder::new().mode(0o700).create(&dir).map_err(|error| CliError::io("create", &dir, &error))?;
+        Ok(Building { home: Home { dir }, target: self.clone(), done: false })
+    }
+}
+
+/// A home folder in the making. Unless finished, it is removed again.
+#[derive(Debug)]
+pub(crate) struct Building {
+    home: Home,
+    target: Home,
+    done: bool,
+}
+
+impl Building {
+    /// The folder under its temporary name.
+    pub(crate) fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// Writes keys, certificate and configuration.
+    pub(crate) fn write(&self, identity: &Identity, root: Option<&SecretKey>, config: &Config) -> Result<()> {
+        secrets::write_key(&self.home.device_key_path(), &identity.secret)?;
+        if let Some(root) = root {
+            secrets::write_key(&self.home.account_key_path(), root)?;
+        }
+        let text = toml::to_string_pretty(config).map_err(CliError::internal)?;
+        let text = format!("# Settings of this device. The daemon reads them when it starts.\n{text}");
+        secrets::write_private(&self.home.config_path(), text.as_bytes())?;
+        // Last, for it is what makes the folder a device's.
+        secrets::write_cert(&self.home.cert_path(), &identity.cert)
+    }
+
+    /// Puts the folder in its place.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        self.target.require_vacant()?;
+        let target = &self.target.dir;
+        fs::rename(&self.home.dir, target).map_err(|error| CliError::io("create", target, &error))?;
+        self.done = true;
+        if let Some(parent) = target.parent() {
+            let synced = File::open(parent).and_then(|folder| folder.sync_all());
+            synced.map_err(|error| CliError::io("write", parent, &error))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Building {
+    fn drop(&mut self) {
+        if !self.done {
+            // What is left behind holds nothing that anybody was promised.
+            let _ = fs::remove_dir_all(&self.home.dir);
+        }
+    }
+}
+
+/// Replaces a file as a whole: readers see the old text or the new one.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    let write = || -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    };
+    write().map_err(|error| CliError::io("write", path, &error))
+}

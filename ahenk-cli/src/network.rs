@@ -1,0 +1,232 @@
+//! Requests about the other devices: who they are, how they are reached, how far in sync they are.
+
+use std::time::{Duration, Instant};
+
+use ahenk::NodeStatus;
+use engine::identity::{DeviceCert, PeerKey};
+use engine::pairing::fingerprint;
+use engine::store::StoreRead as _;
+use engine::transport::PathKind;
+use transport_libp2p::{DialError, PeerDetails};
+
+use crate::error::{CliError, Kind, Result, closed};
+use crate::report::{Added, Device, Peer, Status, Synced};
+use crate::service::Context;
+
+/// How long to wait for a device that was just dialed to say who it is.
+const HELLO_TIME_MAX: Duration = Duration::from_secs(10);
+/// Difference of clocks from which to warn, in milliseconds.
+const SKEW_WARN_MS: u64 = 60_000;
+
+async fn node_status(context: &Context) -> Result<NodeStatus> {
+    context.db.status().await.ok_or_else(closed)
+}
+
+fn path_name(kind: PathKind) -> String {
+    match kind {
+        PathKind::Relayed => "relayed",
+        PathKind::DirectTcp => "direct-tcp",
+        PathKind::DirectQuic => "direct-quic",
+        PathKind::InProcess => "in-process",
+    }
+    .to_owned()
+}
+
+/// The key under which it is kept when a device was last connected.
+pub(crate) fn seen_key(peer: &PeerKey) -> String {
+    format!("seen/{}", engine::identity::hex(&peer.0))
+}
+
+fn seen_ms(context: &Context, peer: &PeerKey) -> Result<Option<u64>> {
+    let stored = context.db.store().local(&seen_key(peer))?;
+    Ok(stored.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?))))
+}
+
+pub(crate) async fn devices(context: &Context) -> Result<Vec<Device>> {
+    let status = node_status(context).await?;
+    let device = |cert: &DeviceCert| -> Result<Device> {
+        let path = status.paths.get(&cert.key);
+        let ready = status.stats.peers.iter().any(|peer| peer.peer == cert.key && peer.ready);
+        Ok(Device {
+            name: cert.name.clone(),
+            id: cert.device().to_string(),
+            fingerprint: fingerprint(&cert.key),
+            this: cert.key == context.identity.peer_key(),
+            admin: cert.admin,
+            paired_ms: cert.issued_ms,
+            connected: ready,
+            seen_ms: seen_ms(context, &cert.key)?,
+            path: path.filter(|_| ready).map(|path| path_name(path.path.kind)),
+        })
+    };
+    let mut devices = status.members.iter().map(device).collect::<Result<Vec<_>>>()?;
+    devices.sort_by(|a, b| (!a.this, &a.name, &a.id).cmp(&(!b.this, &b.name, &b.id)));
+    Ok(devices)
+}
+
+pub(crate) async fn peers(context: &Context) -> Result<Vec<Peer>> {
+    let status = node_status(context).await?;
+    peers_of(context, &status).await
+}
+
+async fn peers_of(context: &Context, status: &NodeStatus) -> Result<Vec<Peer>> {
+    let details = match &context.net {
+        Some(net) => net.peers().await?,
+        None => Vec::new(),
+    };
+    let others = status.members.iter().filter(|cert| cert.key != context.identity.peer_key());
+    let mut peers: Vec<Peer> =
+        others.map(|cert| peer(cert, status, details.iter().find(|peer| peer.peer == cert.key))).collect();
+    peers.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+    Ok(peers)
+}
+
+fn peer(cert: &DeviceCert, status: &NodeStatus, details: Option<&PeerDetails>) -> Peer {
+    let stats = status.stats.peers.iter().find(|peer| peer.peer == cert.key && peer.ready);
+    let path = status.paths.get(&cert.key).filter(|_| stats.is_some());
+    let traffic = stats.map(|stats| stats.traffic).unwrap_or_default();
+    Peer {
+        name: cert.name.clone(),
+        id: cert.device().to_string(),
+        connected: stats.is_some(),
+        path: path.map(|path| path_name(path.path.kind)),
+        address: path.map(|path| path.path.address.clone()),
+        round_trip_micros: path.and_then(|path| path.round_trip_micros),
+        connected_ms: path.map(|path| path.since_ms),
+        in_sync: stats.map(|stats| stats.synced),
+        peer_lacks: stats.map(|stats| stats.behind),
+        we_lack: stats.map(|stats| stats.ahead),
+        clock_offset_ms: stats.and_then(|stats| stats.clock_offset_ms),
+        ops_sent: traffic.ops_sent,
+        ops_received: traffic.ops_received,
+        bytes_sent: traffic.bytes_sent,
+        bytes_received: traffic.bytes_received,
+        addresses: details.map(|details| details.addresses.clone()).unwrap_or_default(),
+        dial_failures: details.map_or(0, |details| details.dial_failures),
+        last_error: details.and_then(|details| details.last_error.clone()),
+        next_attempt_ms: details.and_then(|details| details.next_attempt_in).map(millis),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The digest as text.
+pub(crate) fn digest_text(digest: u128) -> String {
+    format!("{digest:032x}")
+}
+
+pub(crate) async fn status(context: &Context) -> Result<Status> {
+    let node = node_status(context).await?;
+    let peers = peers_of(context, &node).await?;
+    let listening = match &context.net {
+        Some(net) => net.listen_addresses().await?,
+        None => Vec::new(),
+    };
+    let running = context.stop.is_some();
+    Ok(Status {
+        running,
+        pid: running.then(std::process::id),
+        home: context.home.dir().display().to_string(),
+        account: context.identity.account().to_string(),
+        device: context.identity.device().to_string(),
+        name: context.identity.cert.name.clone(),
+        replica: node.stats.replica.to_string(),
+        admin: context.root.is_some(),
+        up_ms: running.then(|| millis(context.started.elapsed())),
+        listening,
+        clock_skew_ms: skew(&peers),
+        peers,
+        position: node.position,
+        digest: digest_text(node.digest),
+        last_sync_ms: Some(node.stats.last_sync_ms).filter(|&ms| ms > 0),
+        waiting_commits: node.stats.waiting_commits,
+        log: context.home.log_path().display().to_string(),
+    })
+}
+
+fn skew(peers: &[Peer]) -> Option<i64> {
+    let mut offsets: Vec<i64> = peers.iter().filter_map(|peer| peer.clock_offset_ms).collect();
+    offsets.sort_unstable();
+    offsets.get(offsets.len() / 2).copied().filter(|offset| offset.unsigned_abs() > SKEW_WARN_MS)
+}
+
+pub(crate) async fn sync(context: &Context, within: Duration) -> Result<Synced> {
+    let started = Instant::now();
+    if node_status(context).await?.members.len() < 2 {
+        return Err(CliError::new(Kind::NotFound, "this account has no other device yet")
+            .hint("`ahenk-cli device invite` here, then `ahenk-cli device join` there"));
+    }
+    context.net()?.network_changed().await?;
+    let report = context.db.sync(within).await?;
+    let status = node_status(context).await?;
+    Ok(Synced {
+        peers: report.peers,
+        position: status.position,
+        digest: digest_text(status.digest),
+        took_ms: millis(started.elapsed()),
+    })
+}
+
+/// Connects to an address, and remembers it if a device of the account is there.
+pub(crate) async fn add(context: &Context, address: &str) -> Result<Added> {
+    let net = context.net()?;
+    let mut events = context.db.events();
+    let peer = net.dial(address).await.map_err(dial_error)?;
+    if peer == context.identity.peer_key() {
+        return Err(CliError::usage("that is the address of this device itself")
+            .hint("give the address of the other device, as `ahenk-cli status` shows it there"));
+    }
+    let added = |cert: &DeviceCert| Added {
+        device: cert.device().to_string(),
+        name: cert.name.clone(),
+        address: address.to_owned(),
+    };
+    let known = node_status(context).await?.members.into_iter().find(|cert| cert.key == peer);
+    if let Some(cert) = known {
+        net.add_address(peer, address).await.map_err(CliError::usage)?;
+        return Ok(added(&cert));
+    }
+    // Not known yet: a device that another one admitted, or a stranger. Its greeting tells.
+    let waiting = async {
+        loop {
+            use engine::io::Event;
+            match events.recv().await {
+                Ok(Event::Connected { device }) if device == peer.device() => return Ok(()),
+                Ok(Event::PeerFault { device, text, .. }) if device == peer.device() => return Err(text),
+                Ok(Event::Disconnected { device, reason, .. }) if device == peer.device() => {
+                    return Err(reason);
+                }
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => return Err("closed".to_owned()),
+                _ => {}
+            }
+        }
+    };
+    let heard = tokio::time::timeout(HELLO_TIME_MAX, waiting).await;
+    let cert = node_status(context).await?.members.into_iter().find(|cert| cert.key == peer);
+    match (heard, cert) {
+        (_, Some(cert)) => {
+            net.add_address(peer, address).await.map_err(CliError::usage)?;
+            Ok(added(&cert))
+        }
+        (Ok(Err(reason)), None) => Err(stranger(&reason)),
+        (_, None) => Err(stranger("it did not say who it is")),
+    }
+}
+
+fn stranger(reason: &str) -> CliError {
+    CliError::new(Kind::NotAuthorised, format!("the device there is not one of this account: {reason}"))
+        .hint("to admit it: `ahenk-cli device invite` here, then `ahenk-cli device join` there")
+}
+
+fn dial_error(error: DialError) -> CliError {
+    match error {
+        DialError::Address(error) => {
+            CliError::usage(error).hint("`ahenk-cli status` on the other device lists its addresses")
+        }
+        DialError::Failed(_) => CliError::new(Kind::Network, error)
+            .hint("is `ahenk-cli start` running there, and does a firewall let it through?"),
+        _ => closed(),
+    }
+}

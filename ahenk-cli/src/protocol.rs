@@ -1,0 +1,162 @@
+//! What a command asks of the service and what comes back: the same types whether the daemon
+//! answers over its socket or the service runs within the command's own process.
+//!
+//! On the socket each line is one JSON document `{"v":1,"body":…}`. A connection carries one call:
+//! the client sends a [`ToService::Request`], perhaps [`ToService::Answer`]s when it is asked
+//! something; the service sends [`Reply`]s, the last of which is `Done` or `Error`. Closing the
+//! connection cancels the call.
+//!
+//! Invariants: a line is at most [`LINE_BYTES_MAX`] long; lines of another version are refused
+//! before their body is looked at.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+use crate::data::DataRequest;
+use crate::error::{CliError, Kind, Result};
+
+/// The version of this protocol.
+const VERSION: u32 = 1;
+/// Longest line either way, in bytes.
+pub(crate) const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// One call.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", content = "with", rename_all = "kebab-case")]
+pub(crate) enum Request {
+    /// How things stand. One [`crate::report::Status`].
+    Status,
+    /// The account's devices. One list of [`crate::report::Device`].
+    Devices,
+    /// The other devices and the ways to them. One list of [`crate::report::Peer`].
+    Peers,
+    /// Remember an address and connect to it. One [`crate::report::Added`].
+    PeerAdd {
+        /// A multiaddr, with or without `/p2p/` id.
+        address: String,
+    },
+    /// Compare with the connected devices until all know the same. One [`crate::report::Synced`].
+    Sync {
+        /// How long to wait, in milliseconds.
+        within_ms: u64,
+    },
+    /// Offer to admit a device. A stream of [`crate::pairing::InviteStep`].
+    Invite {
+        /// Ask before admitting.
+        ask: bool,
+        /// Addresses for the long form of the code; where we listen, if there are none.
+        addresses: Vec<String>,
+    },
+    /// Ends the daemon. Nothing is returned; the daemon's lock is free when it has ended.
+    Stop,
+    /// Rows, log and conflicts.
+    Data(DataRequest),
+}
+
+/// What a client says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ToService {
+    /// The call.
+    Request(Request),
+    /// The user's answer to a question that the call asked.
+    Answer(bool),
+}
+
+/// What the service says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Reply {
+    /// One result. With `--json` it is printed as it is.
+    Item(Json),
+    /// The call succeeded and has ended.
+    Done,
+    /// The call failed and has ended.
+    Error(CliError),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope<T> {
+    v: u32,
+    body: T,
+}
+
+#[derive(Deserialize)]
+struct Versioned {
+    v: u32,
+}
+
+/// Sends a line.
+pub(crate) async fn write<T: Serialize>(to: &mut (impl AsyncWrite + Unpin), body: T) -> Result<()> {
+    let mut line = serde_json::to_vec(&Envelope { v: VERSION, body }).map_err(CliError::internal)?;
+    if line.len() >= LINE_BYTES_MAX {
+        return Err(CliError::usage(format!("a message of {} bytes is too long", line.len()))
+            .hint("ask for less at a time"));
+    }
+    line.push(b'\n');
+    let write = async {
+        to.write_all(&line).await?;
+        to.flush().await
+    };
+    write.await.map_err(|error| lost(&error))
+}
+
+/// Receives a line; `None` at the end.
+pub(crate) async fn read<T: DeserializeOwned>(from: &mut (impl AsyncBufRead + Unpin)) -> Result<Option<T>> {
+    let mut line = Vec::new();
+    let mut limited = from.take(LINE_BYTES_MAX as u64);
+    limited.read_until(b'\n', &mut line).await.map_err(|error| lost(&error))?;
+    if line.is_empty() {
+        return Ok(None);
+    }
+    if line.last() != Some(&b'\n') {
+        let what = if line.len() >= LINE_BYTES_MAX { "is too long" } else { "was cut off" };
+        return Err(malformed(what));
+    }
+    let versioned: Versioned = serde_json::from_slice(&line).map_err(|_| malformed("is not one"))?;
+    if versioned.v != VERSION {
+        return Err(CliError::new(Kind::Conflict, "the daemon is of another version than this command")
+            .hint("restart it: `ahenk-cli stop`, then `ahenk-cli start --daemon`"));
+    }
+    let envelope: Envelope<T> = serde_json::from_slice(&line).map_err(|_| malformed("is not understood"))?;
+    Ok(Some(envelope.body))
+}
+
+fn malformed(what: &str) -> CliError {
+    CliError::new(Kind::Usage, format!("a message on the daemon's socket {what}"))
+        .hint("use the same version of ahenk-cli for the daemon and for commands")
+}
+
+fn lost(error: &std::io::Error) -> CliError {
+    CliError::new(Kind::NotRunning, format!("the connection to the daemon was lost: {error}"))
+        .hint("`ahenk-cli status` says whether it still runs; then run the command again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read_bytes(bytes: &[u8]) -> Result<Option<ToService>> {
+        read(&mut &*bytes).await
+    }
+
+    #[tokio::test]
+    async fn a_line_comes_back_and_hostile_lines_are_errors() {
+        let mut line = Vec::new();
+        write(&mut line, ToService::Request(Request::Sync { within_ms: 5 })).await.expect("written");
+        let back = read_bytes(&line).await.expect("read");
+        assert_eq!(back, Some(ToService::Request(Request::Sync { within_ms: 5 })));
+        assert_eq!(read_bytes(b"").await.expect("the end"), None);
+        for bad in
+            [&line[..line.len() - 1], b"\n", b"{}\n", b"[1]\n", b"{\"v\":1,\"body\":{\"request\":7}}\n"]
+        {
+            assert_eq!(read_bytes(bad).await.expect_err("refused").kind, Kind::Usage);
+        }
+        let other = read_bytes(b"{\"v\":2,\"body\":{\"anything\":true}}\n").await.expect_err("refused");
+        assert_eq!(other.kind, Kind::Conflict);
+        let endless = vec![b'1'; LINE_BYTES_MAX + 1];
+        assert!(read_bytes(&endless).await.expect_err("refused").message.contains("too long"));
+    }
+}

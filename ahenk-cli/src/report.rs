@@ -1,0 +1,100 @@
+//! What the service tells about devices, peers and itself. These are the documents that `--json`
+//! prints, so their field names are stable: add, never rename.
+
+use serde::{Deserialize, Serialize};
+
+/// A device of the account.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Device {
+    pub(crate) name: String,
+    pub(crate) id: String,
+    /// For comparing by eye.
+    pub(crate) fingerprint: String,
+    pub(crate) this: bool,
+    pub(crate) admin: bool,
+    /// When its certificate was issued, in milliseconds since the Unix epoch.
+    pub(crate) paired_ms: u64,
+    pub(crate) connected: bool,
+    /// When it was last connected, in milliseconds since the Unix epoch; `null` if that is not known.
+    pub(crate) seen_ms: Option<u64>,
+    /// How it is reached, while it is.
+    pub(crate) path: Option<String>,
+}
+
+/// Another device, and the way to it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Peer {
+    pub(crate) name: String,
+    pub(crate) id: String,
+    pub(crate) connected: bool,
+    /// `direct-quic`, `direct-tcp` or `relayed`.
+    pub(crate) path: Option<String>,
+    pub(crate) address: Option<String>,
+    pub(crate) round_trip_micros: Option<u64>,
+    pub(crate) connected_ms: Option<u64>,
+    /// Whether both know the same; `null` while not connected.
+    pub(crate) in_sync: Option<bool>,
+    /// Commits that this device has and the peer lacks.
+    pub(crate) peer_lacks: Option<u64>,
+    /// Commits that the peer has and this device lacks.
+    pub(crate) we_lack: Option<u64>,
+    pub(crate) clock_offset_ms: Option<i64>,
+    pub(crate) ops_sent: u64,
+    pub(crate) ops_received: u64,
+    pub(crate) bytes_sent: u64,
+    pub(crate) bytes_received: u64,
+    /// Where it may be found.
+    pub(crate) addresses: Vec<String>,
+    pub(crate) dial_failures: u32,
+    pub(crate) last_error: Option<String>,
+    pub(crate) next_attempt_ms: Option<u64>,
+}
+
+/// How things stand.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// Whether the daemon answers.
+    pub(crate) running: bool,
+    /// The daemon's process.
+    pub(crate) pid: Option<u32>,
+    pub(crate) home: String,
+    pub(crate) account: String,
+    pub(crate) device: String,
+    pub(crate) name: String,
+    pub(crate) replica: String,
+    pub(crate) admin: bool,
+    /// Milliseconds since the daemon started.
+    pub(crate) up_ms: Option<u64>,
+    pub(crate) listening: Vec<String>,
+    pub(crate) peers: Vec<Peer>,
+    /// Commits applied.
+    pub(crate) position: u64,
+    /// Equal on devices of equal knowledge.
+    pub(crate) digest: String,
+    /// When this device last knew the same as some peer, in milliseconds since the Unix epoch.
+    pub(crate) last_sync_ms: Option<u64>,
+    /// Commits that wait for what they depend on.
+    pub(crate) waiting_commits: u64,
+    /// The median of the peers' clocks minus ours, if it differs by more than a minute.
+    pub(crate) clock_skew_ms: Option<i64>,
+    /// Where the daemon logs when it runs in the background.
+    pub(crate) log: String,
+}
+
+/// A completed sync.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Synced {
+    /// Devices that know what this one knows.
+    pub(crate) peers: usize,
+    pub(crate) position: u64,
+    pub(crate) digest: String,
+    pub(crate) took_ms: u64,
+}
+
+/// An address that is remembered now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Added {
+    pub(crate) device: String,
+    pub(crate) name: String,
+    pub(crate) address: String,
+}

@@ -1,0 +1,143 @@
+//! Fresh randomness from the operating system, and the files that hold keys.
+//!
+//! Invariants: key files are readable by their owner only from the moment they exist; their text is
+//! wiped from memory; keys never reach a log or `Debug`.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use bip39::{Language, Mnemonic};
+use engine::identity::{DeviceCert, SecretKey, hex};
+use rand::TryRng as _;
+use zeroize::Zeroizing;
+
+use crate::error::{CliError, Kind, Result};
+
+const SECRET_TITLE: &str = "ahenk key 1 ";
+const CERT_TITLE: &str = "ahenk certificate 1 ";
+/// Longest key or certificate file that is read, in bytes.
+const FILE_BYTES_MAX: u64 = 4096;
+
+/// Random bytes of the operating system.
+pub(crate) fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>> {
+    let mut bytes = Zeroizing::new([0; N]);
+    rand::rngs::SysRng.try_fill_bytes(&mut bytes[..]).map_err(|error| {
+        CliError::new(Kind::Internal, format!("the operating system has no random numbers: {error}"))
+    })?;
+    Ok(bytes)
+}
+
+/// A new key.
+pub(crate) fn new_key() -> Result<SecretKey> {
+    Ok(SecretKey::from_bytes(&*random::<32>()?))
+}
+
+/// The 24 words that a root key can be restored from.
+pub(crate) fn recovery_phrase(root: &SecretKey) -> Result<Zeroizing<String>> {
+    let bytes = root.to_bytes();
+    let mnemonic = Mnemonic::from_entropy_in(Language::English, &bytes[..])
+        .map_err(|error| CliError::internal(format!("no recovery phrase: {error}")))?;
+    let mut phrase = Zeroizing::new(String::with_capacity(24 * 9));
+    for (at, word) in mnemonic.words().enumerate() {
+        if at > 0 {
+            phrase.push(' ');
+        }
+        phrase.push_str(word);
+    }
+    Ok(phrase)
+}
+
+/// Writes a new file that only its owner may read, durably. Fails if it exists.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(|error| CliError::io("write", path, &error))
+}
+
+pub(crate) fn write_key(path: &Path, key: &SecretKey) -> Result<()> {
+    let digits = Zeroizing::new(hex(&key.to_bytes()[..]));
+    write_private(path, Zeroizing::new(format!("{SECRET_TITLE}{}\n", *digits)).as_bytes())
+}
+
+pub(crate) fn read_key(path: &Path) -> Result<SecretKey> {
+    let text = read(path)?;
+    let bytes = text.trim_end().strip_prefix(SECRET_TITLE).and_then(unhex);
+    let bytes = bytes.ok_or_else(|| damaged(path))?;
+    let key: &[u8; 32] = bytes.as_slice().try_into().map_err(|_| damaged(path))?;
+    Ok(SecretKey::from_bytes(key))
+}
+
+pub(crate) fn write_cert(path: &Path, cert: &DeviceCert) -> Result<()> {
+    let bytes = postcard::to_stdvec(cert).map_err(CliError::internal)?;
+    write_private(path, format!("{CERT_TITLE}{}\n", hex(&bytes)).as_bytes())
+}
+
+pub(crate) fn read_cert(path: &Path) -> Result<DeviceCert> {
+    let text = read(path)?;
+    let bytes = text.trim_end().strip_prefix(CERT_TITLE).and_then(unhex).ok_or_else(|| damaged(path))?;
+    postcard::from_bytes(&bytes).map_err(|_| damaged(path))
+}
+
+fn read(path: &Path) -> Result<Zeroizing<String>> {
+    let read = || -> io::Result<Zeroizing<String>> {
+        if fs::metadata(path)?.len() > FILE_BYTES_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long"));
+        }
+        fs::read_to_string(path).map(Zeroizing::new)
+    };
+    read().map_err(|error| CliError::io("read", path, &error))
+}
+
+pub(crate) fn damaged(path: &Path) -> CliError {
+    CliError::new(Kind::Storage, format!("{} is damaged", path.display()))
+        .hint("restore the file from a backup, or pair this device anew into another home folder")
+}
+
+/// Reads lower- or upper-case hexadecimal.
+pub(crate) fn unhex(text: &str) -> Option<Zeroizing<Vec<u8>>> {
+    if !text.len().is_multiple_of(2) || !text.is_ascii() {
+        return None;
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(text.len() / 2));
+    for pair in text.as_bytes().chunks_exact(2) {
+        bytes.push((digit(pair[0])? * 16 + digit(pair[1])?) as u8);
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_file_reads_back_is_private_and_damage_is_an_error() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("key");
+        let key = new_key().expect("randomness");
+        write_key(&path, &key).expect("written");
+        assert_eq!(read_key(&path).expect("read").public(), key.public());
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        assert!(write_key(&path, &key).is_err(), "a key is never overwritten");
+        let text = fs::read_to_string(&path).expect("text");
+        for bad in ["", "ahenk key 2 00", &text[..text.len() - 3], "ahenk key 1 zz"] {
+            fs::write(&path, bad).expect("written");
+            assert_eq!(read_key(&path).expect_err("damaged").kind, Kind::Storage);
+        }
+    }
+
+    #[test]
+    fn a_recovery_phrase_has_24_words_and_gives_the_key_back() {
+        let root = new_key().expect("randomness");
+        let phrase = recovery_phrase(&root).expect("a phrase");
+        assert_eq!(phrase.split(' ').count(), 24);
+        let back = Mnemonic::parse_in(Language::English, phrase.as_str()).expect("valid");
+        assert_eq!(back.to_entropy(), root.to_bytes()[..]);
+    }
+}

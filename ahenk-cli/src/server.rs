@@ -1,0 +1,179 @@
+//! The daemon: a session that stays open, and the socket at which commands reach it.
+//!
+//! Invariants: only processes of the same user are served; at most [`CLIENTS_MAX`] at a time; a
+//! client that goes away cancels its call and nothing else.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use engine::io::Event;
+use engine::store::Store as _;
+use tokio::io::BufReader;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::task::JoinSet;
+use tracing::{debug, error, info, warn};
+
+use crate::backend::{REPLIES_MAX, connect, in_use};
+use crate::error::{CliError, Kind, Result};
+use crate::home::Home;
+use crate::network::seen_key;
+use crate::protocol::{self, Reply, ToService};
+use crate::service::{self, Caller, Context};
+use crate::session::{Need, Session};
+
+/// Most clients at a time; more wait.
+const CLIENTS_MAX: usize = 64;
+
+/// Removes the socket when the daemon ends.
+struct Socket(PathBuf);
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // If it stays, the next daemon removes it.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Runs the daemon until it is told to stop, by a command or a signal.
+pub(crate) async fn run(home: &Home) -> Result<()> {
+    home.require()?;
+    let Some(lock) = home.try_lock("the daemon")? else { return Err(already(home).await) };
+    let stop = Arc::new(Notify::new());
+    let mut session = Session::open(home, Need::Network, lock, Some(Arc::clone(&stop))).await?;
+    let (listener, _socket, owner) = listen(&home.socket_path()?)?;
+    let watching = tokio::spawn(remember_seen(Arc::clone(session.context())));
+    let status = crate::network::status(session.context()).await?;
+    info!(device = %status.name, id = %status.device, listening = ?status.listening, "the daemon is running");
+    let mut clients = JoinSet::new();
+    let mut term = signal(SignalKind::terminate()).map_err(CliError::internal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::internal)?;
+    let result = loop {
+        tokio::select! {
+            accepted = listener.accept(), if clients.len() < CLIENTS_MAX => match accepted {
+                Ok((stream, _)) if allowed(&stream, owner) => {
+                    clients.spawn(serve(stream, Arc::clone(session.context())));
+                }
+                Ok(_) => warn!("a process of another user tried to use the socket"),
+                Err(error) => {
+                    warn!(%error, "a client could not be accepted");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            },
+            Some(ended) = clients.join_next() => {
+                if let Err(error) = ended && error.is_panic() {
+                    error!(%error, "a call panicked");
+                }
+            }
+            () = stop.notified() => break Ok(()),
+            _ = term.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            failure = session.failed() => break Err(failure),
+        }
+    };
+    info!("stopping");
+    clients.shutdown().await;
+    watching.abort();
+    session.close().await?;
+    info!("stopped");
+    result
+}
+
+/// Why the lock is taken: by a daemon or by a command.
+async fn already(home: &Home) -> CliError {
+    match connect(home).await {
+        Ok(Some(_)) => {
+            let pid = home.lock_holder().map_or_else(String::new, |(pid, _)| format!(" (process {pid})"));
+            let message = format!("a daemon is already running for {}{pid}", home.dir().display());
+            CliError::new(Kind::Conflict, message)
+                .hint("`ahenk-cli status` shows it; `ahenk-cli stop` ends it; --home DIR names another home")
+        }
+        _ => in_use(home),
+    }
+}
+
+/// Makes the socket. The lock is held, so one that lies there is left over.
+fn listen(path: &Path) -> Result<(UnixListener, Socket, u32)> {
+    let failed = |error: std::io::Error| CliError::io("listen at", path, &error);
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    let socket = Socket(path.to_owned());
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    // We made it, so its owner is who we are.
+    let owner = fs::metadata(path).map_err(failed)?.uid();
+    Ok((listener, socket, owner))
+}
+
+fn allowed(stream: &UnixStream, owner: u32) -> bool {
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == owner)
+}
+
+/// Serves one client.
+async fn serve(stream: UnixStream, context: Arc<Context>) {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    let request = match protocol::read::<ToService>(&mut reader).await {
+        Ok(Some(ToService::Request(request))) => request,
+        // Somebody only looked whether we are here.
+        Ok(None) => return,
+        Ok(Some(ToService::Answer(_))) => return,
+        Err(error) => {
+            let _ = protocol::write(&mut writer, Reply::Error(error)).await;
+            return;
+        }
+    };
+    let (replies, mut received) = mpsc::channel(REPLIES_MAX);
+    let (answers, asked) = mpsc::channel(1);
+    let calling = service::call(&context, request, Caller { replies, answers: asked });
+    let sending = async {
+        while let Some(reply) = received.recv().await {
+            let written = match protocol::write(&mut writer, reply).await {
+                Err(error) if error.kind == Kind::Usage => {
+                    protocol::write(&mut writer, Reply::Error(error)).await
+                }
+                written => written,
+            };
+            if let Err(error) = written {
+                debug!(%error, "a client went away");
+                return;
+            }
+        }
+    };
+    let listening = async {
+        while let Ok(Some(ToService::Answer(answer))) = protocol::read(&mut reader).await {
+            if answers.send(answer).await.is_err() {
+                // Nobody asks any more; go on to notice when the client leaves.
+                debug!("an answer that was not asked for");
+            }
+        }
+    };
+    tokio::select! {
+        ((), ()) = async { tokio::join!(calling, sending) } => {}
+        () = listening => debug!("a client cancelled its call"),
+    }
+}
+
+/// Keeps when each device was last connected.
+async fn remember_seen(context: Arc<Context>) {
+    let mut events = context.db.events();
+    loop {
+        let device = match events.recv().await {
+            Ok(Event::Connected { device } | Event::Disconnected { device, .. }) => device,
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => continue,
+            Err(broadcast::error::RecvError::Closed) => return,
+        };
+        let Some(status) = context.db.status().await else { return };
+        let Some(cert) = status.members.iter().find(|cert| cert.device() == device) else { continue };
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now_ms = now.map_or(0, |since| since.as_millis() as u64);
+        if let Err(error) = context.db.store().set_local(&seen_key(&cert.key), Some(&now_ms.to_be_bytes())) {
+            warn!(%error, "it could not be noted when a device was seen");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The service: carries out requests on an open database, in the daemon or in a command's own process.
+//!
+//! [`call`] is the one entrance. A call streams its results through [`Caller`] and may ask the user
+//! a question; it is cancelled by dropping its future, which loses nothing that was acknowledged.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ahenk::Db;
+use engine::identity::{Identity, SecretKey};
+use serde::Serialize;
+use store::RedbStore;
+use tokio::sync::{Notify, mpsc};
+use transport_libp2p::Libp2pControl;
+
+use crate::error::{CliError, Kind, Result};
+use crate::home::Home;
+use crate::protocol::{Reply, Request};
+use crate::{data, network, pairing};
+
+/// An open database and what belongs to it.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) home: Home,
+    pub(crate) identity: Identity,
+    /// The account's root key, on an administrator.
+    pub(crate) root: Option<SecretKey>,
+    pub(crate) db: Db<RedbStore>,
+    /// The network; `None` if the database was opened without.
+    pub(crate) net: Option<Libp2pControl>,
+    pub(crate) started: Instant,
+    /// In the daemon: asks it to stop.
+    pub(crate) stop: Option<Arc<Notify>>,
+}
+
+impl Context {
+    /// The network, or an error that says that this needs it.
+    pub(crate) fn net(&self) -> Result<&Libp2pControl> {
+        self.net.as_ref().ok_or_else(|| CliError::internal("the database was opened without the network"))
+    }
+}
+
+/// Whoever made a call: takes its results, answers its questions.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    pub(crate) replies: mpsc::Sender<Reply>,
+    pub(crate) answers: mpsc::Receiver<bool>,
+}
+
+impl Caller {
+    /// Hands over one result; waits while the caller is slow. An error if it went away.
+    pub(crate) async fn item(&self, item: impl Serialize) -> Result<()> {
+        let item = serde_json::to_value(item).map_err(CliError::internal)?;
+        self.replies.send(Reply::Item(item)).await.map_err(|_| gone())
+    }
+
+    /// Waits for the answer to a question that was put as an item.
+    pub(crate) async fn answer(&mut self) -> Result<bool> {
+        self.answers.recv().await.ok_or_else(gone)
+    }
+}
+
+fn gone() -> CliError {
+    CliError::new(Kind::OutputClosed, "the command went away")
+}
+
+/// Carries out a request to its end. The last reply is `Done` or `Error`.
+pub(crate) async fn call(context: &Context, request: Request, mut caller: Caller) {
+    let last = match dispatch(context, request, &mut caller).await {
+        Ok(()) => Reply::Done,
+        Err(error) => Reply::Error(error),
+    };
+    // A caller that went away needs no answer.
+    let _ = caller.replies.send(last).await;
+}
+
+async fn dispatch(context: &Context, request: Request, caller: &mut Caller) -> Result<()> {
+    match request {
+        Request::Status => caller.item(network::status(context).await?).await,
+        Request::Devices => caller.item(network::devices(context).await?).await,
+        Request::Peers => caller.item(network::peers(context).await?).await,
+        Request::PeerAdd { address } => caller.item(network::add(context, &address).await?).await,
+        Request::Sync { within_ms } => {
+            caller.item(network::sync(context, Duration::from_millis(within_ms)).await?).await
+        }
+        Request::Invite { ask, addresses } => pairing::invite(context, ask, addresses, caller).await,
+        Request::Stop => match &context.stop {
+            Some(stop) => {
+                stop.notify_one();
+                Ok(())
+            }
+            None => Err(CliError::internal("only a daemon can be stopped")),
+        },
+        Request::Data(request) => data::call(context, request, caller).await,
+    }
+}

@@ -1,0 +1,195 @@
+//! An open database: the store, the node that drives it, and the network if there is one. Owned by
+//! the daemon or by a command that runs without it.
+//!
+//! Invariants: the home's lock is held from before the store opens until after it has closed; the
+//! addresses of other devices are saved when they change and when the session ends.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ahenk::{Db, Node, NodeError, Offline, Options, SystemClock};
+use engine::identity::{DeviceCert, Identity};
+use store::RedbStore;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+use transport_libp2p::{Libp2pConfig, Libp2pTransport, SpawnError};
+
+use crate::addresses::Addresses;
+use crate::error::{CliError, Kind, Result};
+use crate::home::{Config, Home, Lock};
+use crate::secrets;
+use crate::service::Context;
+
+/// How often it is looked whether there are new addresses to save.
+const SAVE_EVERY: Duration = Duration::from_secs(10);
+/// How long the network may take to close.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(4);
+
+/// What a command needs of the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Rows and log only.
+    Store,
+    /// Other devices as well.
+    Network,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Session {
+    context: Arc<Context>,
+    /// `None` once its end has been seen.
+    node: Option<JoinHandle<Result<(), NodeError>>>,
+    saver: Option<JoinHandle<()>>,
+    _lock: Lock,
+}
+
+impl Session {
+    /// Opens the database of a home whose lock is held. `stop` is given by the daemon.
+    pub(crate) async fn open(
+        home: &Home,
+        need: Need,
+        lock: Lock,
+        stop: Option<Arc<Notify>>,
+    ) -> Result<Session> {
+        let identity = home.identity()?;
+        let root = home.root()?;
+        let store = open_store(home, &identity)?;
+        let options = Options::new(identity.clone(), *secrets::random::<32>()?);
+        let (node, db, net) = match need {
+            Need::Store => {
+                let (node, db) = Node::new(options, Offline, store, SystemClock::new())?;
+                (tokio::spawn(node.run()), db, None)
+            }
+            Need::Network => {
+                let mut addresses = Addresses::load(home);
+                let transport = spawn_network(home, &identity, &addresses).await?;
+                let control = transport.control();
+                addresses.listening(&control.listen_addresses().await?);
+                addresses.save(home)?;
+                let (node, db) = Node::new(options, transport, store, SystemClock::new())?;
+                (tokio::spawn(node.run()), db, Some(control))
+            }
+        };
+        let context = Context { home: home.clone(), identity, root, db, net, started: Instant::now(), stop };
+        let context = Arc::new(context);
+        let saver = context.net.is_some().then(|| tokio::spawn(save_regularly(Arc::clone(&context))));
+        Ok(Session { context, node: Some(node), saver, _lock: lock })
+    }
+
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    /// Resolves when the node has stopped by itself, which it does only if the store fails for good.
+    pub(crate) async fn failed(&mut self) -> CliError {
+        let Some(node) = &mut self.node else { return crate::error::closed() };
+        let result = ended(node.await);
+        self.node = None;
+        result.err().unwrap_or_else(crate::error::closed)
+    }
+
+    /// Says goodbye to the other devices and closes everything.
+    pub(crate) async fn close(mut self) -> Result<()> {
+        if let Some(saver) = self.saver.take() {
+            saver.abort();
+            save_addresses(&self.context).await;
+        }
+        // It is closed already if the node has failed; then the node's error is what counts.
+        let _ = self.context.db.close().await;
+        if let Some(node) = self.node.take() {
+            ended(node.await)?;
+        }
+        if let Some(net) = &self.context.net {
+            // Until then, what was sent last may not have left.
+            let down = async {
+                while net.listen_addresses().await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            if tokio::time::timeout(CLOSE_TIME_MAX, down).await.is_err() {
+                warn!("the network took too long to close");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn ended(result: Result<Result<(), NodeError>, tokio::task::JoinError>) -> Result<()> {
+    match result {
+        Ok(result) => Ok(result?),
+        Err(error) => Err(CliError::internal(format!("the node panicked: {error}"))),
+    }
+}
+
+fn open_store(home: &Home, identity: &Identity) -> Result<RedbStore> {
+    let nonce = secrets::random::<16>()?;
+    Ok(RedbStore::open(&home.database_path(), identity.account(), *nonce)?)
+}
+
+/// Creates the database of a new device, and has it know the certificates given.
+pub(crate) fn create_store(home: &Home, identity: &Identity, members: Vec<DeviceCert>) -> Result<()> {
+    let nonce = secrets::random::<16>()?;
+    let store = RedbStore::create(&home.database_path(), identity.account(), *nonce)?;
+    let mut options = Options::new(identity.clone(), *secrets::random::<32>()?);
+    options.members = members;
+    let (node, db): (_, Db<RedbStore>) = Node::new(options, Offline, store, SystemClock::new())?;
+    drop((node, db));
+    Ok(())
+}
+
+/// The gossip topic of an account: not to be guessed by those who do not know the account's id.
+fn topic(identity: &Identity) -> String {
+    engine::identity::hex(&blake3::derive_key("ahenk gossip topic 1", &identity.account().0))
+}
+
+async fn spawn_network(home: &Home, identity: &Identity, addresses: &Addresses) -> Result<Libp2pTransport> {
+    let config = home.config()?;
+    let mut libp2p = Libp2pConfig::new(identity.secret.clone(), topic(identity));
+    libp2p.listen = addresses.same_ports(&config.listen);
+    libp2p.mdns = config.mdns;
+    libp2p.addresses = addresses.peers();
+    match Libp2pTransport::spawn(libp2p.clone()).await {
+        Err(SpawnError::AddressInUse { address }) if !config.listen.contains(&address) => {
+            info!(address, "the port used last time is taken; choosing another");
+            libp2p.listen = config.listen.clone();
+        }
+        Err(SpawnError::Discovery(error)) => {
+            warn!(%error, "no discovery on the local network");
+            libp2p.mdns = false;
+        }
+        other => return other.map_err(|error| spawn_error(&config, &error)),
+    }
+    Libp2pTransport::spawn(libp2p).await.map_err(|error| spawn_error(&config, &error))
+}
+
+pub(crate) fn spawn_error(config: &Config, error: &SpawnError) -> CliError {
+    let (kind, hint) = match error {
+        SpawnError::Address(_) => (Kind::Usage, "correct `listen` in config.toml".to_owned()),
+        SpawnError::AddressInUse { .. } => (Kind::Conflict, "choose another port, or 0 for any".to_owned()),
+        _ => (Kind::Network, format!("the configuration says to listen on {}", config.listen.join(", "))),
+    };
+    CliError::new(kind, error).hint(hint)
+}
+
+async fn save_regularly(context: Arc<Context>) {
+    let mut events = context.db.events();
+    loop {
+        // A new connection is what makes addresses worth saving soon; the interval catches the rest.
+        let _ = tokio::time::timeout(SAVE_EVERY, events.recv()).await;
+        save_addresses(&context).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn save_addresses(context: &Context) {
+    let Some(net) = &context.net else { return };
+    let Ok(known) = net.known_addresses().await else { return };
+    let mut addresses = Addresses::load(&context.home);
+    if addresses.know(known)
+        && let Err(error) = addresses.save(&context.home)
+    {
+        warn!(%error, "addresses of other devices could not be saved");
+    }
+}

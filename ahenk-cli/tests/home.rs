@@ -1,0 +1,292 @@
+//! One device by itself: its home, its daemon, its errors.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
+use std::process::Command;
+
+use support::{LISTEN, World, until};
+
+fn mode(path: &std::path::Path) -> u32 {
+    fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).permissions().mode()
+        & 0o777
+}
+
+#[test]
+fn init_shows_a_phrase_of_24_words_and_a_second_one_is_refused() {
+    let world = World::new();
+    let device = world.device("a");
+    let made = device.json(&["init", "--name", "laptop"]).json();
+    assert_eq!(made["recovery_phrase"].as_str().expect("a phrase").split(' ').count(), 24);
+    assert_eq!(made["name"], "laptop");
+    let before = fs::read(device.home.join("device.key")).expect("a key");
+    assert!(device.json(&["init"]).error(6, "conflict").contains("already a device"));
+    assert_eq!(fs::read(device.home.join("device.key")).expect("a key"), before);
+}
+
+#[test]
+fn init_does_not_touch_a_folder_that_holds_something_else() {
+    let world = World::new();
+    let device = world.device("a");
+    fs::create_dir(&device.home).expect("made");
+    fs::write(device.home.join("letter.txt"), "dear").expect("written");
+    device.json(&["init"]).error(6, "conflict");
+    assert_eq!(fs::read_dir(world.path()).expect("readable").count(), 1, "no leftovers beside it");
+    assert_eq!(fs::read_dir(&device.home).expect("readable").count(), 1);
+}
+
+#[test]
+fn every_command_without_a_home_says_so() {
+    let world = World::new();
+    let device = world.device("nowhere");
+    for args in [
+        &["status"][..],
+        &["start"],
+        &["start", "--daemon"],
+        &["stop"],
+        &["sync"],
+        &["device", "list"],
+        &["device", "invite"],
+        &["peer", "list"],
+        &["peer", "add", "/ip4/127.0.0.1/tcp/1"],
+        &["get", "t", "r"],
+        &["put", "t", "r", "a=1"],
+    ] {
+        let message = device.json(args).error(3, "not-found");
+        assert!(message.contains("no device in"), "{args:?}: {message}");
+    }
+    assert!(!device.home.exists(), "asking made no folder");
+}
+
+#[test]
+fn secrets_are_for_their_owner_only() {
+    let world = World::new();
+    let device = world.founder("a");
+    device.start();
+    assert_eq!(mode(&device.home), 0o700);
+    assert_eq!(mode(&device.home.join("daemon.sock")), 0o600);
+    for entry in fs::read_dir(&device.home).expect("readable") {
+        let entry = entry.expect("an entry");
+        assert_eq!(mode(&entry.path()) & 0o077, 0, "{}", entry.path().display());
+    }
+    let key = fs::read_to_string(device.home.join("device.key")).expect("a key");
+    let digits = key.trim_end().rsplit(' ').next().expect("digits").to_owned();
+    let log = fs::read_to_string(device.home.join("logs/ahenk.log")).expect("a log");
+    assert!(!log.contains(&digits));
+}
+
+#[test]
+fn a_second_daemon_says_that_there_is_one() {
+    let world = World::new();
+    let device = world.founder("a");
+    let pid = device.start();
+    for args in [&["start"][..], &["start", "--daemon"]] {
+        let message = device.json(args).error(6, "conflict");
+        assert!(message.contains("already running") && message.contains(&pid.to_string()), "{message}");
+    }
+    assert_eq!(device.status()["pid"], pid, "the first one still runs");
+}
+
+#[test]
+fn what_a_killed_daemon_left_behind_is_dealt_with() {
+    let world = World::new();
+    let device = world.founder("a");
+    let pid = device.start();
+    device.run(&["put", "notes", "n", "text=before"]).ok();
+    assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill runs").success());
+    assert!(device.home.join("daemon.sock").exists(), "a kill leaves the socket");
+    until("the process is gone", || !device.json(&["status"]).json()["running"].as_bool().expect("a flag"));
+    // A direct command works beside the stale socket, and so does a new daemon.
+    assert_eq!(device.json(&["get", "notes", "n"]).json()["text"], "before");
+    let again = device.start();
+    assert_ne!(again, pid);
+    assert_eq!(device.json(&["get", "notes", "n"]).json()["text"], "before");
+}
+
+#[test]
+fn no_acknowledged_write_is_lost_when_the_daemon_is_killed_under_load() {
+    let world = World::new();
+    let device = world.founder("a");
+    let pid = device.start();
+    let home = device.home.clone();
+    let writer = std::thread::spawn(move || {
+        let world_device = support::Device { home, name: "a".to_owned() };
+        let mut acknowledged = 0;
+        for n in 0..1000 {
+            let row = format!("r{n}");
+            // After the kill, writes go to the store directly; the thread ends with the first refusal or at its count.
+            if world_device.run(&["put", "t", &row, "a=1", "b=2"]).code != 0 || n > 60 {
+                break;
+            }
+            acknowledged = n + 1;
+        }
+        std::mem::forget(world_device);
+        acknowledged
+    });
+    until("some writes are there", || device.run(&["get", "t", "r5"]).code == 0);
+    assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill runs").success());
+    let acknowledged = writer.join().expect("the writer ends");
+    assert!(acknowledged > 5);
+    device.start();
+    for n in 0..acknowledged {
+        let row = device.json(&["get", "t", &format!("r{n}")]).json();
+        assert_eq!((&row["a"], &row["b"]), (&1.into(), &2.into()), "row {n} is whole");
+    }
+}
+
+#[test]
+fn stop_is_graceful_and_says_when_there_is_nothing_to_stop() {
+    let world = World::new();
+    let device = world.founder("a");
+    assert!(device.json(&["stop"]).error(4, "not-running").contains("not running"));
+    let pid = device.start();
+    assert_eq!(device.json(&["stop"]).json()["pid"], pid);
+    assert!(!device.home.join("daemon.sock").exists(), "it tidied up");
+    let log = fs::read_to_string(device.home.join("logs/ahenk.log")).expect("a log");
+    assert!(log.contains("stopped"), "{log}");
+    device.json(&["stop"]).error(4, "not-running");
+}
+
+#[test]
+fn a_daemon_in_the_foreground_ends_gracefully_on_a_signal() {
+    let world = World::new();
+    let device = world.founder("a");
+    for signal in ["-TERM", "-INT"] {
+        let running = device.spawn(&["start"]);
+        until("it answers", || device.status()["running"] == true);
+        let pid = running.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().expect("kill runs").success());
+        let ran = running.wait().ok();
+        assert!(ran.stderr.contains("stopped"), "{}", ran.stderr);
+        assert!(!device.home.join("daemon.sock").exists());
+    }
+}
+
+#[test]
+fn commands_do_the_same_with_the_daemon_and_without() {
+    let world = World::new();
+    let device = world.founder("a");
+    device.run(&["put", "t", "r", "a=1"]).ok();
+    let without = device.json(&["get", "t", "r"]).json();
+    let missing_without = device.json(&["get", "t", "x"]).error(3, "not-found");
+    device.start();
+    assert_eq!(device.json(&["get", "t", "r"]).json(), without);
+    assert_eq!(device.json(&["get", "t", "x"]).error(3, "not-found"), missing_without);
+    let long = "k".repeat(600);
+    device.json(&["put", "t", &long, "a=1"]).error(2, "usage");
+}
+
+#[test]
+fn a_process_that_holds_the_lock_is_named() {
+    let world = World::new();
+    let device = world.founder("a");
+    let lock = fs::File::create(device.home.join("daemon.lock")).expect("a file");
+    lock.lock().expect("locked");
+    fs::write(device.home.join("daemon.lock"), "4242 another command\n").expect("written");
+    let message = device.json(&["status"]).error(6, "conflict");
+    assert!(message.contains("another command, process 4242"), "{message}");
+    drop(lock);
+    device.status();
+}
+
+#[test]
+fn a_setting_that_does_not_exist_is_an_error_that_names_it() {
+    let world = World::new();
+    let device = world.founder("a");
+    let path = device.home.join("config.toml");
+    let good = fs::read_to_string(&path).expect("settings");
+    for (bad, named) in
+        [("colour = 3\n", "colour"), ("mdns = \"yes\"\n", "mdns"), ("listen = [\n", "config.toml")]
+    {
+        fs::write(&path, bad).expect("written");
+        for args in [&["start"][..], &["start", "--daemon"], &["sync"]] {
+            let ran = device.json(args);
+            let members = args == ["sync"];
+            let message = ran.error(2, "usage");
+            assert!(message.contains(named), "{message}, {members}");
+        }
+    }
+    fs::write(&path, "listen = [\"/ip4/127.0.0.1/sctp/1\"]\nmdns = false\n").expect("written");
+    device.json(&["start"]).error(2, "usage");
+    fs::write(&path, good).expect("written");
+    device.start();
+}
+
+#[test]
+fn a_damaged_or_missing_file_is_an_error_and_is_left_as_it_is() {
+    let world = World::new();
+    let device = world.founder("a");
+    device.run(&["put", "t", "r", "a=1"]).ok();
+    let database = device.home.join("ahenk.redb");
+    let good = fs::read(&database).expect("a database");
+    fs::write(&database, b"not a database").expect("written");
+    device.json(&["get", "t", "r"]).error(8, "storage");
+    device.json(&["start", "--daemon"]).error(8, "storage");
+    assert_eq!(fs::read(&database).expect("still there"), b"not a database");
+    fs::remove_file(&database).expect("removed");
+    device.json(&["get", "t", "r"]).error(8, "storage");
+    assert!(!database.exists(), "no empty database takes its place");
+    fs::write(&database, &good).expect("restored");
+    assert_eq!(device.json(&["get", "t", "r"]).json()["a"], 1);
+    let key = device.home.join("device.key");
+    let text = fs::read_to_string(&key).expect("a key");
+    fs::write(&key, &text[..40]).expect("written");
+    let message = device.json(&["status"]).error(8, "storage");
+    assert!(message.contains("device.key"), "{message}");
+    assert!(!message.contains(&text[12..40]), "no part of a key is shown");
+}
+
+#[test]
+fn a_socket_of_something_else_is_no_daemon_for_long() {
+    let world = World::new();
+    let device = world.founder("a");
+    let socket = device.home.join("daemon.sock");
+    let listener = UnixListener::bind(&socket).expect("bound");
+    let answering = std::thread::spawn(move || {
+        use std::io::{BufRead as _, BufReader, Write as _};
+        // The first connection is a look; the second carries the call.
+        for stream in listener.incoming().take(2) {
+            let mut stream = stream.expect("a client");
+            let mut line = String::new();
+            let _ = BufReader::new(&stream).read_line(&mut line);
+            let _ = stream.write_all(b"{\"v\":99,\"body\":{}}\n");
+        }
+    });
+    let message = device.json(&["status"]).error(6, "conflict");
+    assert!(message.contains("another version"), "{message}");
+    answering.join().expect("answered");
+    // Its listener is gone: the socket is stale.
+    device.status();
+}
+
+#[test]
+fn a_mistyped_command_line_is_a_usage_error_in_json_too() {
+    let world = World::new();
+    let device = world.device("a");
+    device.json(&["frobnicate"]).error(2, "usage");
+    assert_eq!(device.run(&["put", "t"]).code, 2);
+    assert_eq!(device.run(&["--help"]).code, 0);
+    let help = device.run(&["--help"]).ok().stdout;
+    assert!(help.contains("Exit codes") && help.contains("not authorised"), "{help}");
+    let device = world.founder("b");
+    device.json(&["put", "t", "r", "novalue"]).error(2, "usage");
+    device.json(&["init", "--name", "\u{7}", "--listen", LISTEN]).error(6, "conflict");
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_a_command_quietly() {
+    let world = World::new();
+    let device = world.founder("a");
+    let mut command = device.command(&["status"]);
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

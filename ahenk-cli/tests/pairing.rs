@@ -1,0 +1,225 @@
+//! Two devices and more: pairing with all its outcomes, and what comes after it.
+
+mod support;
+
+use std::fs;
+
+use serde_json::Value as Json;
+use support::{Device, World, until, wrong};
+
+fn names(device: &Device) -> Vec<String> {
+    let devices = device.json(&["device", "list"]).json();
+    let name = |device: &Json| device["name"].as_str().expect("a name").to_owned();
+    devices.as_array().expect("a list").iter().map(name).collect()
+}
+
+fn digest(device: &Device) -> String {
+    device.status()["digest"].as_str().expect("a digest").to_owned()
+}
+
+#[test]
+fn two_devices_without_daemons_pair_by_a_long_code_and_the_data_is_there() {
+    let world = World::new();
+    let (a, b) = (world.founder("a"), world.device("b"));
+    a.run(&["put", "tasks", "t1", "title=tea"]).ok();
+    a.admit(&b);
+    assert_eq!(b.json(&["get", "tasks", "t1"]).json()["title"], "tea");
+    assert_eq!((names(&a), names(&b)), (vec!["a".into(), "b".into()], vec!["b".into(), "a".into()]));
+    assert_eq!(digest(&a), digest(&b));
+    assert!(!b.home.join("account.key").exists(), "the root key stays with the administrator");
+    let leftovers = fs::read_dir(world.path()).expect("readable").count();
+    assert_eq!(leftovers, 2, "two homes and nothing else");
+}
+
+#[test]
+fn pairing_through_the_daemon_asks_and_a_write_appears_on_the_other_side_live() {
+    let world = World::new();
+    let (a, b) = (world.founder("a"), world.device("b"));
+    a.start();
+    let mut inviting = a.spawn(&["--json", "device", "invite"]);
+    let code = inviting.code();
+    let joining = std::thread::scope(|scope| {
+        let joining = scope.spawn(|| b.join(&code));
+        let confirm = inviting.next();
+        assert_eq!((&confirm["event"], &confirm["name"]), (&"confirm".into(), &"b".into()));
+        inviting.say("y");
+        let joined = joining.join().expect("it ends").json();
+        assert_eq!(joined["fingerprint"], confirm["fingerprint"]);
+        joined
+    });
+    assert_eq!((&joining["synced"], &joining["inviter"]), (&true.into(), &"a".into()));
+    inviting.wait().ok();
+    b.start();
+    until("both are connected", || a.status()["peers"][0]["in_sync"] == true);
+    a.run(&["put", "tasks", "t1", "title=tea"]).ok();
+    until("the write arrives", || b.run(&["get", "tasks", "t1"]).code == 0);
+    b.run(&["put", "tasks", "t1", "title=coffee"]).ok();
+    until("and back", || a.json(&["get", "tasks", "t1", "title"]).stdout.trim() == "\"coffee\"");
+    let peers = a.json(&["peer", "list", "--verbose"]).json();
+    assert_eq!((&peers[0]["name"], &peers[0]["path"]), (&"b".into(), &"direct-tcp".into()));
+    a.json(&["sync"]).json();
+    assert_eq!(digest(&a), digest(&b));
+}
+
+#[test]
+fn a_declined_device_is_told_so_and_leaves_nothing_behind() {
+    let world = World::new();
+    let (a, b) = (world.founder("a"), world.device("b"));
+    let mut inviting = a.spawn(&["--json", "device", "invite"]);
+    let code = inviting.code();
+    std::thread::scope(|scope| {
+        let joining = scope.spawn(|| b.join(&code));
+        assert_eq!(inviting.next()["event"], "confirm");
+        inviting.say("n");
+        let message = joining.join().expect("it ends").error(5, "not-authorised");
+        assert!(message.contains("declined"), "{message}");
+    });
+    assert!(inviting.wait().error(5, "not-authorised").contains("declined"));
+    assert_eq!(fs::read_dir(world.path()).expect("readable").count(), 1, "only the inviter's home");
+    assert_eq!(names(&a), ["a"]);
+}
+
+#[test]
+fn a_wrong_code_is_told_on_both_sides_and_three_of_them_end_the_offer() {
+    let world = World::new();
+    let (a, b) = (world.founder("a"), world.device("b"));
+    let mut inviting = a.spawn(&["--json", "device", "invite", "--yes"]);
+    let code = inviting.code();
+    for left in [2, 1, 0] {
+        let message = b.join(&wrong(&code)).error(5, "not-authorised");
+        assert!(message.contains("code does not match"), "{message}");
+        let attempt = inviting.next();
+        assert_eq!((&attempt["event"], &attempt["attempts_left"]), (&"attempt".into(), &left.into()));
+        assert!(attempt["reason"].as_str().expect("a reason").contains("code does not match"), "{attempt}");
+    }
+    assert!(inviting.wait().error(5, "not-authorised").contains("too often"));
+    let message = b.join(&code).error(7, "network");
+    assert!(message.contains("cannot reach"), "{message}");
+    assert!(!b.home.exists());
+}
+
+#[test]
+fn a_code_with_another_number_costs_no_attempt_and_the_right_one_still_works() {
+    let world = World::new();
+    let (a, b) = (world.founder("a"), world.device("b"));
+    let mut inviting = a.spawn(&["--json", "device", "invite", "--yes"]);
+    let code = inviting.code();
+    let other = if code.starts_with("10") { "11" } else { "10" };
+    let message = b.join(&format!("{other}{}", &code[2..])).error(3, "not-found");
+    assert!(message.contains("no invitation with this number"), "{message}");
+    let attempt = inviting.next();
+    assert_eq!(attempt["attempts_left"], 3, "{attempt}");
+    b.join(&code).ok();
+    inviting.wait().ok();
+}
+
+#[test]
+fn a_code_admits_one_device_only() {
+    let world = World::new();
+    let (a, b, c) = (world.founder("a"), world.device("b"), world.device("c"));
+    a.start();
+    let mut inviting = a.spawn(&["--json", "device", "invite", "--yes"]);
+    let code = inviting.code();
+    b.join(&code).ok();
+    inviting.wait().ok();
+    let message = c.join(&code).error(3, "not-found");
+    assert!(message.contains("not waiting"), "{message}");
+    // A later offer does not know the old code either.
+    let mut again = a.spawn(&["--json", "device", "invite", "--yes"]);
+    let new = again.code();
+    assert_ne!(new, code);
+    assert_ne!(c.join(&code).code, 0);
+    assert!(!c.home.exists());
+}
+
+#[test]
+fn a_second_invitation_at_a_time_is_refused_and_cancelling_frees_the_place() {
+    let world = World::new();
+    let a = world.founder("a");
+    a.start();
+    let mut first = a.spawn(&["--json", "device", "invite", "--yes"]);
+    first.code();
+    assert!(a.json(&["device", "invite", "--yes"]).error(6, "conflict").contains("another invitation"));
+    drop(first);
+    let mut second = None;
+    until("the place is free", || {
+        let mut running = a.spawn(&["--json", "device", "invite", "--yes"]);
+        let mut line = String::new();
+        use std::io::BufRead as _;
+        running.stdout().read_line(&mut line).expect("readable");
+        let free = line.contains("code");
+        second = Some(running);
+        free
+    });
+}
+
+#[test]
+fn only_an_administrator_invites_and_the_others_say_who_that_is() {
+    let world = World::new();
+    let (a, b) = (world.founder("a"), world.device("b"));
+    a.admit(&b);
+    let ran = b.run(&["device", "invite", "--yes"]);
+    assert_eq!(ran.code, 5, "{}", ran.stderr);
+    assert!(ran.stderr.contains("run this on a"), "{}", ran.stderr);
+}
+
+#[test]
+fn nonsense_instead_of_a_code_is_a_usage_error_and_is_not_repeated() {
+    let world = World::new();
+    let b = world.device("b");
+    for bad in ["", "hello", "42-only-two", "42-zoo-zoo-xyzzy", "42-zoo-zoo-zoo@"] {
+        let message = b.join(bad).error(2, "usage");
+        assert!(bad.is_empty() || !message.contains("xyzzy"), "{message}");
+    }
+    // Without discovery a short code leads nowhere.
+    b.join("42-zoo-zoo-zoo").error(2, "usage");
+    b.join("42-zoo-zoo-zoo@/ip4/127.0.0.1/tcp/1").error(7, "network");
+    assert_eq!(fs::read_dir(world.path()).expect("readable").count(), 0);
+}
+
+#[test]
+fn a_device_of_another_account_is_refused_in_words() {
+    let world = World::new();
+    let (a, stranger) = (world.founder("a"), world.founder("stranger"));
+    a.start();
+    stranger.start();
+    let address = stranger.status()["listening"][0].as_str().expect("an address").to_owned();
+    let message = a.json(&["peer", "add", &address]).error(5, "not-authorised");
+    assert!(message.contains("not one of this account") && message.contains("another account"), "{message}");
+    assert_eq!(a.json(&["peer", "list"]).json(), serde_json::json!([]));
+    // Addresses that cannot work.
+    a.json(&["peer", "add", "somewhere"]).error(2, "usage");
+    a.json(&["peer", "add", "/ip4/127.0.0.1/tcp/1"]).error(7, "network");
+    let own = a.status()["listening"][0].as_str().expect("an address").to_owned();
+    assert_ne!(a.json(&["peer", "add", &own]).code, 0);
+}
+
+#[test]
+fn devices_find_each_other_again_after_restarts_and_offline_writes_meet() {
+    let world = World::new();
+    let (a, b) = (world.founder("a"), world.device("b"));
+    a.admit(&b);
+    a.run(&["put", "t", "from-a", "x=1"]).ok();
+    b.run(&["put", "t", "from-b", "x=2"]).ok();
+    a.start();
+    // One side with a daemon, the other without: the command brings its own network.
+    let synced = b.json(&["sync", "--timeout", "30"]).json();
+    assert_eq!(synced["peers"], 1);
+    assert_eq!(a.json(&["get", "t", "from-b"]).json()["x"], 2);
+    assert_eq!(b.json(&["get", "t", "from-a"]).json()["x"], 1);
+    b.start();
+    a.run(&["stop"]).ok();
+    b.run(&["put", "t", "later", "x=3"]).ok();
+    a.start();
+    until("the write arrives after a restart", || a.run(&["get", "t", "later"]).code == 0);
+    assert_eq!(digest(&a), digest(&b));
+}
+
+#[test]
+fn sync_without_anybody_there_says_so() {
+    let world = World::new();
+    let (a, b) = (world.founder("a"), world.device("b"));
+    a.json(&["sync", "--timeout", "1"]).error(3, "not-found");
+    a.admit(&b);
+    a.json(&["sync", "--timeout", "1"]).error(7, "network");
+}
