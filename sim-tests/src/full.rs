@@ -128,9 +128,9 @@ async fn software(setup: Setup, board: Rc<RefCell<Board>>) {
         board.db = Some(db);
         board.writes = Some(sender);
     }
-    let ended = node.run().await;
+    node.run().await;
     let mut board = board.borrow_mut();
-    board.stopped = Some(ended.err().map_or_else(|| "it closed".to_owned(), |error| error.to_string()));
+    board.stopped = Some("it closed".to_owned());
     board.db = None;
 }
 
