@@ -8,19 +8,16 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use engine::io::Event;
-use engine::store::Store as _;
 use tokio::io::BufReader;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
 
 use crate::backend::{REPLIES_MAX, connect, in_use};
 use crate::error::{CliError, Kind, Result};
 use crate::home::Home;
-use crate::network::seen_key;
 use crate::protocol::{self, Reply, ToService};
 use crate::service::{self, Caller, Context};
 use crate::session::{Need, Session};
@@ -45,7 +42,6 @@ pub(crate) async fn run(home: &Home) -> Result<()> {
     let stop = Arc::new(Notify::new());
     let mut session = Session::open(home, Need::Network, lock, Some(Arc::clone(&stop))).await?;
     let (listener, _socket, owner) = listen(&home.socket_path()?)?;
-    let watching = tokio::spawn(remember_seen(Arc::clone(session.context())));
     let status = crate::network::status(session.context()).await?;
     info!(device = %status.name, id = %status.device, listening = ?status.listening, "the daemon is running");
     let mut clients = JoinSet::new();
@@ -76,7 +72,6 @@ pub(crate) async fn run(home: &Home) -> Result<()> {
     };
     info!("stopping");
     clients.shutdown().await;
-    watching.abort();
     session.close().await?;
     info!("stopped");
     result
@@ -156,24 +151,5 @@ async fn serve(stream: UnixStream, context: Arc<Context>) {
     tokio::select! {
         ((), ()) = async { tokio::join!(calling, sending) } => {}
         () = listening => debug!("a client cancelled its call"),
-    }
-}
-
-/// Keeps when each device was last connected.
-async fn remember_seen(context: Arc<Context>) {
-    let mut events = context.db.events();
-    loop {
-        let device = match events.recv().await {
-            Ok(Event::Connected { device } | Event::Disconnected { device, .. }) => device,
-            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => continue,
-            Err(broadcast::error::RecvError::Closed) => return,
-        };
-        let Some(status) = context.db.status().await else { return };
-        let Some(cert) = status.members.iter().find(|cert| cert.device() == device) else { continue };
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let now_ms = now.map_or(0, |since| since.as_millis() as u64);
-        if let Err(error) = context.db.store().set_local(&seen_key(&cert.key), Some(&now_ms.to_be_bytes())) {
-            warn!(%error, "it could not be noted when a device was seen");
-        }
     }
 }
