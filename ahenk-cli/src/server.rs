@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::io::BufReader;
 use tokio::net::{UnixListener, UnixStream};
@@ -15,9 +16,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
 
-use crate::backend::{REPLIES_MAX, connect, in_use};
+use crate::backend::{REPLIES_MAX, WAIT_MAX, WAIT_STEP, connect, in_use};
 use crate::error::{CliError, Kind, Result};
-use crate::home::Home;
+use crate::home::{Home, Lock};
 use crate::protocol::{self, Reply, ToService};
 use crate::service::{self, Caller, Context};
 use crate::session::{Need, Session};
@@ -38,7 +39,7 @@ impl Drop for Socket {
 /// Runs the daemon until it is told to stop, by a command or a signal.
 pub(crate) async fn run(home: &Home) -> Result<()> {
     home.require()?;
-    let Some(lock) = home.try_lock("the daemon")? else { return Err(already(home).await) };
+    let lock = take_lock(home).await?;
     let stop = Arc::new(Notify::new());
     let mut session = Session::open(home, Need::Network, lock, Some(Arc::clone(&stop))).await?;
     let (listener, _socket, owner) = listen(&home.socket_path()?)?;
@@ -77,16 +78,24 @@ pub(crate) async fn run(home: &Home) -> Result<()> {
     result
 }
 
-/// Why the lock is taken: by a daemon or by a command.
-async fn already(home: &Home) -> CliError {
-    match connect(home).await {
-        Ok(Some(_)) => {
+/// Takes the home's lock. A command that holds it is soon done; another daemon is not.
+async fn take_lock(home: &Home) -> Result<Lock> {
+    let deadline = Instant::now() + WAIT_MAX;
+    loop {
+        if let Some(lock) = home.try_lock("the daemon")? {
+            return Ok(lock);
+        }
+        if connect(home).await?.is_some() {
             let pid = home.lock_holder().map_or_else(String::new, |(pid, _)| format!(" (process {pid})"));
             let message = format!("a daemon is already running for {}{pid}", home.dir().display());
-            CliError::new(Kind::Conflict, message)
-                .hint("`ahenk-cli status` shows it; `ahenk-cli stop` ends it; --home DIR names another home")
+            return Err(CliError::new(Kind::Conflict, message).hint(
+                "`ahenk-cli status` shows it; `ahenk-cli stop` ends it; --home DIR names another home",
+            ));
         }
-        _ => in_use(home),
+        if Instant::now() >= deadline {
+            return Err(in_use(home));
+        }
+        tokio::time::sleep(WAIT_STEP).await;
     }
 }
 

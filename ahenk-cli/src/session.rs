@@ -156,18 +156,23 @@ async fn spawn_network(home: &Home, identity: &Identity, addresses: &Addresses) 
     libp2p.listen = addresses.same_ports(&config.listen);
     libp2p.mdns = config.mdns;
     libp2p.addresses = addresses.peers();
-    match Libp2pTransport::spawn(libp2p.clone()).await {
-        Err(SpawnError::AddressInUse { address }) if !config.listen.contains(&address) => {
-            info!(address, "the port used last time is taken; choosing another");
-            libp2p.listen = config.listen.clone();
+    loop {
+        let error = match Libp2pTransport::spawn(libp2p.clone()).await {
+            Ok(transport) => return Ok(transport),
+            Err(error) => error,
+        };
+        match &error {
+            SpawnError::Discovery(_) if libp2p.mdns => {
+                warn!(%error, "going on without discovery");
+                libp2p.mdns = false;
+            }
+            SpawnError::AddressInUse { .. } | SpawnError::Listen { .. } if libp2p.listen != config.listen => {
+                info!(%error, "the port used last time is taken; choosing another");
+                libp2p.listen.clone_from(&config.listen);
+            }
+            _ => return Err(spawn_error(&config, &error)),
         }
-        Err(SpawnError::Discovery(error)) => {
-            warn!(%error, "no discovery on the local network");
-            libp2p.mdns = false;
-        }
-        other => return other.map_err(|error| spawn_error(&config, &error)),
     }
-    Libp2pTransport::spawn(libp2p).await.map_err(|error| spawn_error(&config, &error))
 }
 
 pub(crate) fn spawn_error(config: &Config, error: &SpawnError) -> CliError {
