@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ahenk::{Db, Node, NodeError, Offline, Options, SystemClock};
+use ahenk::{Db, Node, Offline, Options, SystemClock};
 use engine::identity::{DeviceCert, Identity};
 use engine::io::Event;
 use engine::store::Store as _;
@@ -43,7 +43,7 @@ pub(crate) enum Need {
 pub(crate) struct Session {
     context: Arc<Context>,
     /// `None` once its end has been seen.
-    node: Option<JoinHandle<Result<(), NodeError>>>,
+    node: Option<JoinHandle<()>>,
     /// What runs beside it while there is a network.
     chores: JoinSet<()>,
     _lock: Lock,
@@ -90,7 +90,7 @@ impl Session {
         &self.context
     }
 
-    /// Resolves when the node has stopped by itself, which it does only if the store fails for good.
+    /// Resolves when the node has stopped by itself, which it does only if the network has ended.
     pub(crate) async fn failed(&mut self) -> CliError {
         let Some(node) = &mut self.node else { return crate::error::closed() };
         let result = ended(node.await);
@@ -122,11 +122,8 @@ impl Session {
     }
 }
 
-fn ended(result: Result<Result<(), NodeError>, tokio::task::JoinError>) -> Result<()> {
-    match result {
-        Ok(result) => Ok(result?),
-        Err(error) => Err(CliError::internal(format!("the node panicked: {error}"))),
-    }
+fn ended(result: Result<(), tokio::task::JoinError>) -> Result<()> {
+    result.map_err(|error| CliError::internal(format!("the node panicked: {error}")))
 }
 
 fn open_store(home: &Home, identity: &Identity) -> Result<RedbStore> {

@@ -205,7 +205,9 @@ impl Engine {
         let member = member.or_else(|| self.reorder.introduction(&replica));
         // Without the author's certificate nothing can be said about the run; it is in the author's first commit.
         let Some(author) = member.map(|cert| cert.key) else { return Ok(Ok(())) };
-        let known = last_seq <= self.state.heads.get(&replica).map_or(0, |head| head.seq);
+        // What is applied already need not be verified again, but a fork must not be reported on anybody's word.
+        let head = self.state.heads.get(&replica);
+        let known = head.is_some_and(|head| last_seq < head.seq || (last_seq == head.seq && hash == head.hash));
         if !known && !verify_commit(&self.state.account, &author, &hash, &run.sig) {
             return Ok(Err((Fault::BadSignature, "")));
         }

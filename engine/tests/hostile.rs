@@ -257,6 +257,22 @@ fn two_commits_under_one_name_raise_an_alarm_and_the_first_stays() {
 }
 
 #[test]
+fn a_fork_is_not_reported_on_the_word_of_one_who_cannot_sign() {
+    let mut attack = Attack::new(Config::default());
+    let mut forged = Author::new(8);
+    forged.replica = attack.mesh.engine(0).replica();
+    forged.identity = test_identity(0);
+    let (commit, mut sig) = forged.commit(Hlc::new(5, 5), BTreeMap::new(), Vec::new());
+    let (second, _) = forged.commit(Hlc::new(6, 5), BTreeMap::new(), Vec::new());
+    sig.0[3] ^= 1;
+    let ops = Ops { want: 0, offset: 0, done: true, runs: vec![Run { commits: vec![commit, second], sig }] };
+    attack.raw(pack_ops(SESSION, &ops).unwrap());
+    assert_eq!(faults(&attack.mesh, 0), [Fault::BadSignature]);
+    assert!(!attack.mesh.events.iter().any(|(_, event)| matches!(event, Event::Fork { .. })));
+    attack.assert_unharmed(2);
+}
+
+#[test]
 fn runs_that_depend_on_what_never_comes_stay_within_the_buffer() {
     let config = Config { reorder_bytes_max: 20_000, ..Config::default() };
     let mut attack = Attack::new(config);

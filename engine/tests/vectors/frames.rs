@@ -336,7 +336,7 @@ fn bad_commits() -> Vec<(&'static str, Vec<u8>)> {
             }),
         ),
         (
-            "a dependency on nothing",
+            "a dependency",
             changed(second, |commit| {
                 commit.deps.insert(other, 0);
             }),
