@@ -160,14 +160,18 @@ impl Engine {
             }
             for stored in page {
                 let met = stored.commit.deps.iter().all(|(replica, seq)| has.prefix_len(replica) >= *seq);
-                let over = bytes >= bytes_max || commits.len() >= self.config.batch_commits_max;
+                let size = stored.commit.encode().len();
+                // The last commit may cross the budget, but not by so much that no frame would hold the run.
+                let over = bytes >= bytes_max
+                    || bytes + size > bytes_max + self.config.batch_bytes
+                    || commits.len() >= self.config.batch_commits_max;
                 let past = first + commits.len() as u64 > end;
                 let too_long = commits.len() >= RUN_COMMITS_MAX || bytes > INFLATED_BYTES_MAX / 2;
                 if (cut.is_some() && (!met || over || past)) || too_long {
                     open = false;
                     break;
                 }
-                bytes += stored.commit.encode().len();
+                bytes += size;
                 if let Some(sig) = stored.sig {
                     cut = Some((commits.len() + 1, sig, bytes));
                 }

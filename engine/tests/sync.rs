@@ -264,3 +264,22 @@ fn an_update_does_not_bring_a_deleted_row_back_and_is_listed() {
         assert_eq!(shown(&mesh, node, "a"), None);
     }
 }
+
+/// Bytes that do not compress.
+fn noise(seed: u8, len: usize) -> Value {
+    let mut prng = engine::prng::Prng::new([seed; 32]);
+    Value::Bytes((0..len).map(|_| prng.next_u64() as u8).collect())
+}
+
+#[test]
+fn a_commit_near_the_limit_behind_small_ones_still_fits_a_frame() {
+    let mut mesh = Mesh::new(2, 14, Config::default());
+    for (n, len) in [(1, 60_000), (2, 60_000), (3, 60_000), (4, 60_000), (5, 970_000)] {
+        let mut changes = put(&format!("r{n}"), &[]);
+        changes[0].fields.insert(FieldName::new("x").unwrap(), noise(n, len));
+        let id = mesh.write(0, changes);
+        assert!(mesh.results[&id].is_ok());
+    }
+    mesh.connect(0, 1);
+    assert_converges(&mut mesh, 60_000);
+}
