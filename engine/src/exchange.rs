@@ -18,6 +18,9 @@ use crate::write::fold;
 
 /// Most ranges in one request.
 const WANT_RANGES_MAX: usize = 512;
+/// How long the next frame of an answer under way may take at least, in milliseconds: one of
+/// [`Config::batch_bytes`](crate::config::Config::batch_bytes) over a slow link.
+const UNDER_WAY_MS: u64 = 8_000;
 /// Replicas that a peer may speak of before it is taken for hostile.
 const KNOWN_REPLICAS_MAX: usize = 2 * crate::config::REPLICAS_MAX;
 
@@ -294,18 +297,28 @@ impl Engine {
             peer.received_bytes = peer.received_bytes.max(offset);
             return;
         }
-        let Some(want) = peer.want.as_mut().filter(|want| want.id == id) else { return };
+        let Some(want) = peer.want.as_mut() else { return };
+        let wait_ms = peer.retry_ms.saturating_mul(2);
+        if want.id != id {
+            // The late answer to an earlier request: the peer is slow, and the same again would be no help.
+            if progress {
+                self.timers.set(Timer::Want(key), now.mono.plus_ms(wait_ms.max(UNDER_WAY_MS)));
+            }
+            return;
+        }
         want.progress |= progress;
         if want.progress {
             peer.retry_ms = retry_ms;
         }
-        let retry_ms = peer.retry_ms;
-        if done && want.progress {
+        // What was asked for may have come from others meanwhile.
+        let fruitful = want.progress || want.ranges.minus(&self.state.knowledge).is_empty();
+        if done && fruitful {
             peer.want = None;
             self.timers.clear(Timer::Want(key));
         } else {
             // An answer that brought nothing keeps the request open until it expires: no tight loop.
-            self.timers.set(Timer::Want(key), now.mono.plus_ms(retry_ms.saturating_mul(2)));
+            let wait_ms = if progress { wait_ms.max(UNDER_WAY_MS) } else { wait_ms };
+            self.timers.set(Timer::Want(key), now.mono.plus_ms(wait_ms));
         }
     }
 
