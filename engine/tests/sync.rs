@@ -262,7 +262,16 @@ fn an_update_does_not_bring_a_deleted_row_back_and_is_listed() {
     assert_converges(&mut mesh, 60_000);
     for node in 0..2 {
         assert_eq!(shown(&mesh, node, "a"), None);
+        let conflicts = mesh.store(node).conflicts(0, 10).unwrap();
+        assert_eq!(conflicts.len(), 1, "on {node}: {conflicts:?}");
+        assert_eq!((conflicts[0].field.as_str(), &conflicts[0].value), ("x", &Value::Int(2)));
+        assert_eq!(conflicts[0].loser.dot.replica, mesh.engine(1).replica());
+        assert_eq!(conflicts[0].winner.dot.replica, mesh.engine(0).replica());
     }
+    // What is hidden and listed once is not listed again by a second delete.
+    mesh.write(0, vec![change(OpKind::Delete, "a", &[])]);
+    assert_converges(&mut mesh, 60_000);
+    (0..2).for_each(|node| assert_eq!(mesh.store(node).conflicts(0, 10).unwrap().len(), 1));
 }
 
 /// Bytes that do not compress.
