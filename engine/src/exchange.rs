@@ -23,6 +23,8 @@ const WANT_RANGES_MAX: usize = 512;
 const UNDER_WAY_MS: u64 = 8_000;
 /// Replicas that a peer may speak of before it is taken for hostile.
 const KNOWN_REPLICAS_MAX: usize = 2 * crate::config::REPLICAS_MAX;
+/// Ranges of one replica that a peer may speak of before it is taken for hostile.
+const KNOWN_RANGES_MAX: usize = 2 * crate::config::RANGES_MAX;
 
 impl Engine {
     pub(crate) fn on_have(&mut self, now: Now, key: PeerKey, have: &Have) {
@@ -92,6 +94,9 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         if peer.known.replicas() > KNOWN_REPLICAS_MAX {
             return self.fault(now, key, Fault::Protocol, "it speaks of too many replicas");
+        }
+        if peer.known.iter().any(|(_, set)| set.ranges().len() > KNOWN_RANGES_MAX) {
+            return self.fault(now, key, Fault::Protocol, "it speaks of too many scattered commits");
         }
         self.advance(now, key);
     }
@@ -214,7 +219,7 @@ impl Engine {
         if let Some(peer) = self.peers.get_mut(&from)
             && !known
         {
-            peer.known.insert(replica, first_seq, last_seq);
+            peer.brought(replica, first_seq, last_seq);
         }
         self.place(draft, now, from, run)?;
         self.unblock(draft, now)?;

@@ -1,7 +1,8 @@
 //! One peer's session: what has been said, what is known of the other side, and what is under way.
 //! Plain state; the rules that move it are in `engine`, `answer` and `exchange`.
 
-use crate::identity::{DeviceId, PeerKey};
+use crate::config::{RANGES_MAX, REPLICAS_MAX};
+use crate::identity::{DeviceId, PeerKey, ReplicaId};
 use crate::io::{PeerStats, Traffic};
 use crate::knowledge::Knowledge;
 use crate::time::{Instant, WallMs};
@@ -96,6 +97,18 @@ impl Peer {
     pub(crate) fn restart(&mut self, key: &PeerKey, theirs: u32, retry_ms: u64) {
         let traffic = self.traffic;
         *self = Peer { theirs: Some(theirs), traffic, ..Peer::new(key, self.session, retry_ms) };
+    }
+
+    /// Notes that the peer has what it sent, unless that would scatter the note over too many ranges: frames that
+    /// overtake each other do so for a while, and its next statement tells in any case.
+    pub(crate) fn brought(&mut self, replica: ReplicaId, first: u64, last: u64) {
+        let room = match self.known.get(&replica) {
+            Some(set) => set.ranges().len() < RANGES_MAX,
+            None => self.known.replicas() < REPLICAS_MAX,
+        };
+        if room {
+            self.known.insert(replica, first, last);
+        }
     }
 
     /// What the peer has or is about to have.

@@ -395,3 +395,35 @@ fn a_run_waits_for_its_authors_first_commit_even_if_that_waits_too() {
     }
     attack.assert_unharmed(7);
 }
+
+#[test]
+fn a_peer_that_speaks_of_ever_more_scattered_commits_is_cut_off() {
+    let mut attack = Attack::new(Config::default());
+    for n in 0..100u64 {
+        let mut knowledge = Knowledge::default();
+        (0..60).for_each(|k| knowledge.insert(attack.author.replica, 1000 * n + 2 * k + 1, 1000 * n + 2 * k + 1));
+        let digest = knowledge.digest();
+        attack.control(&Control::Have(Have { digest, state: [0; 16], knowledge: Some(knowledge), reply: false }));
+    }
+    assert_eq!(faults(&attack.mesh, 0), [Fault::Protocol]);
+    attack.assert_unharmed(2);
+}
+
+#[test]
+fn what_is_noted_of_scattered_runs_is_bounded() {
+    let mut attack = Attack::new(Config { reorder_bytes_max: 2_000, ..Config::default() });
+    let mut lives = Vec::new();
+    for n in 0..3_000u64 {
+        let (commit, sig) = attack.author.commit(Hlc::new(1_700_000_000_000, 0), BTreeMap::new(), Vec::new());
+        if n % 2 == 1 {
+            lives.push((commit, sig));
+        }
+    }
+    for (n, (commit, sig)) in lives.into_iter().enumerate() {
+        let first = Run { commits: vec![commit], sig };
+        let ops = Ops { want: 0, offset: n as u64, done: true, runs: vec![first] };
+        attack.raw(pack_ops(SESSION, &ops).unwrap());
+    }
+    assert!(attack.mesh.engine(0).stats().peers[0].ahead <= 64);
+    attack.assert_unharmed(2);
+}

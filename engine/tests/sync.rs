@@ -292,3 +292,23 @@ fn a_commit_near_the_limit_behind_small_ones_still_fits_a_frame() {
     mesh.connect(0, 1);
     assert_converges(&mut mesh, 60_000);
 }
+
+#[test]
+fn a_quiescent_mesh_exchanges_signs_of_life_only() {
+    let mut mesh = Mesh::new(5, 16, Config::default());
+    for a in 0..5 {
+        (0..a).for_each(|b| mesh.connect(a, b));
+    }
+    for n in 0..40 {
+        mesh.write(n % 5, put(&format!("r{}", n % 3), &[("x", n as i64)]));
+        mesh.run_ms(3);
+    }
+    assert_converges(&mut mesh, 5_000);
+    mesh.run_ms(10_000);
+    let frames = |mesh: &Mesh| (0..5).map(|node| mesh.engine(node).stats().total.frames_sent).sum::<u64>();
+    let before = frames(&mesh);
+    mesh.run_ms(60_000);
+    // Ten links; a ping and a pong from either side every 15 s at most.
+    assert!(frames(&mesh) - before <= 10 * 4 * 5, "{} frames", frames(&mesh) - before);
+    (0..5).for_each(|node| assert!(mesh.engine(node).stats().peers.iter().all(|peer| peer.synced)));
+}
