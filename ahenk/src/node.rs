@@ -222,7 +222,8 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let engine = self.engine.poll_timeout().map(|(at, _)| at);
+        // A broken store leaves the engine unused, and its deadlines would pass again and again.
+        let engine = self.engine.poll_timeout().filter(|_| self.broken.is_none()).map(|(at, _)| at);
         let waiters = self.waiters.iter().map(|waiter| waiter.deadline).min();
         [engine, waiters, self.resume_at].into_iter().flatten().min()
     }

@@ -349,3 +349,38 @@ async fn listeners_hear_of_connections_and_sync() {
     };
     assert!(tokio::time::timeout(SECONDS, synced).await.unwrap());
 }
+
+/// A clock that counts how often it is read.
+#[derive(Debug)]
+struct Counting(SystemClock, Arc<AtomicU32>);
+
+impl engine::time::Clock for Counting {
+    fn now(&self) -> engine::time::Now {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        self.0.now()
+    }
+}
+
+#[tokio::test]
+async fn a_node_whose_store_is_broken_waits_without_spinning() {
+    let (net, store, reads) = (MemoryNet::new(), Failing::default(), Arc::new(AtomicU32::new(0)));
+    let (failures, reopens) = (Arc::clone(&store.failures), Arc::clone(&store.reopens_refused));
+    let identity = test_identity(0);
+    let transport = net.join(identity.peer_key());
+    let mut options = Options::new(identity, [1; 32]);
+    // Deadlines of the engine that pass while it is not used.
+    options.config.ping_ms = 10;
+    let clock = Counting(SystemClock::new(), Arc::clone(&reads));
+    let (node, a) = Node::new(options, transport, store, clock).unwrap();
+    tokio::spawn(node.run());
+    let (b, _) = open(&net, 1, MemStore::new());
+    net.connect_all();
+    b.sync(SECONDS).await.unwrap();
+    reopens.store(1, Ordering::SeqCst);
+    failures.store(1, Ordering::SeqCst);
+    assert!(a.put("t", "a", text("1")).await.is_err());
+    let before = reads.load(Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let turns = reads.load(Ordering::SeqCst) - before;
+    assert!(turns < 200, "{turns} turns in half a second");
+}
