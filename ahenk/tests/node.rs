@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ahenk::{
@@ -17,6 +18,7 @@ use engine::store::{
     Batch, Conflict, MemStore, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit,
 };
 use engine::testing::test_identity;
+use engine::transport::{Transport, TransportEvent, TrySendError};
 use engine::value::Value;
 
 const SECONDS: Duration = Duration::from_secs(20);
@@ -383,4 +385,35 @@ async fn a_node_whose_store_is_broken_waits_without_spinning() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let turns = reads.load(Ordering::SeqCst) - before;
     assert!(turns < 200, "{turns} turns in half a second");
+}
+
+/// A transport that always has something to say.
+#[derive(Debug)]
+struct Flood(PeerKey);
+
+impl Transport for Flood {
+    fn poll_event(&mut self, _: &mut Context<'_>) -> Poll<Option<TransportEvent>> {
+        Poll::Ready(Some(TransportEvent::RoundTrip { peer: self.0, micros: 1 }))
+    }
+    fn try_send(&mut self, _: PeerKey, frame: Vec<u8>) -> Result<(), TrySendError> {
+        Err(TrySendError::Gone(frame))
+    }
+    fn broadcast(&mut self, _: Vec<u8>) {}
+    fn disconnect(&mut self, _: PeerKey, _: &str) {}
+    fn set_members(&mut self, _: &[PeerKey]) {}
+}
+
+#[tokio::test]
+async fn a_flood_from_the_network_starves_neither_writers_nor_deadlines() {
+    let options = Options::new(test_identity(0), [1; 32]);
+    let flood = Flood(test_identity(1).peer_key());
+    let (node, db) = Node::new(options, flood, MemStore::new(), SystemClock::new()).unwrap();
+    let node = tokio::spawn(node.run());
+    let work = async {
+        db.put("t", "a", text("1")).await.unwrap();
+        assert_eq!(db.sync(Duration::from_millis(50)).await, Err(SyncError::NoPeer));
+        db.close().await.unwrap();
+    };
+    tokio::time::timeout(SECONDS, work).await.unwrap();
+    node.await.unwrap();
 }
