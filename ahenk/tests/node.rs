@@ -1,13 +1,13 @@
 //! The driver and the application's handle, over the in-process transport: what `Db` promises, and what happens
 //! when the store fails.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ahenk::{
-    Cursor, Db, Fields, MemoryNet, Node, Offline, Options, Scan, SyncError, SystemClock, TransactionError,
+    Cursor, Db, Fields, MemoryNet, Node, Offline, Options, Scan, SyncError, SystemClock, TransactionError, Watch,
     WriteFailed,
 };
 use engine::identity::{PeerKey, ReplicaId};
@@ -416,4 +416,75 @@ async fn a_flood_from_the_network_starves_neither_writers_nor_deadlines() {
     };
     tokio::time::timeout(SECONDS, work).await.unwrap();
     node.await.unwrap();
+}
+
+/// Calls back between the moment a batch is durable and the moment the node says so.
+struct Between(Arc<MemStore>, Arc<Mutex<Option<Watch<Between>>>>, Arc<Mutex<Vec<String>>>);
+
+impl StoreRead for Between {
+    fn recover(&self) -> Result<Recovered, StoreError> {
+        self.0.recover()
+    }
+    fn row(&self, table: &TableName, row: &RowKey) -> Result<Option<RowState>, StoreError> {
+        self.0.row(table, row)
+    }
+    fn scan(
+        &self,
+        table: &TableName,
+        range: RowRange<'_>,
+        limit: usize,
+    ) -> Result<Vec<(RowKey, RowState)>, StoreError> {
+        self.0.scan(table, range, limit)
+    }
+    fn tables(&self) -> Result<Vec<TableName>, StoreError> {
+        self.0.tables()
+    }
+    fn commits(
+        &self,
+        of: &ReplicaId,
+        from: u64,
+        max: usize,
+        bytes: usize,
+    ) -> Result<Vec<StoredCommit>, StoreError> {
+        self.0.commits(of, from, max, bytes)
+    }
+    fn applied(&self, from_position: u64, limit: usize) -> Result<Vec<StoredCommit>, StoreError> {
+        self.0.applied(from_position, limit)
+    }
+    fn conflicts(&self, from_id: u64, limit: usize) -> Result<Vec<Conflict>, StoreError> {
+        self.0.conflicts(from_id, limit)
+    }
+    fn local(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0.local(key)
+    }
+}
+
+impl Store for Between {
+    fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
+        self.0.apply(batch)?;
+        if let Some(watch) = self.1.lock().unwrap().as_mut() {
+            while let Some(change) = watch.try_next().expect("the watch goes on") {
+                self.2.lock().unwrap().push(change.row.to_string());
+            }
+        }
+        Ok(())
+    }
+    fn set_local(&self, key: &str, value: Option<&[u8]>) -> Result<(), StoreError> {
+        self.0.set_local(key, value)
+    }
+}
+
+#[tokio::test]
+async fn a_watcher_that_is_quicker_than_the_news_of_a_commit_goes_on() {
+    let (slot, seen) = (Arc::default(), Arc::default());
+    let store = Between(Arc::default(), Arc::clone(&slot), Arc::clone(&seen));
+    let (db, _) = open(&MemoryNet::new(), 0, store);
+    db.put("t", "a", text("1")).await.unwrap();
+    // It is one commit behind, so it reads a page of the log, and the page has the newest commit too.
+    *slot.lock().unwrap() = Some(db.watch(Cursor::default()));
+    db.put("t", "b", text("1")).await.unwrap();
+    assert_eq!(*seen.lock().unwrap(), ["a", "b"]);
+    let mut watch = slot.lock().unwrap().take().unwrap();
+    db.put("t", "c", text("1")).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().unwrap().row.as_str(), "c");
 }
