@@ -488,3 +488,14 @@ async fn a_watcher_that_is_quicker_than_the_news_of_a_commit_goes_on() {
     db.put("t", "c", text("1")).await.unwrap();
     assert_eq!(watch.next().await.unwrap().unwrap().row.as_str(), "c");
 }
+
+#[tokio::test]
+async fn a_page_never_starts_before_the_rows_that_were_asked_for() {
+    let db = offline();
+    for row in ["a", "b", "ka", "kb", "z"] {
+        db.put("t", row, text("1")).await.unwrap();
+    }
+    assert_eq!(db.scan("t", &Scan::prefix("k").after("a")).unwrap().len(), 2);
+    assert_eq!(db.scan("t", &Scan::range("k", "z").after("a")).unwrap().len(), 2);
+    assert_eq!(db.scan("t", &Scan::range("k", "z").after("ka")).unwrap().len(), 1);
+}
