@@ -1,14 +1,14 @@
 //! The driver and the application's handle, over the in-process transport: what `Db` promises, and what happens
 //! when the store fails.
 
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ahenk::{
-    Cursor, Db, Fields, MemoryNet, Node, Offline, Options, Scan, SyncError, SystemClock, TransactionError, Watch,
-    WriteFailed,
+    Cursor, Db, Fields, MemoryNet, Node, Offline, Options, Scan, SyncError, SystemClock, TransactionError,
+    Watch, WriteFailed,
 };
 use engine::identity::{PeerKey, ReplicaId};
 use engine::io::{Event, WriteError};

@@ -114,7 +114,8 @@ impl Replicated {
     }
 
     fn missing_deps(&self, deps: &Deps) -> u64 {
-        let missing = deps.iter().map(|(replica, seq)| seq.saturating_sub(self.knowledge.prefix_len(replica)));
+        let missing =
+            deps.iter().map(|(replica, seq)| seq.saturating_sub(self.knowledge.prefix_len(replica)));
         // A dependency may name any number: a sum that wrapped to 0 would let the commit in before its time.
         missing.fold(0, u64::saturating_add)
     }

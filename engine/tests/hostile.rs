@@ -401,9 +401,16 @@ fn a_peer_that_speaks_of_ever_more_scattered_commits_is_cut_off() {
     let mut attack = Attack::new(Config::default());
     for n in 0..100u64 {
         let mut knowledge = Knowledge::default();
-        (0..60).for_each(|k| knowledge.insert(attack.author.replica, 1000 * n + 2 * k + 1, 1000 * n + 2 * k + 1));
+        (0..60).for_each(|k| {
+            knowledge.insert(attack.author.replica, 1000 * n + 2 * k + 1, 1000 * n + 2 * k + 1);
+        });
         let digest = knowledge.digest();
-        attack.control(&Control::Have(Have { digest, state: [0; 16], knowledge: Some(knowledge), reply: false }));
+        attack.control(&Control::Have(Have {
+            digest,
+            state: [0; 16],
+            knowledge: Some(knowledge),
+            reply: false,
+        }));
     }
     assert_eq!(faults(&attack.mesh, 0), [Fault::Protocol]);
     attack.assert_unharmed(2);
