@@ -151,10 +151,12 @@ impl Engine {
     ) -> Result<Option<Piece>, StoreError> {
         let (mut commits, mut cut): (Vec<StoredCommit>, Option<(usize, Sig, usize)>) = (Vec::new(), None);
         let (mut bytes, mut open) = (0, true);
+        // Where replicas answer each other a run is a commit or two: most of a long page would be read in vain.
+        let mut page_commits = 8;
         while open {
             let from = first + commits.len() as u64;
-            let page =
-                store.commits(replica, from, self.config.batch_commits_max, bytes_max.max(64 * 1024))?;
+            let page = store.commits(replica, from, page_commits, bytes_max.max(64 * 1024))?;
+            page_commits = (page_commits * 4).min(self.config.batch_commits_max);
             if page.is_empty() {
                 break;
             }
