@@ -168,21 +168,23 @@ impl Engine {
         let before = self.state.position();
         let waiting = self.reorder.bytes();
         let mut draft = self.state.draft(store);
-        let mut touched = BTreeMap::<ReplicaId, u64>::new();
+        let (mut touched, mut bad) = (BTreeMap::<ReplicaId, u64>::new(), None);
         for run in ops.runs {
             let Some(last) = run.commits.last() else { continue };
             touched.insert(last.commit.dot.replica, last.commit.dot.seq);
-            match self.receive(&mut draft, now, key, run)? {
-                Ok(()) => {}
-                Err((fault, text)) => {
-                    // What came before it in this frame was good, and stays.
-                    self.settle(now, draft, true);
-                    self.fault(now, key, fault, text);
-                    return Ok(());
-                }
+            bad = self.receive(&mut draft, now, key, run)?.err();
+            if bad.is_some() {
+                break;
             }
         }
+        // Once for the whole frame: it looks at all that waits.
+        self.unblock(&mut draft, now)?;
         self.settle(now, draft, true);
+        if let Some((fault, text)) = bad {
+            // What came before it in this frame was good, and stays.
+            self.fault(now, key, fault, text);
+            return Ok(());
+        }
         let progress = self.state.position() > before || self.reorder.bytes() > waiting;
         self.answered(now, key, ops.want, ops.offset, ops.done, progress);
         self.acknowledge(key, ops.want, ops.offset, ops.done, touched.keys());
@@ -222,7 +224,6 @@ impl Engine {
             peer.brought(replica, first_seq, last_seq);
         }
         self.place(draft, now, from, run)?;
-        self.unblock(draft, now)?;
         Ok(Ok(()))
     }
 
