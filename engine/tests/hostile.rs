@@ -434,3 +434,43 @@ fn what_is_noted_of_scattered_runs_is_bounded() {
     assert!(attack.mesh.engine(0).stats().peers[0].ahead <= 64);
     attack.assert_unharmed(2);
 }
+
+#[test]
+fn a_frame_of_many_runs_that_wait_is_no_quadratic_work() {
+    let mut attack = Attack::new(Config::default());
+    let missing = Author::new(7).replica;
+    let runs: Vec<_> = (0..4_000u64)
+        .map(|n| {
+            let deps = BTreeMap::from([(missing, n + 1)]);
+            let (commit, sig) = attack.author.commit(Hlc::new(1_700_000_000_000, 0), deps, Vec::new());
+            Run { commits: vec![commit], sig }
+        })
+        .collect();
+    let frame = pack_ops(SESSION, &Ops { want: 0, offset: 0, done: true, runs }).unwrap();
+    let start = std::time::Instant::now();
+    attack.raw(frame);
+    // Half a second where the work is linear in frame and buffer, half a minute where it is their product.
+    let took = start.elapsed();
+    assert!(took < std::time::Duration::from_secs(8), "{took:?}");
+    assert_eq!(attack.mesh.engine(0).stats().waiting_commits, 4_000);
+    attack.assert_unharmed(2);
+}
+
+#[test]
+fn a_full_buffer_gives_up_what_is_farthest_from_applicable() {
+    let mut attack = Attack::new(Config { reorder_bytes_max: 3_000, ..Config::default() });
+    let commits: Vec<_> = (0..100)
+        .map(|_| attack.author.commit(Hlc::new(1_700_000_000_000, 0), BTreeMap::new(), Vec::new()))
+        .collect();
+    let push = |attack: &mut Attack, n: usize| {
+        let (commit, sig) = commits[n].clone();
+        let runs = vec![Run { commits: vec![commit], sig }];
+        attack.raw(pack_ops(SESSION, &Ops { want: 0, offset: 0, done: true, runs }).unwrap());
+    };
+    // The member's key is known from its `Hello`. Its second commit waits for its first, the others for many more.
+    push(&mut attack, 1);
+    (20..100).for_each(|n| push(&mut attack, n));
+    assert!(attack.mesh.engine(0).stats().waiting_commits < 60);
+    push(&mut attack, 0);
+    attack.assert_unharmed(4);
+}
