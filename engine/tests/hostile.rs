@@ -435,6 +435,8 @@ fn what_is_noted_of_scattered_runs_is_bounded() {
     attack.assert_unharmed(2);
 }
 
+// The one test that needs a real clock: it measures work, not behaviour.
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 #[test]
 fn a_frame_of_many_runs_that_wait_is_no_quadratic_work() {
     let mut attack = Attack::new(Config::default());
@@ -473,4 +475,30 @@ fn a_full_buffer_gives_up_what_is_farthest_from_applicable() {
     assert!(attack.mesh.engine(0).stats().waiting_commits < 60);
     push(&mut attack, 0);
     attack.assert_unharmed(4);
+}
+
+#[test]
+fn no_more_is_pushed_to_a_peer_that_confirms_nothing_than_the_limit() {
+    let mut attack = Attack::new(Config { push_bytes_max: 10_000, ..Config::default() });
+    let engine = attack.mesh.engine(0);
+    let (knowledge, digest) = (engine.knowledge().clone(), engine.knowledge().digest());
+    let state = engine.digest().to_be_bytes();
+    attack.control(&Control::Have(Have { digest, state, knowledge: Some(knowledge), reply: false }));
+    for n in 0..500 {
+        attack.mesh.write(0, put(&format!("row {n}"), n));
+    }
+    let sent = attack.mesh.engine(0).stats().peers[0].traffic.commits_sent;
+    assert!((20..120).contains(&sent), "{sent} commits");
+}
+
+#[test]
+fn equal_knowledge_and_different_rows_raise_an_alarm_once() {
+    let mut attack = Attack::new(Config::default());
+    let digest = attack.mesh.engine(0).knowledge().digest();
+    for _ in 0..3 {
+        attack.control(&Control::Have(Have { digest, state: [9; 16], knowledge: None, reply: false }));
+    }
+    let alarms = attack.mesh.events.iter().filter(|(_, event)| matches!(event, Event::Diverged { .. }));
+    assert_eq!(alarms.count(), 1);
+    attack.assert_unharmed(2);
 }
