@@ -748,6 +748,11 @@ def equal(found, expected, what):
         raise AssertionError(f"{what}:\n  found    {found}\n  expected {expected}")
 
 
+def pairs(found, expected):
+    equal(len(found), len(expected), "how many there are")
+    return zip(found, expected)
+
+
 def refuses(read, what, kind=None):
     try:
         read()
@@ -820,7 +825,7 @@ def check_rows(vectors, commits):
             stamp = (commit["stamp"], commit["replica"], commit["seq"])
             rows.setdefault((op["table"], op["row"]), Row()).apply(stamp, op)
     state = 0
-    for (key, row), v in zip(sorted(rows.items()), vectors["rows"]["rows"], strict=True):
+    for (key, row), v in pairs(sorted(rows.items()), vectors["rows"]["rows"]):
         equal(key, (v["table"].encode(), v["row"].encode()), "a row's name")
         equal(row.encode(), unhex(v["bytes"]), f"row {key}")
         equal(bool(row.ins), v["visible"], f"whether row {key} is there")
@@ -846,7 +851,7 @@ def check_frames(vectors, account):
         _, kind, ops = read_message(frame, account)
         equal(kind, 4, v["name"])
         equal((ops["want"], ops["offset"], ops["done"]), (v["want"], int(v["offset"]), v["done"]), v["name"])
-        for run, expected in zip(ops["runs"], v["runs"], strict=True):
+        for run, expected in pairs(ops["runs"], v["runs"]):
             equal(run["by_columns"], expected["by_columns"], v["name"] + ": by columns")
             equal([put_commit(c).hex() for c in run["commits"]], expected["commits"], v["name"])
             equal(run["sig"], unhex(expected["sig"]), v["name"])
