@@ -130,6 +130,8 @@ fn the_limits_in_the_document_are_those_of_the_code() {
         handshake_ms_max,
         retry_ms,
         retry_ms_max,
+        want_ms,
+        want_ms_max,
         ping_ms,
         silence_ms_max,
         peers_max,
