@@ -1,10 +1,13 @@
 //! The command line: all commands and the flags they share.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{device, get, init, peer, put, start, status, stop, sync};
+use crate::commands::{
+    delete, demo, device, export, get, import, init, list, log, peer, put, start, status, stop, sync, watch,
+};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -69,6 +72,24 @@ pub(crate) enum Command {
     Put(put::Args),
     /// Read a row, or one field of it
     Get(get::Args),
+    /// Delete a row
+    Delete(delete::Args),
+    /// Show the rows of a table, ascending by key
+    List(list::Args),
+    /// Show the tables and how many rows they have
+    Tables,
+    /// Print changes as they come, from this device and others
+    Watch(watch::Args),
+    /// Read rows from a JSON array, JSON Lines, or a file with columns
+    Import(import::Args),
+    /// Write rows as JSON Lines, which `import` reads
+    Export(export::Args),
+    /// Show the log: who wrote what when
+    Oplog(log::Args),
+    /// Show values that lost against another device's, what won, and why
+    Conflicts(log::ConflictArgs),
+    /// Show it all at work: three devices on this machine, cut off and reconnected
+    Demo(demo::Args),
 }
 
 impl Command {
@@ -84,6 +105,60 @@ impl Command {
             Command::Peer(command) => peer::run(env, command).await,
             Command::Put(args) => put::run(env, args).await,
             Command::Get(args) => get::run(env, args).await,
+            Command::Delete(args) => delete::run(env, args).await,
+            Command::List(args) => list::run(env, args).await,
+            Command::Tables => list::tables(env).await,
+            Command::Watch(args) => watch::run(env, args).await,
+            Command::Import(args) => import::run(env, args).await,
+            Command::Export(args) => export::run(env, args).await,
+            Command::Oplog(args) => log::oplog(env, args).await,
+            Command::Conflicts(args) => log::conflicts(env, args).await,
+            Command::Demo(args) => demo::run(env, args).await,
+        }
+    }
+}
+
+/// The arguments as clap is to see them. `--json` is a flag of every command; on `put` it may be followed by an object
+/// with the fields, which clap knows as `--fields OBJECT`. A table or key cannot be meant where an object begins.
+pub(crate) fn arguments(given: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut given = given.peekable();
+    let (mut arguments, mut put) = (Vec::new(), false);
+    while let Some(argument) = given.next() {
+        put |= argument == "put";
+        let object = |text: &OsString| text.to_string_lossy().trim_start().starts_with('{');
+        let text = argument.to_string_lossy();
+        if put && argument == "--json" && given.peek().is_some_and(object) {
+            arguments.push("--fields".into());
+        } else if let Some(value) = text.strip_prefix("--json=").filter(|_| put) {
+            arguments.push(format!("--fields={value}").into());
+        } else {
+            arguments.push(argument);
+        }
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn json_before_an_object_means_the_fields_of_put_and_nothing_else() {
+        let of = |line: &[&str]| arguments(line.iter().map(OsString::from));
+        assert_eq!(of(&["x", "put", "t", "r", "--json", "{}"]), ["x", "put", "t", "r", "--fields", "{}"]);
+        assert_eq!(of(&["x", "put", "--json={}", "t", "r"]), ["x", "put", "--fields={}", "t", "r"]);
+        for line in [
+            ["x", "--json", "put", "t", "r", "a=1"],
+            ["x", "put", "t", "r", "--json", "a={}"],
+            ["x", "get", "--json", "{t}", "r", "a"],
+        ] {
+            assert_eq!(of(&line), line);
         }
     }
 }

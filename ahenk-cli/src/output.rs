@@ -49,6 +49,11 @@ impl Output {
         })
     }
 
+    /// Whether remarks are wanted.
+    pub(crate) fn remarks(&self) -> bool {
+        !self.quiet
+    }
+
     /// A remark for people, beside the result. Not with `--quiet`.
     pub(crate) fn note(&self, text: &str) {
         if !self.quiet {

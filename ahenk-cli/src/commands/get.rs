@@ -1,10 +1,9 @@
 //! `get`: read a row, or one field of it.
 
-use serde_json::{Map, Value as Json};
-
-use super::Env;
+use super::{Env, inline};
 use crate::backend::Need;
 use crate::data::DataRequest;
+use crate::data::json::{Json, JsonFields};
 use crate::error::{CliError, Kind, Result};
 use crate::output::printable;
 use crate::protocol::Request;
@@ -23,27 +22,21 @@ pub(crate) struct Args {
 pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
     let request = DataRequest::Get { table: args.table, row: args.row };
     env.with_backend(Need::Store, async |backend| {
-        let row: Map<String, Json> = backend.one(Request::Data(request)).await?;
-        match &args.field {
-            None if env.out.json() => env.out.document(&row),
-            None => {
-                row.iter().try_for_each(|(name, value)| env.out.line(&format!("{name} = {}", human(value))))
+        let mut row: JsonFields = backend.one(Request::Data(request)).await?;
+        let Some(field) = &args.field else {
+            if env.out.json() {
+                return env.out.document(&row);
             }
-            Some(field) => {
-                let value = row.get(field).ok_or_else(|| {
-                    CliError::new(Kind::NotFound, format!("the row has no field {field:?}"))
-                        .hint("leave the field out to see all of them")
-                })?;
-                env.out.show(value, human)
+            for (name, value) in &row.0 {
+                env.out.line(&format!("{} = {}", printable(name), inline(value)))?;
             }
-        }
+            return Ok(());
+        };
+        let value = row.0.remove(field).ok_or_else(|| {
+            CliError::new(Kind::NotFound, format!("the row has no field {field:?}"))
+                .hint("leave the field out to see all of them")
+        })?;
+        env.out.show(&Json(value), |value| inline(&value.0))
     })
     .await
-}
-
-fn human(value: &Json) -> String {
-    match value {
-        Json::String(text) => printable(text),
-        other => other.to_string(),
-    }
 }

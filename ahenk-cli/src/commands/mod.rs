@@ -1,19 +1,32 @@
 //! One file a command: its arguments, the request that it makes, and what it prints.
 
+pub(crate) mod delete;
+pub(crate) mod demo;
 pub(crate) mod device;
+pub(crate) mod export;
 pub(crate) mod get;
+pub(crate) mod import;
 pub(crate) mod init;
+pub(crate) mod list;
+pub(crate) mod log;
 pub(crate) mod peer;
 pub(crate) mod put;
 pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod sync;
+pub(crate) mod watch;
+
+use engine::commit::OpKind;
+use engine::value::Value;
+use serde_json::Value as Json;
 
 use crate::backend::{Backend, Need};
+use crate::data::json::{self, JsonFields};
 use crate::error::Result;
 use crate::home::Home;
-use crate::output::Output;
+use crate::output::{Output, printable};
+use crate::protocol::Request;
 
 /// What every command is given.
 #[derive(Debug)]
@@ -35,6 +48,56 @@ impl Env {
         let closed = backend.close().await;
         let value = result?;
         closed.map(|()| value)
+    }
+}
+
+impl Env {
+    /// Makes a call that returns any number of items, and prints each: as it is with `--json`, else as `human` does.
+    pub(crate) async fn stream(
+        &self,
+        need: Need,
+        request: Request,
+        mut human: impl FnMut(Json) -> Result<()>,
+    ) -> Result<()> {
+        self.with_backend(need, async |backend| {
+            let mut call = backend.call(request).await?;
+            while let Some(item) = call.next().await? {
+                if self.out.json() { self.out.document(&item)? } else { human(item)? }
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// A value on one line, for people: text as it is, the rest as JSON.
+pub(crate) fn inline(value: &Value) -> String {
+    match value {
+        Value::Text(text) => printable(text),
+        other => printable(&json::to_text(other)),
+    }
+}
+
+/// Fields on one line, for people.
+pub(crate) fn fields_inline(fields: &JsonFields) -> String {
+    let field = |(name, value): (&String, &Value)| {
+        let value = match value {
+            // Quoted where it could be mistaken.
+            Value::Text(text) if text.is_empty() || text.contains(char::is_whitespace) => json::to_text(value),
+            value => inline(value),
+        };
+        format!("{}={}", printable(name), printable(&value))
+    };
+    fields.0.iter().map(field).collect::<Vec<_>>().join(" ")
+}
+
+/// What an operation does, in one word.
+pub(crate) fn kind_name(kind: OpKind) -> &'static str {
+    match kind {
+        OpKind::Put => "put",
+        OpKind::Update => "update",
+        OpKind::Delete => "delete",
+        OpKind::Replace => "replace",
     }
 }
 

@@ -1,15 +1,20 @@
 //! Requests about rows, the log and conflicts: what they are ([`DataRequest`]) and how they are
 //! carried out ([`call`]).
 
-mod value;
+pub(crate) mod json;
+mod log;
+pub(crate) mod record;
+mod rows;
+pub(crate) mod source;
+pub(crate) mod time;
+mod transfer;
 
-use std::collections::BTreeMap;
-
-use ahenk::Fields;
 use serde::{Deserialize, Serialize};
-use serde_json::Value as Json;
 
-pub(crate) use value::{from_json, row_json};
+use json::JsonFields;
+pub(crate) use log::{Changed, ConflictEntry, LogEntry, Loss, Side, Since, Watched};
+pub(crate) use rows::{Listed, TableCount};
+pub(crate) use transfer::{Exported, ImportState, Imported};
 
 use crate::error::{CliError, Kind, Result};
 use crate::service::{Caller, Context};
@@ -24,8 +29,8 @@ pub(crate) enum DataRequest {
         table: String,
         /// The row's key.
         row: String,
-        /// Values as JSON.
-        fields: BTreeMap<String, Json>,
+        /// The fields.
+        fields: JsonFields,
     },
     /// Read a row. One JSON object of its fields.
     Get {
@@ -33,6 +38,70 @@ pub(crate) enum DataRequest {
         table: String,
         /// The row's key.
         row: String,
+    },
+    /// Delete a row that is there. One [`Wrote`].
+    Delete {
+        /// The table.
+        table: String,
+        /// The row's key.
+        row: String,
+    },
+    /// Rows of a table, ascending by key. A stream of [`Listed`].
+    List {
+        /// The table.
+        table: String,
+        /// Only rows whose key starts so.
+        prefix: Option<String>,
+        /// Only rows after this key.
+        after: Option<String>,
+        /// Most rows.
+        limit: Option<u64>,
+    },
+    /// The tables that have rows. A stream of [`TableCount`].
+    Tables,
+    /// All rows. A stream of [`Exported`].
+    Export {
+        /// Of this table only.
+        table: Option<String>,
+    },
+    /// How far an import has come. One [`ImportState`].
+    ImportState {
+        /// The import's id.
+        import: String,
+    },
+    /// Write rows where they differ from what is there, in one transaction. One [`Imported`].
+    Import {
+        /// The rows, each at most once.
+        rows: Vec<Exported>,
+        /// The import's id and how far it has come with these rows.
+        state: Option<(String, ImportState)>,
+    },
+    /// Operations in the order in which this device applied them. A stream of [`LogEntry`].
+    Log {
+        /// From here on.
+        since: Option<Since>,
+        /// By devices of this name, or the one whose id starts so.
+        device: Option<String>,
+        /// On this table.
+        table: Option<String>,
+        /// Only the newest.
+        limit: Option<u64>,
+    },
+    /// Values that lost a true conflict. A stream of [`ConflictEntry`].
+    Conflicts {
+        /// On this table.
+        table: Option<String>,
+        /// Only the newest.
+        limit: Option<u64>,
+    },
+    /// Changes from a point on. A stream of [`Watched`].
+    Watch {
+        /// The cursor to go on from; now, if there is none.
+        from: Option<String>,
+        /// On this table.
+        table: Option<String>,
+        /// Wait for more, until cancelled.
+        follow: bool,
     },
 }
 
@@ -49,18 +118,37 @@ pub(crate) struct Wrote {
 pub(crate) async fn call(context: &Context, request: DataRequest, caller: &mut Caller) -> Result<()> {
     match request {
         DataRequest::Put { table, row, fields } => {
-            let fields: Fields = fields
-                .into_iter()
-                .map(|(name, value)| Ok((name, from_json(value)?)))
-                .collect::<Result<_>>()?;
-            let written = context.db.put(&table, &row, fields).await?;
-            let wrote = Wrote { commit: written.stamp.dot.to_string(), position: written.position };
-            caller.item(wrote).await
+            caller.item(rows::put(context, &table, &row, fields).await?).await
         }
-        DataRequest::Get { table, row } => match context.db.get(&table, &row)? {
-            Some(found) => caller.item(row_json(&found)).await,
-            None => Err(CliError::new(Kind::NotFound, format!("there is no row {row:?} in table {table:?}"))
-                .hint(format!("`ahenk-cli list {table}` shows the rows there are"))),
-        },
+        DataRequest::Get { table, row } => caller.item(rows::get(context, &table, &row)?).await,
+        DataRequest::Delete { table, row } => caller.item(rows::delete(context, &table, &row).await?).await,
+        DataRequest::List { table, prefix, after, limit } => {
+            rows::list(context, caller, &table, prefix.as_deref(), after, limit).await
+        }
+        DataRequest::Tables => rows::tables(context, caller).await,
+        DataRequest::Export { table } => transfer::export(context, caller, table.as_deref()).await,
+        DataRequest::ImportState { import } => caller.item(transfer::state(context, &import)?).await,
+        DataRequest::Import { rows, state } => {
+            caller.item(transfer::import(context, rows, state).await?).await
+        }
+        DataRequest::Log { since, device, table, limit } => {
+            log::operations(context, caller, since, device.as_deref(), table.as_deref(), limit).await
+        }
+        DataRequest::Conflicts { table, limit } => {
+            log::conflicts(context, caller, table.as_deref(), limit).await
+        }
+        DataRequest::Watch { from, table, follow } => {
+            log::watch(context, caller, from.as_deref(), table.as_deref(), follow).await
+        }
     }
+}
+
+fn no_row(table: &str, row: &str) -> CliError {
+    CliError::new(Kind::NotFound, format!("there is no row {row:?} in table {table:?}"))
+        .hint(format!("`ahenk-cli list {table}` shows the rows there are"))
+}
+
+/// A count or limit from the wire as one of this machine.
+fn at_most(limit: Option<u64>) -> usize {
+    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }

@@ -1,0 +1,25 @@
+//! `delete`: delete a row.
+
+use super::Env;
+use crate::backend::Need;
+use crate::data::{DataRequest, Wrote};
+use crate::error::Result;
+use crate::protocol::Request;
+
+/// Arguments of `delete`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The table
+    table: String,
+    /// The row's key
+    row: String,
+}
+
+pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
+    let request = DataRequest::Delete { table: args.table, row: args.row };
+    env.with_backend(Need::Store, async |backend| {
+        let wrote: Wrote = backend.one(Request::Data(request)).await?;
+        if env.out.json() { env.out.document(&wrote) } else { Ok(()) }
+    })
+    .await
+}

@@ -1,0 +1,104 @@
+//! `export`: rows as JSON Lines, on stdout or in a file that appears as a whole or not at all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufWriter, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::Env;
+use crate::backend::Need;
+use crate::data::DataRequest;
+use crate::error::{CliError, Kind, Result};
+use crate::protocol::Request;
+
+const AFTER_HELP: &str = "\
+Each line is {\"table\":…,\"row\":…,\"fields\":{…}}; `import` without --table reads such a file back, and nothing is
+lost on the way. Rows that are written while the export runs may or may not be in it.";
+
+/// Arguments of `export`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Args {
+    /// This table only
+    #[arg(long)]
+    table: Option<String>,
+    /// Write to this file [default: stdout]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Replace the file if it is there
+    #[arg(long, requires = "output")]
+    force: bool,
+}
+
+pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
+    let request = Request::Data(DataRequest::Export { table: args.table });
+    let Some(path) = args.output else {
+        return env
+            .stream(Need::Store, request, |item| env.out.document(&item))
+            .await;
+    };
+    if !args.force && path.exists() {
+        return Err(CliError::new(Kind::Conflict, format!("{} is there already", path.display()))
+            .hint("--force replaces it"));
+    }
+    let mut file = Partial::create(&path)?;
+    let rows = env
+        .with_backend(Need::Store, async |backend| {
+            let (mut call, mut rows) = (backend.call(request).await?, 0_u64);
+            while let Some(item) = call.next().await? {
+                file.line(&item.to_string())?;
+                rows += 1;
+            }
+            Ok(rows)
+        })
+        .await?;
+    file.finish()?;
+    env.out.show(&json!({ "rows": rows, "file": path.display().to_string() }), |_| {
+        format!("{rows} rows written to {}.", path.display())
+    })
+}
+
+/// A file that is being written beside its place.
+struct Partial {
+    file: BufWriter<File>,
+    beside: PathBuf,
+    path: PathBuf,
+    done: bool,
+}
+
+impl Partial {
+    fn create(path: &Path) -> Result<Partial> {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(format!(".partial-{}", std::process::id()));
+        let beside = PathBuf::from(beside);
+        let mut options = OpenOptions::new();
+        // The rows are as private as the database that they come from.
+        let file = options.write(true).create_new(true).mode(0o600).open(&beside);
+        let file = file.map_err(|error| CliError::io("create", &beside, &error))?;
+        Ok(Partial { file: BufWriter::new(file), beside, path: path.to_owned(), done: false })
+    }
+
+    fn line(&mut self, text: &str) -> Result<()> {
+        writeln!(self.file, "{text}").map_err(|error| CliError::io("write", &self.beside, &error))
+    }
+
+    fn finish(mut self) -> Result<()> {
+        let written = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
+        written
+            .and_then(|()| fs::rename(&self.beside, &self.path))
+            .map_err(|error| CliError::io("write", &self.path, &error))?;
+        self.done = true;
+        Ok(())
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if !self.done {
+            // Half an export helps nobody; if it stays, its name says what it is.
+            let _ = fs::remove_file(&self.beside);
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! The log, the conflicts and the stream of changes, with the names of the devices that wrote.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use ahenk::Cursor;
+use engine::commit::{Op, OpKind, Stamp};
+use engine::identity::DeviceId;
+use engine::name::{FieldName, TableName};
+use engine::store::{Conflict, StoreRead as _, StoredCommit};
+use engine::value::Value;
+use serde::{Deserialize, Serialize};
+
+use super::json::{Json, JsonFields, RawFields};
+use super::{at_most, rows};
+use crate::error::{CliError, Kind, Result, closed};
+use crate::service::{Caller, Context};
+
+/// Commits or conflicts read from the store at a time.
+const PAGE: u64 = 64;
+
+/// Where to begin in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Since {
+    /// At this position, from 1.
+    Position(u64),
+    /// With what was written at this time or later, in milliseconds since the Unix epoch, by the writers' clocks.
+    TimeMs(u64),
+}
+
+/// Who wrote, and when.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Writer {
+    /// Milliseconds since the Unix epoch, by the writer's clock.
+    pub(crate) time_ms: u64,
+    /// The device's name.
+    pub(crate) device: String,
+    pub(crate) device_id: String,
+    /// The commit's name: `device/incarnation:sequence`.
+    pub(crate) commit: String,
+}
+
+/// One operation of the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LogEntry {
+    /// The place of its commit in the order in which this device applied commits.
+    pub(crate) position: u64,
+    #[serde(flatten)]
+    pub(crate) by: Writer,
+    pub(crate) table: String,
+    pub(crate) row: String,
+    /// `put`, `update`, `delete` or `replace`.
+    pub(crate) kind: OpKind,
+    pub(crate) fields: JsonFields,
+}
+
+/// Why a value lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Loss {
+    /// The winner was written later.
+    Later,
+    /// Both were written at the same moment; the higher device id decides.
+    HigherDevice,
+    /// Both were written at the same moment by two lives of one device; the higher one decides.
+    HigherIncarnation,
+}
+
+/// One side of a conflict.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Side {
+    #[serde(flatten)]
+    pub(crate) by: Writer,
+    /// What it wrote; `null` too if it deleted the row or the field, see `deleted`.
+    pub(crate) value: Json,
+    /// Whether it deleted what the other wrote.
+    pub(crate) deleted: bool,
+}
+
+/// A value that lost a true conflict: whoever wrote the winner had not seen it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ConflictEntry {
+    /// Ascends with each conflict on this device.
+    pub(crate) id: u64,
+    pub(crate) table: String,
+    pub(crate) row: String,
+    pub(crate) field: String,
+    pub(crate) lost: Side,
+    pub(crate) won: Side,
+    pub(crate) why: Loss,
+    /// When this device noticed, in milliseconds since the Unix epoch.
+    pub(crate) noticed_ms: u64,
+}
+
+/// One change, or the point up to which there are no more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Watched {
+    Change(Changed),
+    End { end: String },
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Changed {
+    /// The point just after it: watch from here to go on.
+    pub(crate) cursor: String,
+    #[serde(flatten)]
+    pub(crate) by: Writer,
+    pub(crate) table: String,
+    pub(crate) row: String,
+    /// `put`, `update`, `delete` or `replace`.
+    pub(crate) kind: OpKind,
+    /// What was written.
+    pub(crate) fields: JsonFields,
+    /// The row as it is now; `null` if it is not there.
+    pub(crate) now: Option<JsonFields>,
+}
+
+/// The names of the account's devices.
+struct Names(BTreeMap<DeviceId, String>);
+
+impl Names {
+    async fn read(context: &Context) -> Result<Names> {
+        let status = context.db.status().await.ok_or_else(closed)?;
+        Ok(Names(status.members.into_iter().map(|cert| (cert.device(), cert.name)).collect()))
+    }
+
+    fn writer(&self, stamp: Stamp) -> Writer {
+        let device = stamp.dot.replica.device;
+        Writer {
+            time_ms: stamp.hlc.ms(),
+            device: self.0.get(&device).cloned().unwrap_or_else(|| "?".to_owned()),
+            device_id: device.to_string(),
+            commit: stamp.dot.to_string(),
+        }
+    }
+
+    /// Like [`Names::writer`], but learns of devices that joined meanwhile.
+    async fn writer_of_new(&mut self, context: &Context, stamp: Stamp) -> Result<Writer> {
+        if !self.0.contains_key(&stamp.dot.replica.device) {
+            *self = Names::read(context).await?;
+        }
+        Ok(self.writer(stamp))
+    }
+
+    /// The devices that are called so, or else the one whose id starts so.
+    fn matching(&self, text: &str) -> Result<BTreeSet<DeviceId>> {
+        let named: BTreeSet<DeviceId> =
+            self.0.iter().filter(|(_, name)| *name == text).map(|(id, _)| *id).collect();
+        if !named.is_empty() {
+            return Ok(named);
+        }
+        let prefix = text.to_ascii_lowercase();
+        let found: BTreeSet<DeviceId> =
+            self.0.keys().filter(|id| id.to_string().starts_with(&prefix)).copied().collect();
+        match found.len() {
+            1 => Ok(found),
+            0 => Err(CliError::new(Kind::NotFound, format!("no device is called {text:?}, nor has such an id"))
+                .hint("`ahenk-cli device list` shows the devices")),
+            _ => Err(CliError::usage(format!("the ids of several devices start with {text:?}"))
+                .hint("give more of the id, or the name")),
+        }
+    }
+}
+
+fn raw(fields: BTreeMap<FieldName, Value>) -> RawFields {
+    fields.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
+}
+
+/// What of the log is asked for.
+struct Filter {
+    since_ms: u64,
+    devices: Option<BTreeSet<DeviceId>>,
+    table: Option<TableName>,
+}
+
+impl Filter {
+    fn ops(&self, stored: StoredCommit) -> impl DoubleEndedIterator<Item = Op> {
+        let by = stored.commit.dot.replica.device;
+        let fits = stored.commit.hlc.ms() >= self.since_ms
+            && self.devices.as_ref().is_none_or(|devices| devices.contains(&by));
+        let table = self.table.clone();
+        let ops = stored.commit.ops.into_iter().filter(move |_| fits);
+        ops.filter(move |op| table.as_ref().is_none_or(|table| op.table == *table))
+    }
+}
+
+fn entry(names: &Names, position: u64, stamp: Stamp, op: Op) -> LogEntry {
+    LogEntry {
+        position,
+        by: names.writer(stamp),
+        table: op.table.to_string(),
+        row: op.row.to_string(),
+        kind: op.kind,
+        fields: JsonFields(raw(op.fields)),
+    }
+}
+
+pub(super) async fn operations(
+    context: &Context,
+    caller: &Caller,
+    since: Option<Since>,
+    device: Option<&str>,
+    table: Option<&str>,
+    limit: Option<u64>,
+) -> Result<()> {
+    let names = Names::read(context).await?;
+    let (first, since_ms) = match since {
+        None => (1, 0),
+        Some(Since::Position(position)) => (position.max(1), 0),
+        Some(Since::TimeMs(ms)) => (1, ms),
+    };
+    let filter = Filter {
+        since_ms,
+        devices: device.map(|device| names.matching(device)).transpose()?,
+        table: table.map(TableName::new).transpose().map_err(ahenk::ReadError::from)?,
+    };
+    match limit {
+        Some(limit) => {
+            let entries = newest(context, &names, &filter, first, at_most(Some(limit)))?;
+            for entry in entries {
+                caller.item(entry).await?;
+            }
+        }
+        None => {
+            let mut from = first;
+            loop {
+                let page = context.db.log(from, PAGE as usize)?;
+                let Some(last) = page.last().map(|stored| stored.position) else { break };
+                from = last + 1;
+                for stored in page {
+                    let (position, stamp) = (stored.position, stored.commit.stamp());
+                    for op in filter.ops(stored) {
+                        caller.item(entry(&names, position, stamp, op)).await?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The newest operations that fit, oldest first. Reads the log from its end.
+fn newest(
+    context: &Context,
+    names: &Names,
+    filter: &Filter,
+    first: u64,
+    limit: usize,
+) -> Result<VecDeque<LogEntry>> {
+    let mut entries = VecDeque::new();
+    let mut end = context.db.store().recover()?.position;
+    while end >= first && entries.len() < limit {
+        let from = end.saturating_sub(PAGE - 1).max(first);
+        let page = context.db.log(from, (end - from + 1) as usize)?;
+        for stored in page.into_iter().rev() {
+            let (position, stamp) = (stored.position, stored.commit.stamp());
+            let ops = filter.ops(stored).rev().take(limit - entries.len());
+            for op in ops.collect::<Vec<_>>() {
+                entries.push_front(entry(names, position, stamp, op));
+            }
+        }
+        end = from - 1;
+    }
+    Ok(entries)
+}
+
+pub(super) async fn conflicts(
+    context: &Context,
+    caller: &Caller,
+    table: Option<&str>,
+    limit: Option<u64>,
+) -> Result<()> {
+    let names = Names::read(context).await?;
+    let table = table.map(TableName::new).transpose().map_err(ahenk::ReadError::from)?;
+    let (mut from, mut kept, limit) = (0, VecDeque::new(), at_most(limit));
+    // The ledger is bounded, so it may be read as a whole.
+    loop {
+        let page = context.db.conflicts(from, PAGE as usize)?;
+        let Some(last) = page.last().map(|conflict| conflict.id) else { break };
+        from = last + 1;
+        for conflict in page {
+            if table.as_ref().is_none_or(|table| conflict.table == *table) {
+                kept.push_back(conflict);
+                if kept.len() > limit {
+                    kept.pop_front();
+                }
+            }
+        }
+    }
+    for conflict in kept {
+        caller.item(conflict_entry(context, &names, conflict)?).await?;
+    }
+    Ok(())
+}
+
+fn conflict_entry(context: &Context, names: &Names, conflict: Conflict) -> Result<ConflictEntry> {
+    let winner = won(context, &conflict)?;
+    let (lost, won) = (conflict.loser, conflict.winner);
+    let why = if won.hlc != lost.hlc {
+        Loss::Later
+    } else if won.dot.replica.device != lost.dot.replica.device {
+        Loss::HigherDevice
+    } else {
+        Loss::HigherIncarnation
+    };
+    Ok(ConflictEntry {
+        id: conflict.id,
+        table: conflict.table.to_string(),
+        row: conflict.row.to_string(),
+        field: conflict.field.to_string(),
+        lost: Side { by: names.writer(lost), value: Json(conflict.value), deleted: false },
+        won: Side {
+            by: names.writer(won),
+            deleted: winner.is_none(),
+            value: Json(winner.unwrap_or(Value::Null)),
+        },
+        why,
+        noticed_ms: conflict.noticed_ms,
+    })
+}
+
+/// The value that the winner wrote; `None` if it deleted the row, or replaced it without this field.
+fn won(context: &Context, conflict: &Conflict) -> Result<Option<Value>> {
+    let dot = conflict.winner.dot;
+    let stored = context.db.store().commits(&dot.replica, dot.seq, 1, usize::MAX)?;
+    let ops = stored.into_iter().filter(|stored| stored.commit.dot == dot).flat_map(|stored| stored.commit.ops);
+    let mut ops = ops.filter(|op| (&op.table, &op.row) == (&conflict.table, &conflict.row));
+    Ok(ops.next().and_then(|mut op| op.fields.remove(&conflict.field)))
+}
+
+pub(super) async fn watch(
+    context: &Context,
+    caller: &Caller,
+    from: Option<&str>,
+    table: Option<&str>,
+    follow: bool,
+) -> Result<()> {
+    let mut names = Names::read(context).await?;
+    let table = table.map(TableName::new).transpose().map_err(ahenk::ReadError::from)?;
+    let cursor = match from {
+        None => context.db.cursor(),
+        Some(text) => text.parse::<Cursor>().map_err(|error| {
+            CliError::usage(format!("{text:?}: {error}"))
+                .hint("every change that `watch` prints carries the cursor just after it; `0.0` is the beginning")
+        })?,
+    };
+    let mut watch = context.db.watch(cursor);
+    loop {
+        let change = if follow { watch.next().await? } else { watch.try_next()? };
+        let Some(change) = change else { break };
+        if table.as_ref().is_some_and(|table| change.table != *table) {
+            continue;
+        }
+        let changed = Changed {
+            cursor: change.cursor.to_string(),
+            by: names.writer_of_new(context, change.stamp).await?,
+            table: change.table.to_string(),
+            row: change.row.to_string(),
+            kind: change.kind,
+            fields: JsonFields(raw(change.fields)),
+            now: change.now.map(|row| JsonFields(rows::raw(row))),
+        };
+        caller.item(Watched::Change(changed)).await?;
+    }
+    caller.item(Watched::End { end: watch.cursor().to_string() }).await
+}
