@@ -218,6 +218,17 @@ pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
+/// Waits until the status of a device is right; shows what it is if that takes too long.
+pub(crate) fn until_status(device: &Device, what: &str, so: impl Fn(&Json) -> bool) {
+    let mut last = Json::Null;
+    let deadline = Instant::now() + WAIT_MAX;
+    while !so(&last) {
+        assert!(Instant::now() < deadline, "waited too long until {what}: {last:#}");
+        std::thread::sleep(Duration::from_millis(20));
+        last = device.status();
+    }
+}
+
 /// A code with another secret: its second word becomes another one.
 pub(crate) fn wrong(code: &str) -> String {
     let (short, addresses) = code.split_once('@').expect("a long code");
