@@ -35,9 +35,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
     let request = Request::Data(DataRequest::Export { table: args.table });
     let Some(path) = args.output else {
-        return env
-            .stream(Need::Store, request, |item| env.out.document(&item))
-            .await;
+        return env.stream(Need::Store, request, |item| env.out.document(&item)).await;
     };
     if !args.force && path.exists() {
         return Err(CliError::new(Kind::Conflict, format!("{} is there already", path.display()))

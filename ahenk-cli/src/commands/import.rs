@@ -273,7 +273,9 @@ impl Importing<'_> {
         let counts = self.tally.counts();
         let kept = counts.written + counts.unchanged + counts.resumed;
         let hint = match error {
-            SourceError::OpenQuote { .. } => "mend the file, or use --no-quotes if quotes are part of its text",
+            SourceError::OpenQuote { .. } => {
+                "mend the file, or use --no-quotes if quotes are part of its text"
+            }
             SourceError::Header(_) => "name the columns with --columns A,B,C, or mend the first line",
             _ => "mend the file and import it again",
         };
@@ -285,9 +287,7 @@ impl Importing<'_> {
         let already = self.tally.already();
         let counts = self.tally.counts();
         let summary = Summary { file: input.name().to_owned(), already, counts };
-        self.env.out.show(&summary, |summary| {
-            self.tally.human(&printable(&summary.file))
-        })?;
+        self.env.out.show(&summary, |summary| self.tally.human(&printable(&summary.file)))?;
         if counts.records > 0 && counts.rows == 0 && counts.other_tables == 0 {
             let hint = match self.shape {
                 Shape::Exported { .. } => "other files than exports need --table T and --key FIELD",

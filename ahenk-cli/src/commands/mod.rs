@@ -83,7 +83,9 @@ pub(crate) fn fields_inline(fields: &JsonFields) -> String {
     let field = |(name, value): (&String, &Value)| {
         let value = match value {
             // Quoted where it could be mistaken.
-            Value::Text(text) if text.is_empty() || text.contains(char::is_whitespace) => json::to_text(value),
+            Value::Text(text) if text.is_empty() || text.contains(char::is_whitespace) => {
+                json::to_text(value)
+            }
             value => inline(value),
         };
         format!("{}={}", printable(name), printable(&value))

@@ -48,8 +48,9 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
         fields.insert(name, value);
     }
     if fields.is_empty() && args.object.is_none() {
-        return Err(CliError::usage("there are no fields to write")
-            .hint("as in: put tasks t1 title='Buy tea' done=false; --json '{}' writes a row without fields"));
+        return Err(CliError::usage("there are no fields to write").hint(
+            "as in: put tasks t1 title='Buy tea' done=false; --json '{}' writes a row without fields",
+        ));
     }
     let request = DataRequest::Put { table: args.table, row: args.row, fields: JsonFields(fields) };
     env.with_backend(Need::Store, async |backend| {
@@ -60,8 +61,9 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
 }
 
 fn bad_json(what: &str, error: &dyn std::fmt::Display) -> CliError {
-    CliError::usage(format!("the value of {what} cannot be used: {error}"))
-        .hint("nothing was written; mind the shell's quotes: put them around the whole of it, as in '{\"a\":1}'")
+    CliError::usage(format!("the value of {what} cannot be used: {error}")).hint(
+        "nothing was written; mind the shell's quotes: put them around the whole of it, as in '{\"a\":1}'",
+    )
 }
 
 fn parse(field: &str) -> Result<(String, Value)> {
@@ -74,7 +76,12 @@ fn parse(field: &str) -> Result<(String, Value)> {
         return Ok((name.to_owned(), value));
     }
     let value = match parse_value(text) {
-        Ok(value) if !matches!(value, Value::List(_) | Value::Map(_) | Value::Bytes(_)) && !text.starts_with('{') => value,
+        Ok(value)
+            if !matches!(value, Value::List(_) | Value::Map(_) | Value::Bytes(_))
+                && !text.starts_with('{') =>
+        {
+            value
+        }
         _ => Value::Text(text.to_owned()),
     };
     Ok((name.to_owned(), value))

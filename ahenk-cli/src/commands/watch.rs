@@ -44,7 +44,10 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
         signal = tokio::signal::ctrl_c() => signal.map(|()| true).map_err(CliError::internal),
     }?;
     if let Some(cursor) = watching.cursor.filter(|_| !env.out.json()) {
-        env.out.note(&format!("{}To go on from here: watch --from {cursor}", if interrupted { "\n" } else { "" }));
+        env.out.note(&format!(
+            "{}To go on from here: watch --from {cursor}",
+            if interrupted { "\n" } else { "" }
+        ));
     }
     Ok(())
 }

@@ -240,12 +240,10 @@ impl<'de> Visitor<'de> for Nested {
         while let Some(key) = map.next_key::<String>()? {
             if !self.plain && [BYTES, FLOAT, MAP].contains(&key.as_str()) {
                 let meant = Nested { plain: true, ..self };
-                let value = if key == MAP {
-                    map.next_value_seed(meant)?
-                } else {
-                    map.next_value_seed(inner)?
-                };
-                return match (special(&key, value), entries.is_empty() && map.next_key::<String>()?.is_none()) {
+                let value =
+                    if key == MAP { map.next_value_seed(meant)? } else { map.next_value_seed(inner)? };
+                return match (special(&key, value), entries.is_empty() && map.next_key::<String>()?.is_none())
+                {
                     (Some(value), true) => Ok(value),
                     _ => Err(A::Error::custom(format_args!(
                         "an object with the key {key} that does not mean what {key} means; \

@@ -156,8 +156,11 @@ impl Names {
             self.0.keys().filter(|id| id.to_string().starts_with(&prefix)).copied().collect();
         match found.len() {
             1 => Ok(found),
-            0 => Err(CliError::new(Kind::NotFound, format!("no device is called {text:?}, nor has such an id"))
-                .hint("`ahenk-cli device list` shows the devices")),
+            0 => Err(CliError::new(
+                Kind::NotFound,
+                format!("no device is called {text:?}, nor has such an id"),
+            )
+            .hint("`ahenk-cli device list` shows the devices")),
             _ => Err(CliError::usage(format!("the ids of several devices start with {text:?}"))
                 .hint("give more of the id, or the name")),
         }
@@ -325,7 +328,8 @@ fn conflict_entry(context: &Context, names: &Names, conflict: Conflict) -> Resul
 fn won(context: &Context, conflict: &Conflict) -> Result<Option<Value>> {
     let dot = conflict.winner.dot;
     let stored = context.db.store().commits(&dot.replica, dot.seq, 1, usize::MAX)?;
-    let ops = stored.into_iter().filter(|stored| stored.commit.dot == dot).flat_map(|stored| stored.commit.ops);
+    let ops =
+        stored.into_iter().filter(|stored| stored.commit.dot == dot).flat_map(|stored| stored.commit.ops);
     let mut ops = ops.filter(|op| (&op.table, &op.row) == (&conflict.table, &conflict.row));
     Ok(ops.next().and_then(|mut op| op.fields.remove(&conflict.field)))
 }
@@ -342,8 +346,9 @@ pub(super) async fn watch(
     let cursor = match from {
         None => context.db.cursor(),
         Some(text) => text.parse::<Cursor>().map_err(|error| {
-            CliError::usage(format!("{text:?}: {error}"))
-                .hint("every change that `watch` prints carries the cursor just after it; `0.0` is the beginning")
+            CliError::usage(format!("{text:?}: {error}")).hint(
+                "every change that `watch` prints carries the cursor just after it; `0.0` is the beginning",
+            )
         })?,
     };
     let mut watch = context.db.watch(cursor);

@@ -100,7 +100,10 @@ mod tests {
     use super::*;
 
     fn rows() -> Shape {
-        Shape::Rows { table: TableName::new("t").expect("a name"), key: FieldName::new("id").expect("a name") }
+        Shape::Rows {
+            table: TableName::new("t").expect("a name"),
+            key: FieldName::new("id").expect("a name"),
+        }
     }
 
     fn reason(shape: &Shape, text: &str) -> String {
@@ -112,7 +115,10 @@ mod tests {
         for (text, key) in [(r#"{"id":"a","b":1}"#, "a"), (r#"{"id":-7}"#, "-7")] {
             let fields = parse_fields(text).expect("reads");
             let sized = rows().row(Content::Json(text.to_owned())).expect("usable").expect("asked for");
-            assert_eq!(sized.row, Exported { table: "t".into(), row: key.into(), fields: JsonFields(fields) });
+            assert_eq!(
+                sized.row,
+                Exported { table: "t".into(), row: key.into(), fields: JsonFields(fields) }
+            );
         }
     }
 

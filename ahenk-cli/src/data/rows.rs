@@ -61,8 +61,8 @@ pub(super) struct Pages<'a> {
 impl Pages<'_> {
     /// The next rows; none at the end.
     pub(super) fn next(&mut self) -> Result<Vec<(String, Row)>> {
-        let mut scan =
-            if self.prefix.is_empty() { Scan::all() } else { Scan::prefix(self.prefix) }.limit(self.left.min(PAGE));
+        let mut scan = if self.prefix.is_empty() { Scan::all() } else { Scan::prefix(self.prefix) }
+            .limit(self.left.min(PAGE));
         // A key before the prefix would begin the scan outside of it.
         if let Some(after) = self.after.as_deref().filter(|after| *after >= self.prefix) {
             scan = scan.after(after);

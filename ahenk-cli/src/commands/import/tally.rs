@@ -92,7 +92,10 @@ impl<'a> Tally<'a> {
         self.counts.records += 1;
         self.counts.skipped += 1;
         if self.env.out.json() {
-            return self.env.out.document(&json!({ "skipped": { "line": line, "reason": reason.to_string() } }));
+            return self
+                .env
+                .out
+                .document(&json!({ "skipped": { "line": line, "reason": reason.to_string() } }));
         }
         if self.shown.len() < SHOWN_MAX {
             self.shown.push(format!("  line {line}: {}", printable(&reason.to_string())));
@@ -129,13 +132,16 @@ impl<'a> Tally<'a> {
     }
 
     pub(super) fn progress(&mut self, read: u64) {
-        let Some(bytes) = self.bytes.filter(|_| self.env.out.remarks() && std::io::stderr().is_terminal()) else {
+        let Some(bytes) = self.bytes.filter(|_| self.env.out.remarks() && std::io::stderr().is_terminal())
+        else {
             return;
         };
         if self.bar.is_none() && self.started.elapsed() > BAR_AFTER {
             let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
             let template = "{bar:30} {percent:>3} %  {msg} rows  {eta} left";
-            bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_style(
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+            );
             self.bar = Some(bar);
         }
         if let Some(bar) = &self.bar {
@@ -165,7 +171,9 @@ impl<'a> Tally<'a> {
     pub(super) fn human(&self, file: &str) -> String {
         if self.already() {
             let when = time::format(self.found.at_ms);
-            return format!("{file} was imported already, on {when} UTC; nothing was written (--again does).");
+            return format!(
+                "{file} was imported already, on {when} UTC; nothing was written (--again does)."
+            );
         }
         let Counts { written, unchanged, resumed, duplicates, other_tables, skipped, .. } = self.counts;
         let mut text = format!("{} written", plural(written, "row"));

@@ -69,7 +69,8 @@ impl DelimitedReader {
 
     pub(super) fn next(&mut self) -> Result<Option<Record>, SourceError> {
         let Some(Cells { line, cells }) = self.cells()? else { return Ok(None) };
-        let content = cells.ok_or(Unusable::TooLong).and_then(|cells| self.fields(cells)).map(Content::Fields);
+        let content =
+            cells.ok_or(Unusable::TooLong).and_then(|cells| self.fields(cells)).map(Content::Fields);
         Ok(Some(Record { line, content }))
     }
 

@@ -121,10 +121,10 @@ fn columns_can_be_named_or_numbered() {
     let named = Layout { columns, comment: Some(b'#'), ..layout(b';') };
     let (records, error) = read_with(Format::Csv, named, b"# one; \"\n0041;A\n#;\n0042;B");
     assert_eq!(error, None);
-    assert_eq!(records, [
-        (2, r#"{"code":"0041","name":"A"}"#.to_owned()),
-        (4, r#"{"code":"0042","name":"B"}"#.to_owned())
-    ]);
+    assert_eq!(
+        records,
+        [(2, r#"{"code":"0041","name":"A"}"#.to_owned()), (4, r#"{"code":"0042","name":"B"}"#.to_owned())]
+    );
     let numbered = Layout { no_header: true, ..layout(b',') };
     let (records, _) = read_with(Format::Csv, numbered, b"a,b");
     assert_eq!(records, [(1, r#"{"column1":"a","column2":"b"}"#.to_owned())]);
@@ -156,11 +156,10 @@ fn bad_text_and_enormous_records_between_delimiters_are_skipped() {
     bytes.extend(b"\",,,\n3,ok\n");
     let (records, error) = read_with(Format::Csv, layout(b','), &bytes);
     assert_eq!(error, None);
-    assert_eq!(records.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>(), [
-        "not valid UTF-8",
-        "longer than 8 MiB",
-        r#"{"a":"3","b":"ok"}"#
-    ]);
+    assert_eq!(
+        records.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>(),
+        ["not valid UTF-8", "longer than 8 MiB", r#"{"a":"3","b":"ok"}"#]
+    );
 }
 
 #[test]
@@ -171,9 +170,21 @@ fn only_plain_spellings_become_numbers() {
     let fields = crate::data::json::parse_fields(&records[0].1).expect("reads");
     let value = |column: usize| fields[&format!("column{column}")].clone();
     let expected = [
-        Value::Int(1), Value::Int(-7), "007".into(), "+1".into(), Value::Float(1.5), Value::Float(-0.5),
-        ".5".into(), "1e5".into(), Value::Bool(true), "TRUE".into(), "".into(),
-        "99999999999999999999".into(), "-0".into(), "NaN".into(), "01.5".into(),
+        Value::Int(1),
+        Value::Int(-7),
+        "007".into(),
+        "+1".into(),
+        Value::Float(1.5),
+        Value::Float(-0.5),
+        ".5".into(),
+        "1e5".into(),
+        Value::Bool(true),
+        "TRUE".into(),
+        "".into(),
+        "99999999999999999999".into(),
+        "-0".into(),
+        "NaN".into(),
+        "01.5".into(),
     ];
     for (index, expected) in expected.into_iter().enumerate() {
         assert_eq!(value(index + 1), expected);
