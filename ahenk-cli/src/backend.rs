@@ -20,8 +20,9 @@ use crate::service::{self, Caller};
 use crate::session::Session;
 
 /// How long to wait for another process that has the database open.
-const WAIT_MAX: Duration = Duration::from_secs(5);
-const WAIT_STEP: Duration = Duration::from_millis(25);
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(5);
+/// Time between two looks.
+pub(crate) const WAIT_STEP: Duration = Duration::from_millis(25);
 /// Replies that may wait for a command that is slow to print them.
 pub(crate) const REPLIES_MAX: usize = 64;
 

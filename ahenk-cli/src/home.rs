@@ -36,7 +36,7 @@ impl Default for Config {
         Config {
             listen: vec!["/ip4/0.0.0.0/udp/0/quic-v1".to_owned(), "/ip4/0.0.0.0/tcp/0".to_owned()],
             mdns: true,
-            log: "info".to_owned(),
+            log: "info,libp2p_swarm=warn,libp2p_mdns=warn".to_owned(),
         }
     }
 }

@@ -56,8 +56,10 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<()> {
-    let env =
-        Env { home: Home::choose(cli.globals.home)?, out: Output::new(cli.globals.json, cli.globals.quiet) };
+    let env = Env {
+        home: Home::choose(cli.globals.home.filter(|home| !home.as_os_str().is_empty()))?,
+        out: Output::new(cli.globals.json, cli.globals.quiet),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

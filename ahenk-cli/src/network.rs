@@ -172,12 +172,12 @@ pub(crate) async fn sync(context: &Context, within: Duration) -> Result<Synced> 
 /// Connects to an address, and remembers it if a device of the account is there.
 pub(crate) async fn add(context: &Context, address: &str) -> Result<Added> {
     let net = context.net()?;
+    if net.listen_addresses().await?.iter().any(|own| same_place(own, address)) {
+        return Err(CliError::usage("that is an address of this device itself")
+            .hint("give one of the other device's, as `ahenk-cli status` lists them there"));
+    }
     let mut events = context.db.events();
     let peer = net.dial(address).await.map_err(dial_error)?;
-    if peer == context.identity.peer_key() {
-        return Err(CliError::usage("that is the address of this device itself")
-            .hint("give the address of the other device, as `ahenk-cli status` shows it there"));
-    }
     let added = |cert: &DeviceCert| Added {
         device: cert.device().to_string(),
         name: cert.name.clone(),
@@ -213,6 +213,12 @@ pub(crate) async fn add(context: &Context, address: &str) -> Result<Added> {
         (Ok(Err(reason)), None) => Err(stranger(&reason)),
         (_, None) => Err(stranger("it did not say who it is")),
     }
+}
+
+/// Whether two addresses are the same, with or without the id at the end.
+fn same_place(a: &str, b: &str) -> bool {
+    let place = |address: &str| address.split("/p2p/").next().unwrap_or_default().to_owned();
+    place(a) == place(b)
 }
 
 fn stranger(reason: &str) -> CliError {

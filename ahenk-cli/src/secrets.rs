@@ -137,7 +137,8 @@ mod tests {
         let root = new_key().expect("randomness");
         let phrase = recovery_phrase(&root).expect("a phrase");
         assert_eq!(phrase.split(' ').count(), 24);
-        let back = Mnemonic::parse_in(Language::English, phrase.as_str()).expect("valid");
-        assert_eq!(back.to_entropy(), root.to_bytes()[..]);
+        let back = Mnemonic::parse_in_normalized(Language::English, phrase.as_str()).expect("valid");
+        let (entropy, len) = back.to_entropy_array();
+        assert_eq!(entropy[..len], root.to_bytes()[..]);
     }
 }

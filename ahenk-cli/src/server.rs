@@ -7,20 +7,18 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
-use engine::io::Event;
-use engine::store::Store as _;
 use tokio::io::BufReader;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
 
-use crate::backend::{REPLIES_MAX, connect, in_use};
+use crate::backend::{REPLIES_MAX, WAIT_MAX, WAIT_STEP, connect, in_use};
 use crate::error::{CliError, Kind, Result};
-use crate::home::Home;
-use crate::network::seen_key;
+use crate::home::{Home, Lock};
 use crate::protocol::{self, Reply, ToService};
 use crate::service::{self, Caller, Context};
 use crate::session::{Need, Session};
@@ -41,11 +39,10 @@ impl Drop for Socket {
 /// Runs the daemon until it is told to stop, by a command or a signal.
 pub(crate) async fn run(home: &Home) -> Result<()> {
     home.require()?;
-    let Some(lock) = home.try_lock("the daemon")? else { return Err(already(home).await) };
+    let lock = take_lock(home).await?;
     let stop = Arc::new(Notify::new());
     let mut session = Session::open(home, Need::Network, lock, Some(Arc::clone(&stop))).await?;
     let (listener, _socket, owner) = listen(&home.socket_path()?)?;
-    let watching = tokio::spawn(remember_seen(Arc::clone(session.context())));
     let status = crate::network::status(session.context()).await?;
     info!(device = %status.name, id = %status.device, listening = ?status.listening, "the daemon is running");
     let mut clients = JoinSet::new();
@@ -76,22 +73,29 @@ pub(crate) async fn run(home: &Home) -> Result<()> {
     };
     info!("stopping");
     clients.shutdown().await;
-    watching.abort();
     session.close().await?;
     info!("stopped");
     result
 }
 
-/// Why the lock is taken: by a daemon or by a command.
-async fn already(home: &Home) -> CliError {
-    match connect(home).await {
-        Ok(Some(_)) => {
+/// Takes the home's lock. A command that holds it is soon done; another daemon is not.
+async fn take_lock(home: &Home) -> Result<Lock> {
+    let deadline = Instant::now() + WAIT_MAX;
+    loop {
+        if let Some(lock) = home.try_lock("the daemon")? {
+            return Ok(lock);
+        }
+        if connect(home).await?.is_some() {
             let pid = home.lock_holder().map_or_else(String::new, |(pid, _)| format!(" (process {pid})"));
             let message = format!("a daemon is already running for {}{pid}", home.dir().display());
-            CliError::new(Kind::Conflict, message)
-                .hint("`ahenk-cli status` shows it; `ahenk-cli stop` ends it; --home DIR names another home")
+            return Err(CliError::new(Kind::Conflict, message).hint(
+                "`ahenk-cli status` shows it; `ahenk-cli stop` ends it; --home DIR names another home",
+            ));
         }
-        _ => in_use(home),
+        if Instant::now() >= deadline {
+            return Err(in_use(home));
+        }
+        tokio::time::sleep(WAIT_STEP).await;
     }
 }
 
@@ -156,24 +160,5 @@ async fn serve(stream: UnixStream, context: Arc<Context>) {
     tokio::select! {
         ((), ()) = async { tokio::join!(calling, sending) } => {}
         () = listening => debug!("a client cancelled its call"),
-    }
-}
-
-/// Keeps when each device was last connected.
-async fn remember_seen(context: Arc<Context>) {
-    let mut events = context.db.events();
-    loop {
-        let device = match events.recv().await {
-            Ok(Event::Connected { device } | Event::Disconnected { device, .. }) => device,
-            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => continue,
-            Err(broadcast::error::RecvError::Closed) => return,
-        };
-        let Some(status) = context.db.status().await else { return };
-        let Some(cert) = status.members.iter().find(|cert| cert.device() == device) else { continue };
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let now_ms = now.map_or(0, |since| since.as_millis() as u64);
-        if let Err(error) = context.db.store().set_local(&seen_key(&cert.key), Some(&now_ms.to_be_bytes())) {
-            warn!(%error, "it could not be noted when a device was seen");
-        }
     }
 }

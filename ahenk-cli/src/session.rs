@@ -9,15 +9,18 @@ use std::time::{Duration, Instant};
 
 use ahenk::{Db, Node, NodeError, Offline, Options, SystemClock};
 use engine::identity::{DeviceCert, Identity};
+use engine::io::Event;
+use engine::store::Store as _;
 use store::RedbStore;
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify, broadcast};
+use tokio::task::{JoinHandle, JoinSet};
 use tracing::{info, warn};
 use transport_libp2p::{Libp2pConfig, Libp2pTransport, SpawnError};
 
 use crate::addresses::Addresses;
 use crate::error::{CliError, Kind, Result};
 use crate::home::{Config, Home, Lock};
+use crate::network::seen_key;
 use crate::secrets;
 use crate::service::Context;
 
@@ -41,7 +44,8 @@ pub(crate) struct Session {
     context: Arc<Context>,
     /// `None` once its end has been seen.
     node: Option<JoinHandle<Result<(), NodeError>>>,
-    saver: Option<JoinHandle<()>>,
+    /// What runs beside it while there is a network.
+    chores: JoinSet<()>,
     _lock: Lock,
 }
 
@@ -74,8 +78,12 @@ impl Session {
         };
         let context = Context { home: home.clone(), identity, root, db, net, started: Instant::now(), stop };
         let context = Arc::new(context);
-        let saver = context.net.is_some().then(|| tokio::spawn(save_regularly(Arc::clone(&context))));
-        Ok(Session { context, node: Some(node), saver, _lock: lock })
+        let mut chores = JoinSet::new();
+        if context.net.is_some() {
+            chores.spawn(save_regularly(Arc::clone(&context)));
+            chores.spawn(remember_seen(Arc::clone(&context)));
+        }
+        Ok(Session { context, node: Some(node), chores, _lock: lock })
     }
 
     pub(crate) fn context(&self) -> &Arc<Context> {
@@ -92,10 +100,8 @@ impl Session {
 
     /// Says goodbye to the other devices and closes everything.
     pub(crate) async fn close(mut self) -> Result<()> {
-        if let Some(saver) = self.saver.take() {
-            saver.abort();
-            save_addresses(&self.context).await;
-        }
+        self.chores.shutdown().await;
+        save_addresses(&self.context).await;
         // It is closed already if the node has failed; then the node's error is what counts.
         let _ = self.context.db.close().await;
         if let Some(node) = self.node.take() {
@@ -150,18 +156,23 @@ async fn spawn_network(home: &Home, identity: &Identity, addresses: &Addresses) 
     libp2p.listen = addresses.same_ports(&config.listen);
     libp2p.mdns = config.mdns;
     libp2p.addresses = addresses.peers();
-    match Libp2pTransport::spawn(libp2p.clone()).await {
-        Err(SpawnError::AddressInUse { address }) if !config.listen.contains(&address) => {
-            info!(address, "the port used last time is taken; choosing another");
-            libp2p.listen = config.listen.clone();
+    loop {
+        let error = match Libp2pTransport::spawn(libp2p.clone()).await {
+            Ok(transport) => return Ok(transport),
+            Err(error) => error,
+        };
+        match &error {
+            SpawnError::Discovery(_) if libp2p.mdns => {
+                warn!(%error, "going on without discovery");
+                libp2p.mdns = false;
+            }
+            SpawnError::AddressInUse { .. } | SpawnError::Listen { .. } if libp2p.listen != config.listen => {
+                info!(%error, "the port used last time is taken; choosing another");
+                libp2p.listen.clone_from(&config.listen);
+            }
+            _ => return Err(spawn_error(&config, &error)),
         }
-        Err(SpawnError::Discovery(error)) => {
-            warn!(%error, "no discovery on the local network");
-            libp2p.mdns = false;
-        }
-        other => return other.map_err(|error| spawn_error(&config, &error)),
     }
-    Libp2pTransport::spawn(libp2p).await.map_err(|error| spawn_error(&config, &error))
 }
 
 pub(crate) fn spawn_error(config: &Config, error: &SpawnError) -> CliError {
@@ -191,5 +202,24 @@ async fn save_addresses(context: &Context) {
         && let Err(error) = addresses.save(&context.home)
     {
         warn!(%error, "addresses of other devices could not be saved");
+    }
+}
+
+/// Keeps when each device was last connected.
+async fn remember_seen(context: Arc<Context>) {
+    let mut events = context.db.events();
+    loop {
+        let device = match events.recv().await {
+            Ok(Event::Connected { device } | Event::Disconnected { device, .. }) => device,
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => continue,
+            Err(broadcast::error::RecvError::Closed) => return,
+        };
+        let Some(status) = context.db.status().await else { return };
+        let Some(cert) = status.members.iter().find(|cert| cert.device() == device) else { continue };
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now_ms = now.map_or(0, |since| since.as_millis() as u64);
+        if let Err(error) = context.db.store().set_local(&seen_key(&cert.key), Some(&now_ms.to_be_bytes())) {
+            warn!(%error, "it could not be noted when a device was seen");
+        }
     }
 }

@@ -13,7 +13,7 @@ use engine::name::{FieldName, NameError, RowKey, TableName};
 use engine::row::RowState;
 use engine::store::{Conflict, Store, StoreError, StoredCommit};
 use engine::value::Value;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{RwLock, broadcast, mpsc, oneshot, watch};
 
 use crate::node::{Command, NodeStatus};
 use crate::transaction::{Transaction, TransactionError};
@@ -195,6 +195,8 @@ pub struct Db<S> {
     events: broadcast::Sender<Event>,
     account: AccountId,
     device: DeviceId,
+    /// Shared by transactions at first; held alone by one that must not be overtaken again.
+    turn: Arc<RwLock<()>>,
 }
 
 impl<S> Clone for Db<S> {
@@ -206,6 +208,7 @@ impl<S> Clone for Db<S> {
             events: self.events.clone(),
             account: self.account,
             device: self.device,
+            turn: Arc::clone(&self.turn),
         }
     }
 }
@@ -218,7 +221,8 @@ impl<S: Store> Db<S> {
         events: broadcast::Sender<Event>,
         identity: &Identity,
     ) -> Db<S> {
-        Db { commands, store, positions, events, account: identity.account(), device: identity.device() }
+        let (account, device, turn) = (identity.account(), identity.device(), Arc::default());
+        Db { commands, store, positions, events, account, device, turn }
     }
 
     /// The account.
@@ -284,17 +288,35 @@ impl<S: Store> Db<S> {
     where
         F: FnMut(&mut Transaction<'_, S>) -> Result<R, TransactionError>,
     {
-        for _ in 0..RETRIES_MAX {
-            let mut transaction = Transaction::new(&*self.store);
-            let result = body(&mut transaction)?;
-            let Some(request) = transaction.into_request() else { return Ok(result) };
-            match self.write(request).await {
-                Ok(_) => return Ok(result),
-                Err(WriteFailed::Refused(WriteError::Conflict { .. })) => {}
-                Err(error) => return Err(error.into()),
+        {
+            let _shared = self.turn.read().await;
+            if let Some(result) = self.attempt(&mut body).await? {
+                return Ok(result);
+            }
+        }
+        // Overtaken once: from now on no other transaction of this process runs beside it.
+        let _alone = self.turn.write().await;
+        for _ in 1..RETRIES_MAX {
+            if let Some(result) = self.attempt(&mut body).await? {
+                return Ok(result);
             }
         }
         Err(TransactionError::Contention)
+    }
+
+    /// Runs a transaction once; `None` if what it read changed meanwhile.
+    async fn attempt<R, F>(&self, body: &mut F) -> Result<Option<R>, TransactionError>
+    where
+        F: FnMut(&mut Transaction<'_, S>) -> Result<R, TransactionError>,
+    {
+        let mut transaction = Transaction::new(&*self.store);
+        let result = body(&mut transaction)?;
+        let Some(request) = transaction.into_request() else { return Ok(Some(result)) };
+        match self.write(request).await {
+            Ok(_) => Ok(Some(result)),
+            Err(WriteFailed::Refused(WriteError::Conflict { .. })) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// A row, if it is there.

@@ -51,12 +51,12 @@ impl Options {
     }
 }
 
-/// Why a node could not start or had to stop.
+/// Why a node could not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NodeError {
     /// The store failed and could not be recovered.
-    #[error("the database failed: {0}")]
+    #[error("the database cannot be used: {0}")]
     Store(#[from] StoreError),
 }
 
@@ -125,9 +125,12 @@ pub struct Node<T, S, C> {
     connected: BTreeMap<PeerKey, PeerPath>,
     outboxes: BTreeMap<PeerKey, Outbox>,
     waiters: Vec<SyncWaiter>,
-    /// After a storage failure: when sessions start over.
+    /// The storage failure that could not be recovered from yet: the engine is not used until it is.
+    broken: Option<StoreError>,
+    /// After a storage failure: when to try again, or when sessions start over.
     resume_at: Option<Instant>,
     failures: u8,
+    lives: u16,
     closing: Option<oneshot::Sender<()>>,
 }
 
@@ -164,25 +167,26 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
             connected: BTreeMap::new(),
             outboxes: BTreeMap::new(),
             waiters: Vec::new(),
+            broken: None,
             resume_at: None,
             failures: 0,
+            lives: 0,
             closing: None,
         };
         node.perform()?;
         let members = std::mem::take(&mut node.options.members);
-        node.input(Input::Members(members))?;
+        node.input(Input::Members(members));
         Ok((node, db))
     }
 
-    /// Runs until the database is closed or all handles are dropped, or the store fails for good.
-    pub async fn run(mut self) -> Result<(), NodeError> {
-        while self.step().await? {}
-        Ok(())
+    /// Runs until the database is closed, all handles are dropped, or the transport ends.
+    pub async fn run(mut self) {
+        while self.step().await {}
     }
 
     /// Waits for one thing to happen (a command, an event of the transport, a deadline) and deals with it completely.
     /// Returns false when the node has closed. Cancelling the future loses nothing.
-    pub async fn step(&mut self) -> Result<bool, NodeError> {
+    pub async fn step(&mut self) -> bool {
         let deadline = self.next_deadline();
         let wait = deadline.map(|at| Duration::from_micros(at - self.clock.now().mono));
         let sleep = async {
@@ -195,26 +199,26 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
         tokio::select! {
             biased;
             event = poll_fn(|cx| self.transport.poll_event(cx)) => match event {
-                Some(event) => self.transport_event(event)?,
-                None => return Ok(false),
+                Some(event) => self.transport_event(event),
+                None => return false,
             },
             command = self.commands.recv() => match command {
-                Some(command) => self.command(command)?,
+                Some(command) => self.command(command),
                 None => {
-                    self.input(Input::Shutdown)?;
-                    return Ok(false);
+                    self.input(Input::Shutdown);
+                    return false;
                 }
             },
-            () = sleep => self.deadline()?,
+            () = sleep => self.deadline(),
         }
         self.answer_waiters();
         if let Some(closed) = self.closing.take() {
-            self.input(Input::Shutdown)?;
+            self.input(Input::Shutdown);
             // A caller that went away no longer needs the answer.
             let _ = closed.send(());
-            return Ok(false);
+            return false;
         }
-        Ok(true)
+        true
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -223,18 +227,22 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
         [engine, waiters, self.resume_at].into_iter().flatten().min()
     }
 
-    fn deadline(&mut self) -> Result<(), NodeError> {
+    fn deadline(&mut self) {
         let now = self.clock.now().mono;
         if self.resume_at.is_some_and(|at| at <= now) {
             self.resume_at = None;
-            for peer in self.connected.keys().copied().collect::<Vec<_>>() {
-                self.input(Input::PeerUp(peer))?;
+            if let Some(failure) = self.broken.take() {
+                self.recover(&failure);
+            } else {
+                for peer in self.connected.keys().copied().collect::<Vec<_>>() {
+                    self.input(Input::PeerUp(peer));
+                }
             }
         }
-        self.input(Input::Timeout)
+        self.input(Input::Timeout);
     }
 
-    fn transport_event(&mut self, event: TransportEvent) -> Result<(), NodeError> {
+    fn transport_event(&mut self, event: TransportEvent) {
         match event {
             TransportEvent::PeerUp { peer, path } => {
                 debug!(?peer, address = %path.address, kind = %path.kind, "peer up");
@@ -242,7 +250,7 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
                 self.connected.insert(peer, PeerPath { path, round_trip_micros: None, since_ms });
                 self.outboxes.remove(&peer);
                 if self.resume_at.is_none() {
-                    self.input(Input::PeerUp(peer))?;
+                    self.input(Input::PeerUp(peer));
                 }
             }
             TransportEvent::PathChanged { peer, path } => {
@@ -256,21 +264,20 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
                 debug!(?peer, %reason, "peer down");
                 self.connected.remove(&peer);
                 self.outboxes.remove(&peer);
-                self.input(Input::PeerDown(peer))?;
+                self.input(Input::PeerDown(peer));
             }
-            TransportEvent::Frame { peer, bytes } => self.input(Input::Frame { peer, bytes })?,
-            TransportEvent::Broadcast { from, bytes } => self.input(Input::Broadcast { from, bytes })?,
-            TransportEvent::Writable { peer } => self.flush(peer)?,
+            TransportEvent::Frame { peer, bytes } => self.input(Input::Frame { peer, bytes }),
+            TransportEvent::Broadcast { from, bytes } => self.input(Input::Broadcast { from, bytes }),
+            TransportEvent::Writable { peer } => self.flush(peer),
             TransportEvent::RoundTrip { peer, micros } => {
                 if let Some(connected) = self.connected.get_mut(&peer) {
                     connected.round_trip_micros = Some(micros);
                 }
             }
         }
-        Ok(())
     }
 
-    fn command(&mut self, command: Command) -> Result<(), NodeError> {
+    fn command(&mut self, command: Command) {
         let mut requests = Vec::new();
         let mut next = Some(command);
         // Transactions that wait already become durable together: one flush of the disk for all of them.
@@ -283,12 +290,12 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
                     }
                 }
                 other => {
-                    self.write(&mut requests)?;
-                    self.other_command(other)?;
+                    self.write(&mut requests);
+                    self.other_command(other);
                 }
             }
         }
-        self.write(&mut requests)
+        self.write(&mut requests);
     }
 
     fn register(
@@ -301,18 +308,20 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
         WriteRequest { id: self.next_request, ..request }
     }
 
-    fn write(&mut self, requests: &mut Vec<WriteRequest>) -> Result<(), NodeError> {
-        if requests.is_empty() { Ok(()) } else { self.input(Input::Write(std::mem::take(requests))) }
+    fn write(&mut self, requests: &mut Vec<WriteRequest>) {
+        if !requests.is_empty() {
+            self.input(Input::Write(std::mem::take(requests)));
+        }
     }
 
-    fn other_command(&mut self, command: Command) -> Result<(), NodeError> {
+    fn other_command(&mut self, command: Command) {
         match command {
             Command::Write { .. } => {}
-            Command::Members(certs) => self.input(Input::Members(certs))?,
+            Command::Members(certs) => self.input(Input::Members(certs)),
             Command::Sync { deadline, reply } => {
                 let micros = u64::try_from(deadline.as_micros()).unwrap_or(u64::MAX);
                 let deadline = self.clock.now().mono + micros;
-                self.input(Input::SyncNow)?;
+                self.input(Input::SyncNow);
                 self.waiters.push(SyncWaiter { deadline, reply });
             }
             Command::Status(reply) => {
@@ -327,15 +336,17 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
             }
             Command::Close(reply) => self.closing = Some(reply),
         }
-        Ok(())
     }
 
     /// Gives the engine an input and performs what comes out. A storage failure is dealt with here.
-    fn input(&mut self, input: Input) -> Result<(), NodeError> {
+    fn input(&mut self, input: Input) {
+        if let Some(failure) = self.broken.clone() {
+            // Nothing is taken in; peers send again what is not acknowledged.
+            return self.refuse_writes(&failure);
+        }
         let result = self.engine.handle(self.clock.now(), input, &*self.store);
-        match result.and_then(|()| self.perform()) {
-            Ok(()) => Ok(()),
-            Err(error) => self.recover(&error),
+        if let Err(failure) = result.and_then(|()| self.perform()) {
+            self.recover(&failure);
         }
     }
 
@@ -372,35 +383,40 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
         Ok(())
     }
 
-    /// The store failed in the middle: what the engine has in memory may be ahead of it. Starts over from the store.
-    fn recover(&mut self, failure: &StoreError) -> Result<(), NodeError> {
+    /// The store failed in the middle: what the engine has in memory may be ahead of it. Starts over from the store;
+    /// if that fails as well, tries again later, and refuses writes until then.
+    fn recover(&mut self, failure: &StoreError) {
         error!(%failure, "storage failed; starting over from what is durable");
+        self.refuse_writes(failure);
+        self.outboxes.clear();
+        self.failures = self.failures.saturating_add(1);
+        let pause_ms = STORAGE_PAUSE_MS << self.failures.min(5);
+        self.resume_at = Some(self.clock.now().mono.plus_ms(pause_ms));
+        self.broken = self.restart().err();
+        if let Some(again) = &self.broken {
+            error!(failure = %again, pause_ms, "the database cannot be used; trying again later");
+        }
+    }
+
+    fn refuse_writes(&mut self, failure: &StoreError) {
         for (_, reply) in std::mem::take(&mut self.replies) {
             let _ = reply.send(Err(WriteFailed::Storage(failure.clone())));
         }
-        self.outboxes.clear();
+    }
+
+    fn restart(&mut self) -> Result<(), StoreError> {
+        self.store.reopen()?;
         let recovered = self.store.recover()?;
         self.positions.send_replace(recovered.position);
-        self.failures = self.failures.saturating_add(1);
+        self.lives = self.lives.wrapping_add(1);
         // Another seed for each life: session numbers must not repeat.
         let mut seed = self.options.seed;
-        seed[31] = seed[31].wrapping_add(self.failures);
-        seed[30] ^= 0xff;
-        self.options.seed = seed;
-        let now = self.clock.now();
-        self.engine = Engine::new(
-            self.options.config.clone(),
-            self.options.identity.clone(),
-            seed,
-            recovered,
-            now,
-            &*self.store,
-        )?;
-        // A store without a replica makes the engine write at once; if that fails there is nothing to go on with.
-        self.perform()?;
-        let pause_ms = STORAGE_PAUSE_MS << self.failures.min(5);
-        self.resume_at = Some(now.mono.plus_ms(pause_ms));
-        Ok(())
+        for (byte, life) in seed.iter_mut().zip(self.lives.to_be_bytes()) {
+            *byte ^= life;
+        }
+        let (config, identity) = (self.options.config.clone(), self.options.identity.clone());
+        self.engine = Engine::new(config, identity, seed, recovered, self.clock.now(), &*self.store)?;
+        self.perform()
     }
 
     fn send(&mut self, peer: PeerKey, frame: Vec<u8>) {
@@ -425,8 +441,8 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
         }
     }
 
-    fn flush(&mut self, peer: PeerKey) -> Result<(), NodeError> {
-        let Some(outbox) = self.outboxes.get_mut(&peer) else { return Ok(()) };
+    fn flush(&mut self, peer: PeerKey) {
+        let Some(outbox) = self.outboxes.get_mut(&peer) else { return };
         while let Some(frame) = outbox.frames.pop_front() {
             outbox.bytes -= frame.len();
             match self.transport.try_send(peer, frame) {
@@ -435,12 +451,11 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
                 Err(TrySendError::Full(frame)) => {
                     outbox.bytes += frame.len();
                     outbox.frames.push_front(frame);
-                    return Ok(());
+                    return;
                 }
             }
         }
         self.outboxes.remove(&peer);
-        Ok(())
     }
 
     /// Answers those who wait for sync: when all connected devices know what we know, or when time is up.

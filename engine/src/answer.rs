@@ -118,10 +118,8 @@ impl Engine {
             let piece = self.cut_run(&replica, first, end, left, &has, store)?;
             let Some(serve) = self.peers.get_mut(&key).and_then(|peer| peer.serve.as_mut()) else { break };
             match piece {
-                // A run that was cut to less than its first signature would not fit beside the others.
-                Some(piece)
-                    if !pieces.is_empty() && bytes + piece.bytes > 2 * self.config.batch_bytes as u64 =>
-                {
+                // Even its first signed stretch does not fit beside the others: the next frame begins with it.
+                Some(piece) if !pieces.is_empty() && bytes + piece.bytes > self.config.batch_bytes as u64 => {
                     break;
                 }
                 Some(piece) => {
@@ -160,14 +158,15 @@ impl Engine {
             }
             for stored in page {
                 let met = stored.commit.deps.iter().all(|(replica, seq)| has.prefix_len(replica) >= *seq);
-                let over = bytes >= bytes_max || commits.len() >= self.config.batch_commits_max;
+                let size = stored.commit.encode().len();
+                let over = bytes + size > bytes_max || commits.len() >= self.config.batch_commits_max;
                 let past = first + commits.len() as u64 > end;
                 let too_long = commits.len() >= RUN_COMMITS_MAX || bytes > INFLATED_BYTES_MAX / 2;
                 if (cut.is_some() && (!met || over || past)) || too_long {
                     open = false;
                     break;
                 }
-                bytes += stored.commit.encode().len();
+                bytes += size;
                 if let Some(sig) = stored.sig {
                     cut = Some((commits.len() + 1, sig, bytes));
                 }

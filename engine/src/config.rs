@@ -62,6 +62,11 @@ pub struct Config {
     pub retry_ms: u64,
     /// Longest wait before a statement is repeated, in milliseconds.
     pub retry_ms_max: u64,
+    /// Wait for the next part of an answer before it is asked for again, in milliseconds; doubles with each time
+    /// up to [`Config::want_ms_max`]. Long enough for one `Ops` frame over a slow link.
+    pub want_ms: u64,
+    /// Longest wait for the next part of an answer, in milliseconds.
+    pub want_ms_max: u64,
     /// Silence after which we ping, in milliseconds.
     pub ping_ms: u64,
     /// Silence after which a peer counts as lost, in milliseconds.
@@ -88,6 +93,8 @@ impl Default for Config {
             handshake_ms_max: 10_000,
             retry_ms: 1_000,
             retry_ms_max: 30_000,
+            want_ms: 10_000,
+            want_ms_max: 60_000,
             ping_ms: 15_000,
             silence_ms_max: 45_000,
             peers_max: 64,

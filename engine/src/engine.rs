@@ -168,7 +168,7 @@ impl Engine {
             self.timers.clear_peer(key);
         }
         let session = (self.prng.next_u64() as u32).max(1);
-        self.peers.insert(key, Peer::new(&key, session, self.config.retry_ms));
+        self.peers.insert(key, Peer::new(&key, session, &self.config));
         if self.peers.len() > self.config.peers_max {
             return self.fault(now, key, Fault::TooManyPeers, "");
         }
@@ -280,7 +280,6 @@ impl Engine {
         if !genuine || hello.replica.device != key.device() || session == 0 {
             return self.fault(now, key, Fault::Unauthorised, "");
         }
-        let retry_ms = self.config.retry_ms;
         let Some(peer) = self.peers.get_mut(&key) else { return };
         if peer.theirs == Some(session) {
             // A repetition: the peer has not heard ours.
@@ -290,7 +289,7 @@ impl Engine {
             return;
         }
         let again = peer.ready();
-        peer.restart(&key, session, retry_ms);
+        peer.restart(&key, session, &self.config);
         self.timers.clear(Timer::Handshake(key));
         self.timers.clear(Timer::Want(key));
         self.heard(now, key);

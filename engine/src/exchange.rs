@@ -20,6 +20,8 @@ use crate::write::fold;
 const WANT_RANGES_MAX: usize = 512;
 /// Replicas that a peer may speak of before it is taken for hostile.
 const KNOWN_REPLICAS_MAX: usize = 2 * crate::config::REPLICAS_MAX;
+/// Ranges of one replica that a peer may speak of before it is taken for hostile.
+const KNOWN_RANGES_MAX: usize = 2 * crate::config::RANGES_MAX;
 
 impl Engine {
     pub(crate) fn on_have(&mut self, now: Now, key: PeerKey, have: &Have) {
@@ -90,6 +92,9 @@ impl Engine {
         if peer.known.replicas() > KNOWN_REPLICAS_MAX {
             return self.fault(now, key, Fault::Protocol, "it speaks of too many replicas");
         }
+        if peer.known.iter().any(|(_, set)| set.ranges().len() > KNOWN_RANGES_MAX) {
+            return self.fault(now, key, Fault::Protocol, "it speaks of too many scattered commits");
+        }
         self.advance(now, key);
     }
 
@@ -134,15 +139,14 @@ impl Engine {
         peer.want_last = peer.want_last.wrapping_add(1).max(1);
         let id = peer.want_last;
         peer.want = Some(OpenWant { id, ranges: ranges.clone(), progress: false });
-        let at = now.mono.plus_ms(peer.retry_ms.saturating_mul(2));
-        self.timers.set(Timer::Want(key), at);
+        self.timers.set(Timer::Want(key), now.mono.plus_ms(peer.want_ms));
         self.send(key, &Control::Want(Want { id, ranges, credit }));
     }
 
     pub(crate) fn want_expired(&mut self, now: Now, key: PeerKey) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         if peer.want.take().is_some() {
-            peer.retry_ms = (peer.retry_ms * 2).min(self.config.retry_ms_max);
+            peer.want_ms = peer.want_ms.saturating_mul(2).min(self.config.want_ms_max);
             // Another peer may be quicker; this one is asked again on its retry timer at the latest.
             let others = self.ready_peers();
             others.into_iter().filter(|other| *other != key).for_each(|other| self.advance(now, other));
@@ -198,6 +202,7 @@ impl Engine {
         let replica = last.commit.dot.replica;
         let (first_seq, last_seq, hash) = (first.commit.dot.seq, last.commit.dot.seq, last.hash);
         let member = self.state.members.get(&replica.device).or(first.commit.introduces.as_ref());
+        let member = member.or_else(|| self.reorder.introduction(&replica));
         // Without the author's certificate nothing can be said about the run; it is in the author's first commit.
         let Some(author) = member.map(|cert| cert.key) else { return Ok(Ok(())) };
         let known = last_seq <= self.state.heads.get(&replica).map_or(0, |head| head.seq);
@@ -210,7 +215,7 @@ impl Engine {
         if let Some(peer) = self.peers.get_mut(&from)
             && !known
         {
-            peer.known.insert(replica, first_seq, last_seq);
+            peer.brought(replica, first_seq, last_seq);
         }
         self.place(draft, now, from, run)?;
         self.unblock(draft, now)?;
@@ -286,25 +291,37 @@ impl Engine {
         }
     }
 
+    /// Notes how far the answer to a request has come.
     fn answered(&mut self, now: Now, key: PeerKey, id: u32, offset: u64, done: bool, progress: bool) {
-        let retry_ms = self.config.retry_ms;
+        let held = self.reorder.knowledge();
         let Some(peer) = self.peers.get_mut(&key) else { return };
         if id == 0 {
             peer.received_bytes = peer.received_bytes.max(offset);
             return;
         }
-        let Some(want) = peer.want.as_mut().filter(|want| want.id == id) else { return };
-        want.progress |= progress;
-        if want.progress {
-            peer.retry_ms = retry_ms;
+        if progress {
+            peer.retry_ms = self.config.retry_ms;
         }
-        let retry_ms = peer.retry_ms;
-        if done && want.progress {
-            peer.want = None;
-            self.timers.clear(Timer::Want(key));
-        } else {
-            // An answer that brought nothing keeps the request open until it expires: no tight loop.
-            self.timers.set(Timer::Want(key), now.mono.plus_ms(retry_ms.saturating_mul(2)));
+        let Some(want) = &mut peer.want else { return };
+        let mut wait_ms = None;
+        if want.id == id && done {
+            want.progress |= progress;
+            // What was asked for may have come from others meanwhile.
+            let lacking = want.ranges.minus(&self.state.knowledge).minus(&held);
+            if want.progress || lacking.is_empty() {
+                peer.want = None;
+                peer.want_ms = self.config.want_ms;
+                return self.timers.clear(Timer::Want(key));
+            }
+            // The peer could give nothing of it: asked again after a pause, not in a tight loop.
+            wait_ms = Some(peer.retry_ms.saturating_mul(2));
+        } else if progress {
+            // The rest of an earlier answer counts as well: on a slow link the new one queues behind it.
+            want.progress |= want.id == id;
+            wait_ms = Some(peer.want_ms);
+        }
+        if let Some(wait_ms) = wait_ms {
+            self.timers.set(Timer::Want(key), now.mono.plus_ms(wait_ms));
         }
     }
 

@@ -242,9 +242,9 @@ impl Knowledge {
         Knowledge(result)
     }
 
-    /// How many commits are in it.
+    /// How many commits are in it; `u64::MAX` if there are more, as a peer may claim.
     pub fn commits(&self) -> u64 {
-        self.0.values().map(RangeSet::len).sum()
+        self.0.values().map(RangeSet::len).fold(0, u64::saturating_add)
     }
 
     /// Keeps the entries small enough to be stated in one control frame: the first `max` ranges over all.

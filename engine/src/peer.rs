@@ -1,7 +1,8 @@
 //! One peer's session: what has been said, what is known of the other side, and what is under way.
 //! Plain state; the rules that move it are in `engine`, `answer` and `exchange`.
 
-use crate::identity::{DeviceId, PeerKey};
+use crate::config::{Config, RANGES_MAX, REPLICAS_MAX};
+use crate::identity::{DeviceId, PeerKey, ReplicaId};
 use crate::io::{PeerStats, Traffic};
 use crate::knowledge::Knowledge;
 use crate::time::{Instant, WallMs};
@@ -50,6 +51,8 @@ pub(crate) struct Peer {
     pub(crate) serve: Option<Serve>,
     pub(crate) want: Option<OpenWant>,
     pub(crate) want_last: u32,
+    /// The current wait for the next part of an answer, in milliseconds.
+    pub(crate) want_ms: u64,
     /// The current wait before a statement is repeated, in milliseconds.
     pub(crate) retry_ms: u64,
     pub(crate) synced: bool,
@@ -63,7 +66,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(key: &PeerKey, session: u32, retry_ms: u64) -> Peer {
+    pub(crate) fn new(key: &PeerKey, session: u32, config: &Config) -> Peer {
         Peer {
             device: key.device(),
             session,
@@ -76,7 +79,8 @@ impl Peer {
             serve: None,
             want: None,
             want_last: 0,
-            retry_ms,
+            want_ms: config.want_ms,
+            retry_ms: config.retry_ms,
             synced: false,
             last_sync: WallMs(0),
             ping: None,
@@ -93,9 +97,21 @@ impl Peer {
     }
 
     /// Forgets what was said in a session of the peer that is over, keeping counters.
-    pub(crate) fn restart(&mut self, key: &PeerKey, theirs: u32, retry_ms: u64) {
+    pub(crate) fn restart(&mut self, key: &PeerKey, theirs: u32, config: &Config) {
         let traffic = self.traffic;
-        *self = Peer { theirs: Some(theirs), traffic, ..Peer::new(key, self.session, retry_ms) };
+        *self = Peer { theirs: Some(theirs), traffic, ..Peer::new(key, self.session, config) };
+    }
+
+    /// Notes that the peer has what it sent, unless that would scatter the note over too many ranges: frames that
+    /// overtake each other do so for a while, and its next statement tells in any case.
+    pub(crate) fn brought(&mut self, replica: ReplicaId, first: u64, last: u64) {
+        let room = match self.known.get(&replica) {
+            Some(set) => set.ranges().len() < RANGES_MAX,
+            None => self.known.replicas() < REPLICAS_MAX,
+        };
+        if room {
+            self.known.insert(replica, first, last);
+        }
     }
 
     /// What the peer has or is about to have.

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use crate::commit::CommitHash;
-use crate::identity::{PeerKey, ReplicaId, Sig};
+use crate::identity::{DeviceCert, PeerKey, ReplicaId, Sig};
 use crate::knowledge::Knowledge;
 use crate::replicated::Replicated;
 use crate::wire::columns::HashedCommit;
@@ -151,6 +151,11 @@ impl Reorder {
         };
         let complete = active.iter().zip(next).filter(whole).map(|(key, _)| *key).collect();
         (order, complete)
+    }
+
+    /// The certificate in a replica's first commit, if that is held. Reading it has verified it.
+    pub(crate) fn introduction(&self, replica: &ReplicaId) -> Option<&DeviceCert> {
+        self.runs.get(&(*replica, 1))?.run.commits.first()?.commit.introduces.as_ref()
     }
 
     /// What is held, so that it is not asked for again.

@@ -114,7 +114,10 @@ impl Replicated {
     }
 
     fn missing_deps(&self, deps: &Deps) -> u64 {
-        deps.iter().map(|(replica, seq)| seq.saturating_sub(self.knowledge.prefix_len(replica))).sum()
+        let missing =
+            deps.iter().map(|(replica, seq)| seq.saturating_sub(self.knowledge.prefix_len(replica)));
+        // A dependency may name any number: a sum that wrapped to 0 would let the commit in before its time.
+        missing.fold(0, u64::saturating_add)
     }
 
     /// How many commits are known to be missing before this run can be applied; 0 if none is.
@@ -180,7 +183,10 @@ impl Replicated {
         }
         let (stamp, mut lost) = (commit.stamp(), Vec::new());
         for op in &commit.ops {
-            draft.touch(&op.table, &op.row)?.state.apply(stamp, op, &mut lost);
+            let row = &mut draft.touch(&op.table, &op.row)?.state;
+            let visible = row.visible();
+            row.apply(stamp, op, &mut lost);
+            hidden(row, visible, stamp, op, &mut lost);
             for superseded in lost.drain(..) {
                 self.judge(draft, now, stamp, op, superseded);
             }
@@ -217,7 +223,7 @@ impl Replicated {
         let shown = if lost.winner == stamp {
             op.fields.get(&lost.field)
         } else {
-            draft.state(op).and_then(|state| state.cells().get(&lost.field)).map(|cell| &cell.value)
+            draft.state(op).and_then(|state| state.field(lost.field.as_str()))
         };
         if shown == Some(&lost.value) {
             return;
@@ -311,6 +317,20 @@ impl Replicated {
         batch.digest = self.digest;
         batch.conflicts_from = self.conflict_next.saturating_sub(self.conflicts_max);
         Some(batch)
+    }
+}
+
+/// Adds the values that are newer than a delete of their row and yet not shown, because only a create brings a row
+/// back: written by an update that the delete's author had not seen, or the other way round. Each is added once,
+/// when it or the delete comes in.
+fn hidden(row: &RowState, was_visible: bool, stamp: Stamp, op: &Op, lost: &mut Vec<Superseded>) {
+    let Some(winner) = row.del().filter(|_| !row.visible()) else { return };
+    for (field, cell) in row.cells() {
+        let hidden_now = if op.kind.deletes() { was_visible } else { cell.stamp == stamp };
+        if hidden_now {
+            let (field, value) = (field.clone(), cell.value.clone());
+            lost.push(Superseded { field, value, loser: cell.stamp, winner });
+        }
     }
 }
 

@@ -262,5 +262,53 @@ fn an_update_does_not_bring_a_deleted_row_back_and_is_listed() {
     assert_converges(&mut mesh, 60_000);
     for node in 0..2 {
         assert_eq!(shown(&mesh, node, "a"), None);
+        let conflicts = mesh.store(node).conflicts(0, 10).unwrap();
+        assert_eq!(conflicts.len(), 1, "on {node}: {conflicts:?}");
+        assert_eq!((conflicts[0].field.as_str(), &conflicts[0].value), ("x", &Value::Int(2)));
+        assert_eq!(conflicts[0].loser.dot.replica, mesh.engine(1).replica());
+        assert_eq!(conflicts[0].winner.dot.replica, mesh.engine(0).replica());
     }
+    // What is hidden and listed once is not listed again by a second delete.
+    mesh.write(0, vec![change(OpKind::Delete, "a", &[])]);
+    assert_converges(&mut mesh, 60_000);
+    (0..2).for_each(|node| assert_eq!(mesh.store(node).conflicts(0, 10).unwrap().len(), 1));
+}
+
+/// Bytes that do not compress.
+fn noise(seed: u8, len: usize) -> Value {
+    let mut prng = engine::prng::Prng::new([seed; 32]);
+    Value::Bytes((0..len).map(|_| prng.next_u64() as u8).collect())
+}
+
+#[test]
+fn a_commit_near_the_limit_behind_small_ones_still_fits_a_frame() {
+    let mut mesh = Mesh::new(2, 14, Config::default());
+    for (n, len) in [(1, 60_000), (2, 60_000), (3, 60_000), (4, 60_000), (5, 970_000)] {
+        let mut changes = put(&format!("r{n}"), &[]);
+        changes[0].fields.insert(FieldName::new("x").unwrap(), noise(n, len));
+        let id = mesh.write(0, changes);
+        assert!(mesh.results[&id].is_ok());
+    }
+    mesh.connect(0, 1);
+    assert_converges(&mut mesh, 60_000);
+}
+
+#[test]
+fn a_quiescent_mesh_exchanges_signs_of_life_only() {
+    let mut mesh = Mesh::new(5, 16, Config::default());
+    for a in 0..5 {
+        (0..a).for_each(|b| mesh.connect(a, b));
+    }
+    for n in 0..40 {
+        mesh.write(n % 5, put(&format!("r{}", n % 3), &[("x", n as i64)]));
+        mesh.run_ms(3);
+    }
+    assert_converges(&mut mesh, 5_000);
+    mesh.run_ms(10_000);
+    let frames = |mesh: &Mesh| (0..5).map(|node| mesh.engine(node).stats().total.frames_sent).sum::<u64>();
+    let before = frames(&mesh);
+    mesh.run_ms(60_000);
+    // Ten links; a ping and a pong from either side every 15 s at most.
+    assert!(frames(&mesh) - before <= 10 * 4 * 5, "{} frames", frames(&mesh) - before);
+    (0..5).for_each(|node| assert!(mesh.engine(node).stats().peers.iter().all(|peer| peer.synced)));
 }

@@ -1,1 +1,32 @@
-//! Part of Ahenk; see `ARCHITECTURE.md`.
+//! The simulator: plans made from seeds, two harnesses that carry them out, and the oracles that judge both.
+//! `docs/simulation.md` describes it for people.
+//!
+//! Architecture invariants: a run depends on its plan and on nothing else (no clock, no randomness of the system, no
+//! order of a hash map); a plan is data; the oracles share no code with what they judge.
+
+mod disk;
+mod full;
+mod generate;
+mod oracle;
+mod plan;
+mod pure;
+mod reference;
+mod run;
+
+pub use disk::{DiskCounts, SimDisk};
+pub use full::Full;
+pub use generate::{FAULTLESS, plan};
+pub use oracle::{Global, Observer, Violation, check_bounds, check_equal, check_event};
+pub use plan::{Event, Knobs, PAIR, Plan, PlanError, Step, TABLE, Timed, letter};
+pub use pure::{Pure, Sabotage};
+pub use reference::{Reference, RowView};
+pub use run::{Counts, Failure, Outcome, Report, Summary, run_plan, run_seeds};
+
+/// What carries a plan out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Harness {
+    /// The engines alone, in virtual time, over stores in memory.
+    Pure,
+    /// The real driver, store and transport, on simulated machines.
+    Full,
+}

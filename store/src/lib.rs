@@ -17,5 +17,6 @@ mod schema;
 
 pub use error::{BackupError, OpenError};
 pub use files::{guard_path, move_aside};
+pub use redb::StorageBackend;
 pub use redb_store::RedbStore;
 pub use schema::FORMAT;

@@ -26,7 +26,7 @@ const CHECK_CACHE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// What errors call a database that is not in a file.
 const NO_PATH: &str = "(not in a file)";
 
-fn builder() -> Builder {
+pub(crate) fn builder() -> Builder {
     let mut builder = Builder::new();
     builder.set_cache_size(CACHE_BYTES_MAX);
     builder
@@ -62,7 +62,7 @@ impl RedbStore {
         let db = builder().open(path).map_err(|error| OpenError::database(path, error))?;
         check_header(&db, path, &account)?;
         guard::renew(&db, path, &nonce)?;
-        RedbStore::attach(db, account).map_err(|error| OpenError::store(path, error))
+        RedbStore::attach(db, Some(path.to_owned()), account).map_err(|error| OpenError::store(path, error))
     }
 
     /// Opens a database, or creates it if there is no file.
@@ -78,18 +78,21 @@ impl RedbStore {
         RedbStore::with_backend(InMemoryBackend::new(), account)
     }
 
-    /// Opens a database on storage of the caller's own; empty storage is filled with a new one. There is
+    /// Opens a database on storage of the caller's own, checksums verified; empty storage is filled with a new one. There is
     /// no guard: the caller answers for copies and rewinds. An interruption of the first call on empty
     /// storage can leave it unopenable; files are created in a way that cannot.
     pub fn with_backend(backend: impl StorageBackend, account: AccountId) -> Result<RedbStore, OpenError> {
         let path = Path::new(NO_PATH);
         let empty = backend.len().map_err(|error| OpenError::io(path, error))? == 0;
-        let db = builder().create_with_backend(backend).map_err(|error| OpenError::database(path, error))?;
+        let db = builder()
+            .set_check_integrity_on_open(!empty)
+            .create_with_backend(backend)
+            .map_err(|error| OpenError::database(path, error))?;
         if empty {
             fill(&db, &account).map_err(|error| OpenError::store(path, error))?;
         }
         check_header(&db, path, &account)?;
-        RedbStore::attach(db, account).map_err(|error| OpenError::store(path, error))
+        RedbStore::attach(db, None, account).map_err(|error| OpenError::store(path, error))
     }
 
     /// Writes a copy of one consistent state to a new file, while reads and writes go on. Opened, the
@@ -103,7 +106,8 @@ impl RedbStore {
         if target.try_exists().map_err(io)? {
             return Err(BackupError::Exists(target.to_owned()));
         }
-        let source = self.db.begin_read().map_err(|error| BackupError::Source(redb(error)))?;
+        let source = self.db().map_err(BackupError::Source)?.begin_read();
+        let source = source.map_err(|error| BackupError::Source(redb(error)))?;
         let (temporary, file) = temporary(target).map_err(io)?;
         let built = build(file, |db| copy(&source, db)).map_err(at_target);
         let placed = built.and_then(|()| place(&temporary, target).map_err(io));

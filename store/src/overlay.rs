@@ -146,3 +146,63 @@ impl StorageBackend for Overlay {
         self.file.query_lock_range(start, end)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Write(u64, usize, u8),
+        Resize(u64),
+    }
+
+    fn any_step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => (0u64..20_000, 1usize..9_000, 1u8..).prop_map(|(at, len, byte)| Step::Write(at, len, byte)),
+            1 => (0u64..20_000).prop_map(Step::Resize),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn an_overlay_reads_as_a_written_file_would_and_leaves_the_file(
+            base in 0usize..15_000,
+            steps in proptest::collection::vec(any_step(), 1..12),
+        ) {
+            let mut file = tempfile::NamedTempFile::new().expect("a file");
+            let mut model: Vec<u8> = (0..base).map(|n| n as u8 | 1).collect();
+            file.write_all(&model).expect("written");
+            let before = model.clone();
+            let overlay = Overlay::new(FileBackend::new(file.reopen().expect("a handle")).expect("a backend"));
+            let overlay = overlay.expect("an overlay");
+            for step in steps {
+                match step {
+                    Step::Write(at, len, byte) if at as usize + len > model.len() => {
+                        prop_assert!(overlay.write(at, &vec![byte; len]).is_err());
+                    }
+                    Step::Write(at, len, byte) => {
+                        overlay.write(at, &vec![byte; len]).expect("written");
+                        model[at as usize..at as usize + len].fill(byte);
+                    }
+                    Step::Resize(len) => {
+                        overlay.set_len(len).expect("resized");
+                        model.resize(len as usize, 0);
+                    }
+                }
+                let mut read = vec![0; model.len()];
+                overlay.read(0, &mut read).expect("read");
+                prop_assert!(read == model);
+                prop_assert_eq!(overlay.len().expect("a length"), model.len() as u64);
+                prop_assert!(overlay.read(model.len() as u64, &mut [0]).is_err());
+            }
+            prop_assert!(std::fs::read(file.path()).expect("the file") == before);
+        }
+    }
+}

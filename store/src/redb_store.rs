@@ -4,6 +4,7 @@
 //! one snapshot; log and rows are written in key order.
 
 use std::ops::Bound;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use engine::identity::{AccountId, Dot, ReplicaId};
@@ -25,10 +26,13 @@ pub(crate) type Table = ReadOnlyTable<&'static [u8], &'static [u8]>;
 /// A durable store in one file. Shared by reference: reads run beside each other and beside the one
 /// writer, each on its own snapshot.
 ///
-/// After a failed write the store refuses further writes; drop it and open it again.
+/// After a failed write the store refuses further writes until [`Store::reopen`].
 #[derive(Debug)]
 pub struct RedbStore {
-    pub(crate) db: Database,
+    /// Empty only if reopening failed.
+    db: RwLock<Option<Arc<Database>>>,
+    /// Where to reopen it.
+    path: Option<PathBuf>,
     account: AccountId,
     names: RwLock<Arc<Names>>,
 }
@@ -47,12 +51,18 @@ impl Snapshot {
 
 impl RedbStore {
     /// Takes over a database whose header has been checked.
-    pub(crate) fn attach(db: Database, account: AccountId) -> Result<RedbStore, StoreError> {
-        let names = {
-            let txn = db.begin_read().map_err(redb)?;
-            names::load(&txn.open_table(REPLICAS).map_err(redb)?, &txn.open_table(TABLES).map_err(redb)?)?
-        };
-        Ok(RedbStore { db, account, names: RwLock::new(Arc::new(names)) })
+    pub(crate) fn attach(
+        db: Database,
+        path: Option<PathBuf>,
+        account: AccountId,
+    ) -> Result<RedbStore, StoreError> {
+        let names = RwLock::new(Arc::new(load_names(&db)?));
+        Ok(RedbStore { db: RwLock::new(Some(Arc::new(db))), path, account, names })
+    }
+
+    pub(crate) fn db(&self) -> Result<Arc<Database>, StoreError> {
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner).clone();
+        db.ok_or_else(|| StoreError::Io("the database could not be reopened after a failed write".into()))
     }
 
     /// The account whose data this is.
@@ -71,7 +81,7 @@ impl RedbStore {
 
     fn snapshot(&self) -> Result<Snapshot, StoreError> {
         // In this order the names cover the snapshot.
-        let txn = self.db.begin_read().map_err(redb)?;
+        let txn = self.db()?.begin_read().map_err(redb)?;
         Ok(Snapshot { txn, names: self.names() })
     }
 
@@ -82,6 +92,11 @@ impl RedbStore {
         let entry = entry.ok_or_else(|| StoreError::Corrupt("a position has no commit".into()))?;
         LogRecord::read(entry.value())?.decode(&self.account, Dot { replica, seq })
     }
+}
+
+fn load_names(db: &Database) -> Result<Names, StoreError> {
+    let txn = db.begin_read().map_err(redb)?;
+    names::load(&txn.open_table(REPLICAS).map_err(redb)?, &txn.open_table(TABLES).map_err(redb)?)
 }
 
 fn last_position(positions: &impl ReadableTable<&'static [u8], &'static [u8]>) -> Result<u64, StoreError> {
@@ -158,7 +173,7 @@ impl StoreRead for RedbStore {
     fn tables(&self) -> Result<Vec<TableName>, StoreError> {
         // A table gets its number with its first row, and rows stay.
         // The names in memory may be ahead of what is committed.
-        let txn = self.db.begin_read().map_err(redb)?;
+        let txn = self.db()?.begin_read().map_err(redb)?;
         let tables = names::load_tables(&txn.open_table(TABLES).map_err(redb)?)?;
         Ok(tables.sorted().cloned().collect())
     }
@@ -233,8 +248,22 @@ fn is_empty(from: &Bound<Vec<u8>>, to: &Bound<Vec<u8>>) -> bool {
 }
 
 impl Store for RedbStore {
+    /// Closes the file and opens it again, in the same life: what is durable in it is what this process wrote last.
+    /// Fails, to be tried again, while reads that began before are still running.
+    fn reopen(&self) -> Result<(), StoreError> {
+        let Some(path) = &self.path else {
+            return Err(StoreError::Io("a database that is not in a file cannot be reopened".into()));
+        };
+        let mut slot = self.db.write().unwrap_or_else(PoisonError::into_inner);
+        *slot = None;
+        let db = crate::open::builder().open(path).map_err(redb)?;
+        self.publish(Arc::new(load_names(&db)?));
+        *slot = Some(Arc::new(db));
+        Ok(())
+    }
+
     fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
-        let txn = self.db.begin_write().map_err(redb)?;
+        let txn = self.db()?.begin_write().map_err(redb)?;
         // Only a writer changes the names, and there is one at a time.
         let before = self.names();
         let mut names = before.clone();
@@ -252,7 +281,7 @@ impl Store for RedbStore {
     }
 
     fn set_local(&self, key: &str, value: Option<&[u8]>) -> Result<(), StoreError> {
-        let txn = self.db.begin_write().map_err(redb)?;
+        let txn = self.db()?.begin_write().map_err(redb)?;
         {
             let mut local = txn.open_table(LOCAL).map_err(redb)?;
             match value {

@@ -53,6 +53,9 @@ pub struct Timings {
     pub admission_ms_max: u64,
     /// Longest wait between two attempts to reach a member, in milliseconds.
     pub redial_ms_max: u64,
+    /// How long a session over a path that is not the best stays alone before a better one is tried,
+    /// in milliseconds. Each further try waits longer.
+    pub upgrade_ms: u64,
 }
 
 impl Default for Timings {
@@ -62,6 +65,7 @@ impl Default for Timings {
             ping_answer_ms_max: 5_000,
             admission_ms_max: 10_000,
             redial_ms_max: crate::dialer::WAIT_MS_MAX,
+            upgrade_ms: 1_000,
         }
     }
 }

@@ -17,6 +17,8 @@ pub(crate) const WAIT_MS_MAX: u64 = 5 * 60 * 1_000;
 const YIELD_MS: u64 = 400;
 /// A connection that lasted this long proves that dialing works, in milliseconds.
 const STABLE_MS: u64 = 30_000;
+/// News of an address is often followed by more: the dial waits this long for them, in milliseconds.
+const GATHER_MS: u64 = 50;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -33,6 +35,8 @@ enum State {
 #[derive(Debug)]
 struct Target {
     state: State,
+    /// When to look for a better way than the present one, and how often that was done.
+    upgrade: Option<(Instant, u32)>,
     failures: u32,
     last_error: Option<String>,
 }
@@ -51,12 +55,13 @@ pub(crate) struct Dialer {
     local: PeerKey,
     targets: BTreeMap<PeerKey, Target>,
     wait_ms_max: u64,
+    upgrade_ms: u64,
     random: u64,
 }
 
 impl Dialer {
-    pub(crate) fn new(local: PeerKey, seed: u64, wait_ms_max: u64) -> Dialer {
-        Dialer { local, targets: BTreeMap::new(), wait_ms_max, random: seed }
+    pub(crate) fn new(local: PeerKey, seed: u64, wait_ms_max: u64, upgrade_ms: u64) -> Dialer {
+        Dialer { local, targets: BTreeMap::new(), wait_ms_max, upgrade_ms, random: seed }
     }
 
     /// Replaces the set of those to be dialed.
@@ -64,7 +69,12 @@ impl Dialer {
         self.targets.retain(|peer, _| members.contains(peer));
         for peer in members {
             let due = State::Due(now + self.yielding(peer));
-            self.targets.entry(*peer).or_insert(Target { state: due, failures: 0, last_error: None });
+            self.targets.entry(*peer).or_insert(Target {
+                state: due,
+                upgrade: None,
+                failures: 0,
+                last_error: None,
+            });
         }
     }
 
@@ -84,9 +94,34 @@ impl Dialer {
             .values()
             .filter_map(|target| match target.state {
                 State::Due(at) => Some(at),
-                _ => None,
+                State::Connected(_) => target.upgrade.map(|(at, _)| at),
+                State::Stuck | State::Dialing => None,
             })
             .min()
+    }
+
+    /// The next connected peer to which a better way should be tried. The wait until the next try
+    /// starts now.
+    pub(crate) fn poll_upgrade(&mut self, now: Instant) -> Option<PeerKey> {
+        for (peer, target) in &mut self.targets {
+            if let (State::Connected(_), Some((at, tries))) = (target.state, target.upgrade)
+                && at <= now
+            {
+                let wait = self.upgrade_ms + backoff_ms(tries + 1, self.wait_ms_max, &mut self.random);
+                target.upgrade = Some((now + Duration::from_millis(wait), tries + 1));
+                return Some(*peer);
+            }
+        }
+        None
+    }
+
+    /// The present way to a connected peer is the best there is, or not.
+    pub(crate) fn rate(&mut self, peer: &PeerKey, best: bool, now: Instant) {
+        let yielding = self.yielding(peer);
+        let first = now + Duration::from_millis(self.upgrade_ms) + yielding;
+        if let Some(target) = self.targets.get_mut(peer) {
+            target.upgrade = if best { None } else { target.upgrade.or(Some((first, 0))) };
+        }
     }
 
     /// The peer has no known address: wait for news.
@@ -123,6 +158,7 @@ impl Dialer {
         let Some(target) = self.targets.get_mut(peer) else { return };
         let State::Connected(since) = target.state else { return };
         target.last_error = Some(reason);
+        target.upgrade = None;
         let wait = if now.saturating_duration_since(since) >= Duration::from_millis(STABLE_MS) {
             target.failures = 0;
             yielding
@@ -137,12 +173,20 @@ impl Dialer {
 
     /// A new address of the peer became known.
     pub(crate) fn discovered(&mut self, peer: &PeerKey, now: Instant) {
-        let soon = now + self.yielding(peer);
+        let yielding = self.yielding(peer);
+        let soon = now + Duration::from_millis(GATHER_MS) + yielding;
+        let upgrade = now + Duration::from_millis(self.upgrade_ms) + yielding;
         let Some(target) = self.targets.get_mut(peer) else { return };
         match target.state {
             State::Stuck => target.state = State::Due(soon),
             State::Due(at) => target.state = State::Due(at.min(soon)),
-            State::Dialing | State::Connected(_) => return,
+            State::Connected(_) => {
+                if let Some((at, tries)) = &mut target.upgrade {
+                    (*at, *tries) = ((*at).min(upgrade), 0);
+                }
+                return;
+            }
+            State::Dialing => return,
         }
         target.failures = 0;
     }
@@ -198,7 +242,7 @@ mod tests {
     const LARGE: PeerKey = PeerKey([2; 32]);
 
     fn dialer(local: PeerKey, member: PeerKey, now: Instant) -> Dialer {
-        let mut dialer = Dialer::new(local, 7, WAIT_MS_MAX);
+        let mut dialer = Dialer::new(local, 7, WAIT_MS_MAX, 1_000);
         dialer.set_members(&BTreeSet::from([member]), now);
         dialer
     }
@@ -239,7 +283,7 @@ mod tests {
         dialer.failed(&LARGE, "refused".into(), now);
         assert_eq!(dialer.poll(now + Duration::from_secs(60)), None, "it waits for minutes by now");
         dialer.discovered(&LARGE, now);
-        assert_eq!(dialer.poll(now), Some(LARGE));
+        assert_eq!(dialer.poll(now + Duration::from_millis(GATHER_MS)), Some(LARGE));
         assert_eq!(dialer.outlook(&LARGE).failures, 0);
     }
 
@@ -261,6 +305,28 @@ mod tests {
     }
 
     #[test]
+    fn a_better_way_is_tried_again_and_again_but_ever_more_rarely() {
+        let mut now = Instant::now();
+        let mut dialer = dialer(SMALL, LARGE, now);
+        dialer.poll(now);
+        dialer.connected(&LARGE, now);
+        dialer.rate(&LARGE, false, now);
+        let mut waits = Vec::new();
+        for _ in 0..20 {
+            let at = dialer.next_due().expect("a next try");
+            waits.push(at - now);
+            now = at;
+            assert_eq!(dialer.poll(now), None);
+            assert_eq!(dialer.poll_upgrade(now), Some(LARGE));
+            assert_eq!(dialer.poll_upgrade(now), None);
+        }
+        assert!(waits[0] < waits[5] && waits[5] < waits[10]);
+        assert!(waits[19] <= Duration::from_millis(WAIT_MS_MAX + 1_000));
+        dialer.rate(&LARGE, true, now);
+        assert_eq!(dialer.next_due(), None);
+    }
+
+    #[test]
     fn without_an_address_it_waits_for_news_and_outsiders_are_never_dialed() {
         let now = Instant::now();
         let mut dialer = dialer(SMALL, LARGE, now);
@@ -270,7 +336,7 @@ mod tests {
         dialer.discovered(&PeerKey([9; 32]), now);
         assert_eq!(dialer.next_due(), None);
         dialer.network_changed(now);
-        assert_eq!(dialer.poll(now), Some(LARGE));
+        assert_eq!(dialer.poll(now + Duration::from_millis(GATHER_MS)), Some(LARGE));
         dialer.set_members(&BTreeSet::new(), now);
         dialer.failed(&LARGE, "late news".into(), now);
         assert_eq!(dialer.next_due(), None);

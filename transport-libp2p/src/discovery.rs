@@ -73,7 +73,7 @@ impl Discovery {
         self.search.as_ref().is_some_and(|search| !search.is_closed())
     }
 
-    /// When [`Discovery::to_probe`] will have somebody.
+    /// When [`Discovery::due_probes`] will have somebody.
     pub(crate) fn next_probe(&self) -> Option<Instant> {
         if !self.searching() {
             return None;
@@ -84,7 +84,7 @@ impl Discovery {
     }
 
     /// Peers to connect to, to see what they offer.
-    pub(crate) fn to_probe(&mut self, now: Instant) -> Vec<(PeerKey, Vec<Multiaddr>)> {
+    pub(crate) fn due_probes(&mut self, now: Instant) -> Vec<(PeerKey, Vec<Multiaddr>)> {
         if !self.searching() {
             self.search = None;
             return Vec::new();

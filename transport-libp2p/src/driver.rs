@@ -44,6 +44,8 @@ pub(crate) enum Errand {
     /// The user's: offer a session, whoever is there.
     Session(oneshot::Sender<Result<PeerKey, DialError>>),
     Pair(ConnectReply),
+    /// To find a better way to a connected member.
+    Upgrade,
     /// To see whether somebody there waits for a device to join.
     Probe,
 }
@@ -98,7 +100,12 @@ impl Driver {
             topic: stack::topic(config),
             timings: config.timings,
             book,
-            dialer: Dialer::new(hub.local(), rand::random(), config.timings.redial_ms_max),
+            dialer: Dialer::new(
+                hub.local(),
+                rand::random(),
+                config.timings.redial_ms_max,
+                config.timings.upgrade_ms,
+            ),
             connections: Connections::default(),
             errands: BTreeMap::new(),
             carriers: JoinSet::new(),
@@ -134,15 +141,28 @@ impl Driver {
 
     /// The owner has gone, and all sessions were told to end: let them, for a short time.
     async fn finish(mut self) {
+        let listening: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
         let finishing = async {
             while !self.carriers.is_empty() {
-                tokio::select! {
-                    event = self.swarm.select_next_some() => self.on_swarm_event(event),
-                    Some(ended) = self.carriers.join_next() => self.on_carrier_end(ended),
-                }
+                self.step().await;
+            }
+            for id in self.connections.table.keys() {
+                self.swarm.close_connection(*id);
+            }
+            while self.swarm.network_info().connection_counters().num_established() > 0 {
+                self.step().await;
             }
         };
         let _ = tokio::time::timeout(carrier::FLUSH + Duration::from_millis(500), finishing).await;
+        drop(self);
+        stack::released(&listening, Duration::from_secs(1)).await;
+    }
+
+    async fn step(&mut self) {
+        tokio::select! {
+            event = self.swarm.select_next_some() => self.on_swarm_event(event),
+            Some(ended) = self.carriers.join_next() => self.on_carrier_end(ended),
+        }
     }
 
     fn admission(&self) -> Duration {
@@ -161,8 +181,10 @@ impl Driver {
         if let Some(members) = self.hub.take_members_changed() {
             self.dialer.set_members(&members, now);
             self.book.prune(|peer| members.contains(peer));
-            for connection in self.connections.table.values() {
-                self.dialer.connected(&connection.peer, now);
+            let connected: Vec<PeerKey> = self.connections.table.values().map(|c| c.peer).collect();
+            for peer in connected {
+                self.dialer.connected(&peer, now);
+                self.rate(&peer, now);
             }
             self.ask_for_sync();
         }
@@ -174,6 +196,9 @@ impl Driver {
         }
         while let Some(peer) = self.dialer.poll(now) {
             self.reconnect(peer, now);
+        }
+        while let Some(peer) = self.dialer.poll_upgrade(now) {
+            self.upgrade(peer, now);
         }
         self.drop_overdue(now);
         self.desk.tidy();
@@ -205,6 +230,23 @@ impl Driver {
         self.dial(opts, Errand::Reconnect(peer), now);
     }
 
+    /// Tries those addresses of a connected peer that would be better than the present way.
+    fn upgrade(&mut self, peer: PeerKey, now: Instant) {
+        let Some(session) = self.hub.session(&peer) else { return };
+        let better = |address: &Multiaddr| path_kind(address) > Some(session.path.kind);
+        let addresses: Vec<Multiaddr> = self.book.of(&peer).into_iter().filter(better).collect();
+        if let (Some(id), false) = (keys::peer_of(&peer), addresses.is_empty()) {
+            let opts = DialOpts::peer_id(id).condition(PeerCondition::Always).addresses(addresses).build();
+            self.dial(opts, Errand::Upgrade, now);
+        }
+    }
+
+    /// Notes whether the best connection with a peer is as good as it gets.
+    fn rate(&mut self, peer: &PeerKey, now: Instant) {
+        let best = self.connections.with(peer).any(|(_, c)| c.path.kind >= PathKind::DirectQuic);
+        self.dialer.rate(peer, best, now);
+    }
+
     /// Starts a dial; whoever waits for it hears of its end, however it ends.
     pub(crate) fn dial(&mut self, opts: DialOpts, errand: Errand, now: Instant) {
         let id = opts.connection_id();
@@ -219,7 +261,7 @@ impl Driver {
             Errand::Reconnect(peer) => self.dialer.failed(&peer, error, now),
             Errand::Session(reply) => drop(reply.send(Err(DialError::Failed(error)))),
             Errand::Pair(reply) => drop(reply.send(Err(PairConnectError::Unreachable(error)))),
-            Errand::Probe => {}
+            Errand::Upgrade | Errand::Probe => {}
         }
     }
 
@@ -260,6 +302,8 @@ impl Driver {
         }
         if self.connections.with(&connection.peer).next().is_none() {
             self.dialer.lost(&connection.peer, reason.to_owned(), Instant::now());
+        } else {
+            self.rate(&connection.peer, Instant::now());
         }
     }
 
@@ -341,6 +385,7 @@ impl Driver {
         tracing::debug!(?peer, %path.address, dialed_by_us, "connected");
         self.connections.table.insert(id, Connection::new(peer, path, dialed_by_us, now));
         self.dialer.connected(&peer, now);
+        self.rate(&peer, now);
         match errand {
             Some(Errand::Session(reply)) => {
                 let _ = reply.send(Ok(peer));
@@ -350,7 +395,7 @@ impl Driver {
                 self.swarm.behaviour_mut().streams.open(peer_id, id, Purpose::Sync);
             }
             Some(Errand::Pair(reply)) => self.ask_for_pairing(id, reply),
-            Some(Errand::Reconnect(_) | Errand::Probe) | None => {}
+            Some(Errand::Reconnect(_) | Errand::Upgrade | Errand::Probe) | None => {}
         }
         self.ask_for_sync();
     }

@@ -152,7 +152,7 @@ impl Driver {
 
     /// While somebody searches for a device to join: see what the peers around offer.
     pub(crate) fn probe_candidates(&mut self, now: Instant) {
-        for (peer, addresses) in self.discovery.to_probe(now) {
+        for (peer, addresses) in self.discovery.due_probes(now) {
             let connected = self.connections.with(&peer).next().is_some();
             let (false, Some(id)) = (connected, keys::peer_of(&peer)) else { continue };
             let condition = PeerCondition::DisconnectedAndNotDialing;
@@ -171,6 +171,9 @@ impl Driver {
             }
             Command::KnownAddresses(reply) => drop(reply.send(self.book.all())),
             Command::AddAddress(peer, dialable) => self.note(peer, dialable, Source::Given, now),
+            Command::Dial(dialable, reply) if self.is_own(&dialable) => {
+                drop(reply.send(Err(crate::DialError::Failed(OURSELVES.into()))));
+            }
             Command::Dial(dialable, reply) => {
                 let opts = dial_opts(dialable.peer, vec![dialable.address]);
                 match opts {
@@ -188,6 +191,10 @@ impl Driver {
 
     fn pair(&mut self, callee: Callee, reply: ConnectReply, now: Instant) {
         let (peer, addresses) = match callee {
+            Callee::At(dialable) if self.is_own(&dialable) => {
+                let _ = reply.send(Err(PairConnectError::Unreachable(OURSELVES.into())));
+                return;
+            }
             Callee::At(dialable) => (dialable.peer, vec![dialable.address]),
             Callee::Candidate(candidate) => {
                 let addresses = candidate.addresses.iter().filter_map(|text| Dialable::parse(text).ok());
@@ -203,6 +210,11 @@ impl Driver {
             Some(opts) => self.dial(opts, Errand::Pair(reply), now),
             None => drop(reply.send(Err(PairConnectError::Unreachable(NO_SUCH_KEY.into())))),
         }
+    }
+
+    /// True if the address leads to ourselves.
+    fn is_own(&self, dialable: &Dialable) -> bool {
+        dialable.peer == Some(self.hub.local()) || self.swarm.listeners().any(|own| *own == dialable.address)
     }
 
     fn peers(&self, now: Instant) -> Vec<PeerDetails> {
@@ -235,6 +247,7 @@ impl Driver {
     }
 }
 
+const OURSELVES: &str = "that is this device itself";
 const NO_SUCH_KEY: &str = "no device can have such a key";
 
 /// How to dial somebody at these addresses; `None` if the key is not one that anybody can have.

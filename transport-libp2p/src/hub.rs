@@ -14,7 +14,7 @@ use engine::identity::PeerKey;
 use engine::transport::{Path, TransportEvent, TrySendError};
 use tokio::sync::Notify;
 
-use crate::slot::{Admission, AttachError, CarrierId, Next, SessionView, Slot, SlotEvent};
+use crate::slot::{Admission, AttachError, CarrierId, Newcomer, Next, SessionView, Slot, SlotEvent};
 
 /// Hints that may wait in each direction; when there are more, the oldest are dropped.
 const BROADCASTS_MAX: usize = 256;
@@ -309,8 +309,9 @@ impl Greeting {
         state.carriers += 1;
         let id = state.carriers;
         let entry = state.entry(self.peer);
-        let nonces = (self.nonce, remote_nonce);
-        entry.slot.attach(id, path, dialed_by_us == leads, leads, nonces, now)?;
+        let dialed_by_smaller = dialed_by_us == leads;
+        let newcomer = Newcomer { path, dialed_by_smaller, our_nonce: self.nonce, remote_nonce, now };
+        entry.slot.attach(id, newcomer, leads)?;
         let wake = Arc::clone(&entry.wake);
         state.announce(self.peer);
         drop(state);

@@ -29,6 +29,8 @@ mod hub;
 mod keys;
 mod pairing;
 mod slot;
+#[cfg(test)]
+mod slot_tests;
 mod stack;
 
 use std::collections::BTreeSet;
@@ -89,7 +91,7 @@ impl Libp2pTransport {
         Libp2pControl { commands: self.commands.clone() }
     }
 
-    /// Closes the transport and waits until everything is down, which takes three seconds at most.
+    /// Closes the transport and waits until everything is down, which takes four seconds at most.
     /// A program that is about to end calls this, so that what it sent last still arrives.
     pub async fn close(mut self) {
         self.hub.leave();

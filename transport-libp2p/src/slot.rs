@@ -77,6 +77,17 @@ struct Live {
     closing: Option<String>,
 }
 
+/// A carrier that has been greeted.
+#[derive(Debug)]
+pub(crate) struct Newcomer {
+    pub(crate) path: Path,
+    pub(crate) dialed_by_smaller: bool,
+    /// What each side called its life in the greeting.
+    pub(crate) our_nonce: u64,
+    pub(crate) remote_nonce: u64,
+    pub(crate) now: Instant,
+}
+
 /// Why a carrier could not join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AttachError {
@@ -235,17 +246,13 @@ impl Slot {
     // ----- the network's side
 
     /// A greeted carrier joins the present life, or begins one.
-    #[allow(clippy::too_many_arguments, reason = "everything that makes a carrier, named at its one caller")]
     pub(crate) fn attach(
         &mut self,
         id: CarrierId,
-        path: Path,
-        dialed_by_smaller: bool,
+        newcomer: Newcomer,
         leader: bool,
-        nonces: (u64, u64),
-        now: Instant,
     ) -> Result<(), AttachError> {
-        let (our_nonce, remote_nonce) = nonces;
+        let Newcomer { path, dialed_by_smaller, our_nonce, remote_nonce, now } = newcomer;
         if self.nonce != our_nonce {
             return Err(AttachError::Stale);
         }
@@ -255,7 +262,7 @@ impl Slot {
             self.end_life("the peer started anew");
         }
         let rank = Rank { kind: path.kind, dialed_by_smaller, id };
-        let carrier = Carrier { path: path.clone(), rank, retiring: false, remote_done: false };
+        let carrier = Carrier { path, rank, retiring: false, remote_done: false };
         if let Some(live) = &mut self.live {
             if live.closing.is_some() {
                 return Err(AttachError::Closing);

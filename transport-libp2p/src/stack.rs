@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -183,8 +183,8 @@ pub(crate) fn listen(
     Ok(listeners)
 }
 
-/// libp2p's TCP listeners share their port with whoever else of this user listens there, so that two
-/// instances would silently take connections from each other. A plain bind tells.
+/// Binds for a moment. libp2p's TCP listeners share their port with whoever else of this user listens
+/// there, so that two instances would silently take connections from each other; a plain bind tells.
 fn probe(address: &Multiaddr) -> io::Result<()> {
     let mut parts = address.iter();
     let ip = match parts.next() {
@@ -194,22 +194,14 @@ fn probe(address: &Multiaddr) -> io::Result<()> {
     };
     match parts.next() {
         Some(Protocol::Tcp(port)) if port != 0 => TcpListener::bind(SocketAddr::new(ip, port)).map(drop),
+        Some(Protocol::Udp(port)) if port != 0 => UdpSocket::bind(SocketAddr::new(ip, port)).map(drop),
         _ => Ok(()),
     }
 }
 
 pub(crate) fn listen_error(address: &Multiaddr, error: io::Error) -> SpawnError {
-    // QUIC wraps the system's error in its own.
-    let mut kind = error.kind();
-    let mut inner: Option<&(dyn std::error::Error + 'static)> = error.get_ref().map(|e| e as _);
-    while let Some(cause) = inner {
-        if let Some(cause) = cause.downcast_ref::<io::Error>() {
-            kind = cause.kind();
-        }
-        inner = cause.source();
-    }
     let address = address.to_string();
-    match kind {
+    match error.kind() {
         io::ErrorKind::AddrInUse => SpawnError::AddressInUse { address },
         io::ErrorKind::AddrNotAvailable => SpawnError::AddressNotAvailable { address },
         _ => SpawnError::Listen { address, source: error },
@@ -219,4 +211,17 @@ pub(crate) fn listen_error(address: &Multiaddr, error: io::Error) -> SpawnError 
 /// Reads the addresses to listen on.
 pub(crate) fn listen_addresses(config: &Libp2pConfig) -> Result<Vec<Multiaddr>, SpawnError> {
     config.listen.iter().map(|text| Ok(Dialable::parse(text)?.address)).collect()
+}
+
+/// Waits until nobody listens on these addresses any more, for at most `time_max`: QUIC keeps its
+/// socket until the last connection has said good-bye.
+pub(crate) async fn released(addresses: &[Multiaddr], time_max: Duration) {
+    let releasing = async {
+        for address in addresses {
+            while probe(address).is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(time_max, releasing).await;
 }

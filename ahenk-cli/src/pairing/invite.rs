@@ -25,8 +25,10 @@ use crate::error::{CliError, Kind, Result, closed};
 use crate::secrets;
 use crate::service::{Caller, Context};
 
-/// How long the new device may take until it knows all that we know.
-const FIRST_SYNC_MAX: Duration = Duration::from_secs(30);
+/// Time in which the new device must come nearer to knowing all that we know.
+const FIRST_SYNC_STEP: Duration = Duration::from_secs(30);
+/// Most such times.
+const FIRST_SYNC_STEPS_MAX: u32 = 20;
 /// Most addresses in the long form of a code, where none are asked for.
 const CODE_ADDRESSES_MAX: usize = 4;
 
@@ -68,7 +70,7 @@ pub(crate) enum InviteStep {
     },
     /// The end: whether the new device has all that this one has.
     Finished {
-        /// False if that takes longer than half a minute.
+        /// False if it stopped making progress.
         synced: bool,
     },
 }
@@ -118,6 +120,10 @@ pub(crate) async fn invite(
     addresses: Vec<String>,
     caller: &mut Caller,
 ) -> Result<()> {
+    if let Some(bad) = addresses.iter().find(|address| !looks_dialable(address)) {
+        return Err(CliError::usage(format!("{bad:?} is not an address that can be called"))
+            .hint("as in --address /dns4/home.example.org/tcp/4001, or /ip4/192.0.2.7/udp/4001/quic-v1"));
+    }
     let net = context.net()?;
     let mut listener = net.pair_listen().await.map_err(listen_error)?;
     let listening = net.listen_addresses().await?;
@@ -195,6 +201,18 @@ fn show_code(desk: &Desk, addresses: &[String], listening: &[String]) -> Result<
         long_code: long.reveal().to_string(),
         expires_in_ms: offer.deadline_ms().saturating_sub(desk.now_ms()),
     })
+}
+
+/// A first look at what a user typed; the joiner's transport reads it in full.
+fn looks_dialable(address: &str) -> bool {
+    let parts: Vec<&str> = address.split('/').collect();
+    let port = |text: &str| text.parse::<u16>().is_ok_and(|port| port > 0);
+    match parts.as_slice() {
+        ["", _, host, "tcp", number, rest @ ..] | ["", _, host, "udp", number, "quic-v1", rest @ ..] => {
+            !host.is_empty() && port(number) && matches!(rest, [] | ["p2p", _])
+        }
+        _ => false,
+    }
 }
 
 fn loopback(address: &str) -> bool {
@@ -343,8 +361,25 @@ async fn admitted(
     tracing::info!(%name, id = %key.device(), "admitted a device");
     caller.item(InviteStep::Admitted { name, id: key.device().to_string() }).await?;
     channel.finish().await;
-    let synced = timeout(FIRST_SYNC_MAX, in_sync(key.device(), events)).await.unwrap_or(false);
+    let synced = first_sync(context, key, events).await;
     caller.item(InviteStep::Finished { synced }).await
+}
+
+/// Waits until the new device knows what we know, for as long as it makes progress.
+async fn first_sync(context: &Context, key: PeerKey, events: &mut broadcast::Receiver<Event>) -> bool {
+    let mut lacked = u64::MAX;
+    for _ in 0..FIRST_SYNC_STEPS_MAX {
+        if let Ok(synced) = timeout(FIRST_SYNC_STEP, in_sync(key.device(), events)).await {
+            return synced;
+        }
+        let Some(status) = context.db.status().await else { return false };
+        let lacks = status.stats.peers.iter().find(|peer| peer.peer == key).map(|peer| peer.behind);
+        match lacks {
+            Some(lacks) if lacks < lacked => lacked = lacks,
+            _ => return false,
+        }
+    }
+    false
 }
 
 /// Waits until the device knows what we know; false if the database closes before.

@@ -12,16 +12,16 @@ use std::time::{Duration, Instant};
 use serde_json::Value as Json;
 
 /// Longest wait for anything.
-pub const WAIT_MAX: Duration = Duration::from_secs(60);
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Where a test's homes are; removed at its end.
-pub struct World(tempfile::TempDir);
+pub(crate) struct World(tempfile::TempDir);
 
 /// What a command printed, and how it ended.
-pub struct Ran {
-    pub code: i32,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Ran {
@@ -33,20 +33,20 @@ impl Ran {
         }
     }
 
-    pub fn ok(self) -> Ran {
+    pub(crate) fn ok(self) -> Ran {
         assert_eq!(self.code, 0, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
         self
     }
 
     /// The first document on stdout.
-    pub fn json(self) -> Json {
+    pub(crate) fn json(self) -> Json {
         let ran = self.ok();
         let line = ran.stdout.lines().next().unwrap_or_else(|| panic!("no output; stderr: {}", ran.stderr));
         serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
     }
 
     /// Checks that the command failed with this exit code, and that the error is complete.
-    pub fn error(self, code: i32, kind: &str) -> String {
+    pub(crate) fn error(self, code: i32, kind: &str) -> String {
         assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
         let line = self.stderr.lines().last().expect("an error");
         let error: Json =
@@ -58,33 +58,33 @@ impl Ran {
 }
 
 impl World {
-    pub fn new() -> World {
+    pub(crate) fn new() -> World {
         World(tempfile::tempdir().expect("a folder"))
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 
     /// A device without a home yet.
-    pub fn device(&self, name: &str) -> Device {
+    pub(crate) fn device(&self, name: &str) -> Device {
         Device { home: self.0.path().join(name), name: name.to_owned() }
     }
 
     /// A device with a new account.
-    pub fn founder(&self, name: &str) -> Device {
+    pub(crate) fn founder(&self, name: &str) -> Device {
         let device = self.device(name);
         device.run(&["init", "--name", name, "--listen", LISTEN, "--no-mdns"]).ok();
         device
     }
 }
 
-pub const LISTEN: &str = "/ip4/127.0.0.1/tcp/0";
+pub(crate) const LISTEN: &str = "/ip4/127.0.0.1/tcp/0";
 
 /// A device by its home. Its daemon, if it runs, is ended with it.
-pub struct Device {
-    pub home: PathBuf,
-    pub name: String,
+pub(crate) struct Device {
+    pub(crate) home: PathBuf,
+    pub(crate) name: String,
 }
 
 impl Drop for Device {
@@ -96,23 +96,23 @@ impl Drop for Device {
 }
 
 impl Device {
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ahenk-cli"));
         command.args(args).env("AHENK_HOME", &self.home).env_remove("RUST_LOG").env("NO_COLOR", "1");
         command.stdin(Stdio::null());
         command
     }
 
-    pub fn run(&self, args: &[&str]) -> Ran {
+    pub(crate) fn run(&self, args: &[&str]) -> Ran {
         Ran::of(self.command(args).output().expect("the program starts"))
     }
 
     /// Runs with `--json`.
-    pub fn json(&self, args: &[&str]) -> Ran {
+    pub(crate) fn json(&self, args: &[&str]) -> Ran {
         self.run(&[&["--json"], args].concat())
     }
 
-    pub fn run_with_input(&self, args: &[&str], input: &str) -> Ran {
+    pub(crate) fn run_with_input(&self, args: &[&str], input: &str) -> Ran {
         let mut command = self.command(args);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
@@ -121,7 +121,7 @@ impl Device {
         Ran::of(child.wait_with_output().expect("it ends"))
     }
 
-    pub fn spawn(&self, args: &[&str]) -> Running {
+    pub(crate) fn spawn(&self, args: &[&str]) -> Running {
         let mut command = self.command(args);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
@@ -131,16 +131,16 @@ impl Device {
     }
 
     /// Starts the daemon; its process id.
-    pub fn start(&self) -> u64 {
+    pub(crate) fn start(&self) -> u64 {
         self.json(&["start", "--daemon"]).json()["pid"].as_u64().expect("a process id")
     }
 
-    pub fn status(&self) -> Json {
+    pub(crate) fn status(&self) -> Json {
         self.json(&["status"]).json()
     }
 
     /// Has another device join through a code with addresses.
-    pub fn admit(&self, other: &Device) {
+    pub(crate) fn admit(&self, other: &Device) {
         let mut inviting = self.spawn(&["--json", "device", "invite", "--yes"]);
         let code = inviting.code();
         other.join(&code).ok();
@@ -150,22 +150,22 @@ impl Device {
     }
 
     /// Joins with a code, which is given on stdin.
-    pub fn join(&self, code: &str) -> Ran {
+    pub(crate) fn join(&self, code: &str) -> Ran {
         let args = ["--json", "device", "join", "--name", &self.name, "--listen", LISTEN, "--no-mdns"];
         self.run_with_input(&args, &format!("{code}\n"))
     }
 }
 
 /// A command under way. Killed at the end if it still runs.
-pub struct Running {
-    pub child: Child,
+pub(crate) struct Running {
+    pub(crate) child: Child,
     stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
 }
 
 impl Running {
     /// The next document that it prints.
-    pub fn next(&mut self) -> Json {
+    pub(crate) fn next(&mut self) -> Json {
         let mut line = String::new();
         self.stdout.read_line(&mut line).expect("readable");
         if line.is_empty() {
@@ -177,21 +177,21 @@ impl Running {
     }
 
     /// The long code of an invitation that has just begun.
-    pub fn code(&mut self) -> String {
+    pub(crate) fn code(&mut self) -> String {
         let item = self.next();
         assert_eq!(item["event"], "code");
         item["long_code"].as_str().expect("a code").to_owned()
     }
 
-    pub fn stdout(&mut self) -> &mut BufReader<ChildStdout> {
+    pub(crate) fn stdout(&mut self) -> &mut BufReader<ChildStdout> {
         &mut self.stdout
     }
 
-    pub fn say(&mut self, line: &str) {
+    pub(crate) fn say(&mut self, line: &str) {
         writeln!(self.stdin.as_mut().expect("open"), "{line}").expect("it reads");
     }
 
-    pub fn wait(mut self) -> Ran {
+    pub(crate) fn wait(mut self) -> Ran {
         drop(self.stdin.take());
         let mut ran = Ran { code: 0, stdout: String::new(), stderr: String::new() };
         self.stdout.read_to_string(&mut ran.stdout).expect("text");
@@ -210,7 +210,7 @@ impl Drop for Running {
 }
 
 /// Waits until something is so.
-pub fn until(what: &str, mut so: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
     let deadline = Instant::now() + WAIT_MAX;
     while !so() {
         assert!(Instant::now() < deadline, "waited too long until {what}");
@@ -218,8 +218,19 @@ pub fn until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
+/// Waits until the status of a device is right; shows what it is if that takes too long.
+pub(crate) fn until_status(device: &Device, what: &str, so: impl Fn(&Json) -> bool) {
+    let mut last = Json::Null;
+    let deadline = Instant::now() + WAIT_MAX;
+    while !so(&last) {
+        assert!(Instant::now() < deadline, "waited too long until {what}: {last:#}");
+        std::thread::sleep(Duration::from_millis(20));
+        last = device.status();
+    }
+}
+
 /// A code with another secret: its second word becomes another one.
-pub fn wrong(code: &str) -> String {
+pub(crate) fn wrong(code: &str) -> String {
     let (short, addresses) = code.split_once('@').expect("a long code");
     let mut parts: Vec<&str> = short.split('-').collect();
     parts[2] = if parts[2] == "zoo" { "abandon" } else { "zoo" };

@@ -185,6 +185,12 @@ pub trait Store: StoreRead + Send + Sync + 'static {
     /// A batch that does not continue the log, or repeats a commit of it, is refused.
     fn apply(&self, batch: &Batch) -> Result<(), StoreError>;
 
+    /// Makes a store that failed usable again, from what is durable. Reads may fail meanwhile. Not needed (and not
+    /// harmful) where a failure leaves nothing behind.
+    fn reopen(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Keeps a value on this device only; `None` removes it. Keys have at most 256 bytes.
     fn set_local(&self, key: &str, value: Option<&[u8]>) -> Result<(), StoreError>;
 }

@@ -35,6 +35,25 @@ pub struct LinkFaults {
     pub jitter_micros: u64,
 }
 
+/// What happened to frames and stores so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MeshCounts {
+    /// Frames that arrived.
+    pub arrived: u64,
+    /// Frames that vanished by chance.
+    pub lost: u64,
+    /// Frames that were sent twice.
+    pub doubled: u64,
+    /// Frames with a flipped bit.
+    pub damaged: u64,
+    /// Frames that vanished on a link that was cut or taken down.
+    pub cut_off: u64,
+    /// Batches that a store was made to refuse.
+    pub store_failures: u64,
+    /// Timers that fired.
+    pub timers: u64,
+}
+
 #[derive(Debug)]
 struct Node {
     identity: Identity,
@@ -81,6 +100,9 @@ pub struct Mesh {
     pub events: Vec<(usize, Event)>,
     /// The conversation as text, if recorded.
     pub transcript: Option<Vec<String>>,
+    /// What happened to frames and stores so far.
+    pub counts: MeshCounts,
+    trace: blake3::Hasher,
 }
 
 impl Mesh {
@@ -113,6 +135,8 @@ impl Mesh {
             results: BTreeMap::new(),
             events: Vec::new(),
             transcript: None,
+            counts: MeshCounts::default(),
+            trace: blake3::Hasher::new(),
         };
         (0..mesh.nodes.len()).for_each(|node| mesh.boot(node));
         mesh
@@ -215,7 +239,7 @@ impl Mesh {
         self.links.get(&pair(a, b)).is_some_and(|link| link.up && !link.silent)
     }
 
-    /// Frames between two devices vanish from now on, and nobody is told: a pulled cable.
+    /// Frames between two devices vanish until [`Mesh::connect`], and nobody is told: a pulled cable.
     pub fn cut(&mut self, a: usize, b: usize) {
         self.links.entry(pair(a, b)).or_default().silent = true;
     }
@@ -260,6 +284,7 @@ impl Mesh {
     /// Gives a device an input as its driver would.
     pub fn input(&mut self, node: usize, input: Input) {
         let now = self.node_now(node);
+        self.note(node, now, &input);
         let Node { engine, store, .. } = &mut self.nodes[node];
         let Some(engine) = engine else { return };
         match engine.handle(now, input, store) {
@@ -282,13 +307,38 @@ impl Mesh {
 
     /// Runs until all running devices have equal knowledge, at most so many milliseconds. Says whether they have.
     pub fn run_until_equal(&mut self, ms_max: u64) -> bool {
+        self.run_until(ms_max, Mesh::equal)
+    }
+
+    /// Runs until something holds, at most so many milliseconds. Says whether it does.
+    pub fn run_until(&mut self, ms_max: u64, holds: impl Fn(&Mesh) -> bool) -> bool {
         let end = self.now.plus_ms(ms_max);
-        while !self.equal() {
+        while !holds(self) {
             if !self.step(end) {
-                return self.equal();
+                return holds(self);
             }
         }
         true
+    }
+
+    /// A hash of everything that happened so far, in order: inputs with their times and nodes, outcomes and events.
+    pub fn trace_hash(&self) -> u64 {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&self.trace.finalize().as_bytes()[..8]);
+        u64::from_be_bytes(bytes)
+    }
+
+    fn note(&mut self, node: usize, now: Now, input: &Input) {
+        self.trace.update(&[node as u8]).update(&now.mono.0.to_be_bytes()).update(&now.wall.0.to_be_bytes());
+        match input {
+            Input::Frame { peer, bytes } | Input::Broadcast { from: peer, bytes } => {
+                self.trace.update(&peer.0).update(bytes);
+            }
+            // Timers, links and writes: short, and rare beside frames.
+            other => {
+                self.trace.update(format!("{other:?}").as_bytes());
+            }
+        }
     }
 
     /// Whether all running devices have equal knowledge.
@@ -314,6 +364,7 @@ impl Mesh {
             }
             (_, Some((deadline, node))) if deadline <= end => {
                 self.now = self.now.max(deadline);
+                self.counts.timers += 1;
                 self.input(node, Input::Timeout);
                 true
             }
@@ -327,15 +378,23 @@ impl Mesh {
                 let link = self.links.get(&pair(from, to));
                 if link.is_some_and(|link| link.epoch == epoch && link.up && !link.silent) {
                     self.record(from, to, &frame);
+                    self.counts.arrived += 1;
                     let peer = self.key(from);
                     self.input(to, Input::Frame { peer, bytes: frame });
+                } else {
+                    self.counts.cut_off += 1;
                 }
             }
             Happening::Gossip { from, to, frame } => {
                 let from = self.key(from);
                 self.input(to, Input::Broadcast { from, bytes: frame });
             }
-            Happening::Reconnect { a, b } => self.connect(a, b),
+            Happening::Reconnect { a, b } => {
+                // A pulled cable is not mended by dialling again.
+                if self.links.get(&pair(a, b)).is_none_or(|link| !link.silent) {
+                    self.connect(a, b);
+                }
+            }
         }
     }
 
@@ -380,19 +439,24 @@ impl Mesh {
                     let node_state = &mut self.nodes[node];
                     let failed = node_state.fail_commits > 0;
                     node_state.fail_commits = node_state.fail_commits.saturating_sub(1);
+                    self.counts.store_failures += u64::from(failed);
                     let result = if failed { Err(StoreError::Full) } else { node_state.store.apply(&batch) };
                     if result.is_err() {
                         return self.reboot(node);
                     }
                 }
                 Output::Wrote { id, result } => {
+                    self.trace.update(format!("{id} {result:?}").as_bytes());
                     self.results.insert(id, result);
                 }
                 Output::Send { peer, frame } => self.transmit(node, peer, &frame),
                 Output::Broadcast(frame) => self.gossip(node, &frame),
                 Output::Disconnect { peer, .. } => self.hang_up(node, peer),
                 Output::Members(_) => {}
-                Output::Event(event) => self.events.push((node, event)),
+                Output::Event(event) => {
+                    self.trace.update(format!("{event:?}").as_bytes());
+                    self.events.push((node, event));
+                }
             }
         }
     }
@@ -404,14 +468,17 @@ impl Mesh {
         let (epoch, frames) = (link.epoch, link.frames);
         let mut fate = self.fate(from, to, frames);
         if fate.chance_ppm(self.faults.loss_ppm) {
+            self.counts.lost += 1;
             return;
         }
         let copies = if fate.chance_ppm(self.faults.double_ppm) { 2 } else { 1 };
+        self.counts.doubled += copies - 1;
         for _ in 0..copies {
             let mut frame = frame.to_vec();
             if fate.chance_ppm(self.faults.damage_ppm) && !frame.is_empty() {
                 let bit = fate.below(frame.len() as u64 * 8);
                 frame[(bit / 8) as usize] ^= 1 << (bit % 8);
+                self.counts.damaged += 1;
             }
             let delay = self.latency_micros + fate.below(self.faults.jitter_micros + 1);
             self.schedule(delay, Happening::Arrival { from, to, epoch, frame });

@@ -2,7 +2,7 @@
 
 mod mesh;
 
-pub use mesh::{EPOCH_MS, LinkFaults, Mesh};
+pub use mesh::{EPOCH_MS, LinkFaults, Mesh, MeshCounts};
 
 use std::collections::BTreeMap;
 

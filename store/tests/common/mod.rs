@@ -48,7 +48,7 @@ pub fn batch(history: &mut History, n: u64) -> Batch {
     let commits = (0..1 + mix(n) % 4).map(|k| {
         let random = mix(n * 31 + k);
         let row = format!("row-{}", random % 17);
-        let size = if random % 11 == 0 { 20_000 } else { random % 100 };
+        let size = if random.is_multiple_of(11) { 20_000 } else { random % 100 };
         let ops = match random % 7 {
             0 => vec![op("t", &row, OpKind::Delete, [].into())],
             1 => vec![],

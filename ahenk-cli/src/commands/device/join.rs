@@ -1,10 +1,10 @@
 //! `device join`: make this machine a device of an account.
 
 use std::io::IsTerminal as _;
-use std::time::Duration;
 
 use engine::pairing::{Invitation, fingerprint};
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
 use super::super::init::NewDevice;
@@ -13,10 +13,14 @@ use crate::backend::{Backend, Need};
 use crate::error::{CliError, Kind, Result};
 use crate::pairing::{Joining, join};
 use crate::protocol::Request;
-use crate::report::Synced;
+use crate::report::{Status, Synced};
 
-/// How long the first sync may take.
-const FIRST_SYNC_MAX: Duration = Duration::from_secs(30);
+/// How often the first sync says how far it is, in milliseconds.
+const SYNC_STEP_MS: u64 = 3_000;
+/// Steps after which it ends when nothing more comes.
+const SYNC_STEPS_IDLE_MAX: u32 = 10;
+/// Most steps.
+const SYNC_STEPS_MAX: u32 = 200;
 
 /// Arguments of `device join`.
 #[derive(Debug, clap::Args)]
@@ -36,19 +40,30 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
     let config = args.device.config();
     let joining = Joining { home: &env.home, invitation: &invitation, name: &name, config: &config };
     // Interrupted, it tidies up as after any failure.
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::internal)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(CliError::internal)?;
+    let interrupted = async {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    tokio::pin!(interrupted);
     let found = tokio::select! {
         found = join(&joining, |text| env.out.note(text)) => found?,
-        _ = tokio::signal::ctrl_c() => {
+        () = &mut interrupted => {
             return Err(CliError::new(Kind::Conflict, "interrupted before this device was admitted")
                 .hint("nothing was left behind; join again with the same code or a new one"));
         }
     };
     let identity = &found.identity;
     env.out.note(&format!("Admitted by {}. Bringing this device up to date.", found.inviter));
-    let within_ms = FIRST_SYNC_MAX.as_millis() as u64;
     let synced = env
-        .with_backend(Need::Network, async |backend: &Backend| {
-            backend.one::<Synced>(Request::Sync { within_ms }).await
+        .with_backend(Need::Network, async |backend| {
+            tokio::select! {
+                synced = first_sync(env, backend) => synced,
+                () = &mut interrupted => Err(CliError::new(Kind::Conflict, "interrupted")),
+            }
         })
         .await;
     let joined = json!({
@@ -70,6 +85,26 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
     env.out.note(&standing);
     env.out.note("Next: `ahenk-cli start --daemon`.");
     Ok(())
+}
+
+/// Syncs until done, for as long as it makes progress.
+async fn first_sync(env: &Env, backend: &Backend) -> Result<Synced> {
+    let mut position = 0;
+    for step in 0.. {
+        match backend.one(Request::Sync { within_ms: SYNC_STEP_MS }).await {
+            Err(error) if error.kind == Kind::Network && step < SYNC_STEPS_MAX => {
+                let status: Status = backend.one(Request::Status).await?;
+                if status.position > position {
+                    position = status.position;
+                    env.out.note(&format!("  {position} commits so far"));
+                } else if step >= SYNC_STEPS_IDLE_MAX {
+                    return Err(error);
+                }
+            }
+            ended => return ended,
+        }
+    }
+    Err(CliError::internal("the steps of a sync ran out"))
 }
 
 async fn read_code(env: &Env, argument: Option<String>) -> Result<Invitation> {

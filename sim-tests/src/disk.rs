@@ -1,0 +1,294 @@
+//! A disk that outlives the machine it is in. Writes reach the medium when they are synced; a power cut loses, keeps or
+//! tears those that were not, as a hash of (seed, cut, write) says.
+//!
+//! Invariants: what was synced stays; after a cut nothing is written until power is back; a handle of an earlier life
+//! of the machine writes nothing.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use engine::prng::Prng;
+use store::StorageBackend;
+
+/// What a torn write keeps is a multiple of this, in bytes.
+const SECTOR_BYTES: usize = 512;
+
+/// What happened to a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DiskCounts {
+    /// Writes that were taken.
+    pub writes: u64,
+    /// Syncs.
+    pub syncs: u64,
+    /// Power cuts.
+    pub cuts: u64,
+    /// Writes that a cut lost.
+    pub dropped: u64,
+    /// Writes of which a cut left a part.
+    pub torn: u64,
+    /// Writes that were made to fail.
+    pub failed: u64,
+}
+
+#[derive(Debug)]
+enum Pending {
+    Write(usize, Vec<u8>),
+    Len(usize),
+}
+
+#[derive(Debug, Default)]
+struct Medium {
+    durable: Vec<u8>,
+    /// What the machine sees: all that was written.
+    view: Vec<u8>,
+    pending: Vec<Pending>,
+    life: u64,
+    cut: bool,
+    cut_after: Option<u64>,
+    fail_writes: u32,
+    lies: bool,
+    seed: u64,
+    counts: DiskCounts,
+}
+
+/// A disk. Clones mean the same one.
+#[derive(Debug, Clone)]
+pub struct SimDisk(Arc<Mutex<Medium>>);
+
+/// The disk as one life of a machine uses it.
+#[derive(Debug)]
+struct Handle {
+    disk: SimDisk,
+    life: u64,
+}
+
+impl Medium {
+    fn apply(bytes: &mut Vec<u8>, pending: &Pending) {
+        match pending {
+            Pending::Len(len) => bytes.resize(*len, 0),
+            Pending::Write(at, data) => {
+                if bytes.len() < at + data.len() {
+                    bytes.resize(at + data.len(), 0);
+                }
+                bytes[*at..at + data.len()].copy_from_slice(data);
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        for pending in std::mem::take(&mut self.pending) {
+            Medium::apply(&mut self.durable, &pending);
+        }
+    }
+
+    fn lose_power(&mut self) {
+        if !self.cut {
+            self.cut = true;
+            self.cut_after = None;
+            self.counts.cuts += 1;
+        }
+    }
+}
+
+impl SimDisk {
+    /// An empty disk. The seed decides what a cut does to unsynced writes.
+    pub fn new(seed: u64) -> SimDisk {
+        SimDisk(Arc::new(Mutex::new(Medium { seed, ..Medium::default() })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Medium> {
+        // No code here panics half-way through a change.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Storage for a machine that starts now. Power must be on.
+    pub fn attach(&self) -> impl StorageBackend + use<> {
+        Handle { disk: self.clone(), life: self.lock().life }
+    }
+
+    /// Cuts the power at this many more writes; 0 for now.
+    pub fn cut_after(&self, writes: u64) {
+        let mut medium = self.lock();
+        if writes == 0 { medium.lose_power() } else { medium.cut_after = Some(writes) }
+    }
+
+    /// Takes back a cut or failures that have not happened yet.
+    pub fn disarm(&self) {
+        let mut medium = self.lock();
+        medium.cut_after = None;
+        medium.fail_writes = 0;
+    }
+
+    /// Whether the power is cut.
+    pub fn is_cut(&self) -> bool {
+        self.lock().cut
+    }
+
+    /// Lets the next writes fail with an error.
+    pub fn fail_writes(&self, times: u32) {
+        self.lock().fail_writes = times;
+    }
+
+    /// From now on the disk claims to have synced and has not: a fault that no database survives.
+    pub fn lie(&self) {
+        self.lock().lies = true;
+    }
+
+    /// Ends the life of whatever was attached, decides over its unsynced writes, and restores power.
+    pub fn power_on(&self) {
+        let mut guard = self.lock();
+        let medium = &mut *guard;
+        for (number, pending) in std::mem::take(&mut medium.pending).into_iter().enumerate() {
+            let mut seed = [0; 32];
+            seed[..8].copy_from_slice(&medium.seed.to_be_bytes());
+            seed[8..16].copy_from_slice(&medium.life.to_be_bytes());
+            seed[16..24].copy_from_slice(&(number as u64).to_be_bytes());
+            let mut fate = Prng::new(seed);
+            let pending = match (pending, fate.below(3)) {
+                (Pending::Write(..), 0) => {
+                    medium.counts.dropped += 1;
+                    continue;
+                }
+                (Pending::Write(at, mut data), 1) => {
+                    let sectors = fate.below((data.len() / SECTOR_BYTES) as u64 + 1) as usize;
+                    medium.counts.torn += u64::from(sectors * SECTOR_BYTES < data.len());
+                    data.truncate(sectors * SECTOR_BYTES);
+                    Pending::Write(at, data)
+                }
+                (whole, _) => whole,
+            };
+            Medium::apply(&mut medium.durable, &pending);
+        }
+        medium.view = medium.durable.clone();
+        medium.life += 1;
+        medium.cut = false;
+        medium.cut_after = None;
+    }
+
+    /// What happened so far.
+    pub fn counts(&self) -> DiskCounts {
+        self.lock().counts
+    }
+}
+
+fn no_power() -> io::Error {
+    io::Error::other("the machine has no power")
+}
+
+fn beyond() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "beyond the end of the disk")
+}
+
+impl Handle {
+    fn medium(&self) -> io::Result<MutexGuard<'_, Medium>> {
+        let medium = self.disk.lock();
+        if medium.cut || medium.life != self.life { Err(no_power()) } else { Ok(medium) }
+    }
+}
+
+impl StorageBackend for Handle {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.medium()?.view.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let medium = self.medium()?;
+        let at = usize::try_from(offset).map_err(|_| beyond())?;
+        let source = at.checked_add(out.len()).and_then(|end| medium.view.get(at..end)).ok_or_else(beyond)?;
+        out.copy_from_slice(source);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut medium = self.medium()?;
+        let len = usize::try_from(len).map_err(|_| beyond())?;
+        medium.view.resize(len, 0);
+        medium.pending.push(Pending::Len(len));
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut medium = self.medium()?;
+        medium.counts.syncs += 1;
+        if !medium.lies {
+            medium.settle();
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut medium = self.medium()?;
+        if medium.fail_writes > 0 {
+            medium.fail_writes -= 1;
+            medium.counts.failed += 1;
+            return Err(io::Error::other("the disk failed"));
+        }
+        let at = usize::try_from(offset).map_err(|_| beyond())?;
+        let end = at.checked_add(data.len()).filter(|end| *end <= medium.view.len()).ok_or_else(beyond)?;
+        medium.view[at..end].copy_from_slice(data);
+        medium.pending.push(Pending::Write(at, data.to_vec()));
+        medium.counts.writes += 1;
+        if let Some(left) = &mut medium.cut_after {
+            *left -= 1;
+            if *left == 0 {
+                medium.lose_power();
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contents(disk: &SimDisk) -> Vec<u8> {
+        let handle = disk.attach();
+        let mut bytes = vec![0; handle.len().unwrap() as usize];
+        handle.read(0, &mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn what_was_synced_survives_a_cut_and_the_rest_is_kept_lost_or_torn() {
+        let (mut lost, mut torn, mut kept) = (0, 0, 0);
+        for seed in 0..60 {
+            let disk = SimDisk::new(seed);
+            let handle = disk.attach();
+            handle.set_len(4096).unwrap();
+            handle.write(0, &[1; 2048]).unwrap();
+            handle.sync_data().unwrap();
+            handle.write(2048, &[2; 2048]).unwrap();
+            disk.cut_after(0);
+            assert!(handle.write(0, &[9]).is_err() && handle.sync_data().is_err() && disk.is_cut());
+            disk.power_on();
+            assert!(handle.write(0, &[9]).is_err(), "a handle of an earlier life");
+            let bytes = contents(&disk);
+            assert_eq!(bytes[..2048], [1; 2048]);
+            match bytes[2048..].iter().filter(|byte| **byte == 2).count() {
+                0 => lost += 1,
+                2048 => kept += 1,
+                part => {
+                    assert_eq!(part % SECTOR_BYTES, 0);
+                    torn += 1;
+                }
+            }
+        }
+        assert!(lost > 0 && torn > 0 && kept > 0, "{lost} {torn} {kept}");
+    }
+
+    #[test]
+    fn power_is_cut_at_the_write_that_was_named() {
+        let disk = SimDisk::new(1);
+        let handle = disk.attach();
+        handle.set_len(10).unwrap();
+        disk.cut_after(2);
+        assert!(handle.write(0, &[1]).is_ok() && !disk.is_cut());
+        assert!(handle.write(1, &[1]).is_ok() && disk.is_cut());
+        disk.power_on();
+        disk.fail_writes(1);
+        let handle = disk.attach();
+        assert!(handle.write(0, &[3]).is_err() && handle.write(0, &[3]).is_ok());
+        assert_eq!((disk.counts().cuts, disk.counts().failed), (1, 1));
+    }
+}

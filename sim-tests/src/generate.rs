@@ -1,0 +1,246 @@
+//! From a seed to a plan. Swarm configuration: half the seeds switch a random subset of the fault classes on, a
+//! quarter all of them, a quarter a single one. Few hot rows, so that writes meet.
+
+use std::collections::BTreeMap;
+
+use engine::commit::OpKind;
+use engine::config::Config;
+use engine::prng::Prng;
+
+use crate::Harness;
+use crate::plan::{Event, Knobs, Plan, Step, Timed};
+
+const MINUTE_MS: i64 = 60_000;
+const YEAR_MS: i64 = 365 * 24 * 60 * MINUTE_MS;
+/// Offsets that clocks jump to, in milliseconds.
+const OFFSETS_MS: [i64; 8] = [0, 0, 300, -MINUTE_MS, MINUTE_MS, 60 * MINUTE_MS, 70 * YEAR_MS, -20 * YEAR_MS];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Disconnects,
+    Cuts,
+    Crashes,
+    Clocks,
+    Storage,
+    Frames,
+    SmallBuffers,
+    Latency,
+}
+
+const CLASSES: [Class; 8] = [
+    Class::Disconnects,
+    Class::Cuts,
+    Class::Crashes,
+    Class::Clocks,
+    Class::Storage,
+    Class::Frames,
+    Class::SmallBuffers,
+    Class::Latency,
+];
+
+struct Maker {
+    prng: Prng,
+    nodes: usize,
+    duration_ms: u64,
+    events: Vec<Timed>,
+}
+
+/// The plan of a seed. The full harness, which costs more, gets smaller ones.
+pub fn plan(seed: u64, harness: Harness) -> Plan {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_be_bytes());
+    bytes[8..12].copy_from_slice(b"plan");
+    let mut prng = Prng::new(bytes);
+    let (nodes_max, seconds, writes) = match harness {
+        Harness::Pure => (6, 10 + prng.below(50), 10 + prng.below(50)),
+        Harness::Full => (5, 5 + prng.below(25), 8 + prng.below(25)),
+    };
+    let nodes = 2 + prng.below(nodes_max - 1) as usize;
+    let mut maker = Maker { prng, nodes, duration_ms: seconds * 1000, events: Vec::new() };
+    let classes = maker.classes();
+    let knobs = maker.knobs(&classes);
+    maker.first_links();
+    (0..writes).for_each(|number| maker.write(number));
+    for class in classes {
+        let times = 1 + maker.prng.below(4);
+        (0..times).for_each(|_| maker.fault(class));
+    }
+    let core = maker.core();
+    let mut events = maker.events;
+    // Stable: what was made first happens first among equals.
+    events.sort_by_key(|timed| timed.at_ms);
+    Plan { seed, nodes, knobs, events, core }
+}
+
+impl Maker {
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.prng.below(from.len() as u64) as usize]
+    }
+
+    fn node(&mut self) -> usize {
+        self.prng.below(self.nodes as u64) as usize
+    }
+
+    fn two_nodes(&mut self) -> (usize, usize) {
+        let a = self.node();
+        let other = self.prng.below(self.nodes as u64 - 1) as usize;
+        (a, if other >= a { other + 1 } else { other })
+    }
+
+    fn time(&mut self) -> u64 {
+        self.prng.below(self.duration_ms)
+    }
+
+    fn add(&mut self, at_ms: u64, event: Event) {
+        self.events.push(Timed { at_ms, event });
+    }
+
+    fn classes(&mut self) -> Vec<Class> {
+        match self.prng.below(4) {
+            0 => CLASSES.to_vec(),
+            1 => vec![self.pick(&CLASSES)],
+            _ => CLASSES.into_iter().filter(|_| self.prng.chance_ppm(500_000)).collect(),
+        }
+    }
+
+    fn knobs(&mut self, classes: &[Class]) -> Knobs {
+        let default = Config::default();
+        let small = classes.contains(&Class::SmallBuffers);
+        let mut size =
+            |small_bytes: [u64; 3], default: u64| if small { self.pick(&small_bytes) } else { default };
+        let batch_bytes = size([200, 600, 4_000], default.batch_bytes as u64) as usize;
+        let credit_bytes = size([1_000, 4_000, 64_000], default.credit_bytes);
+        let push_bytes_max = size([500, 2_000, 16_000], default.push_bytes_max);
+        let reorder_bytes_max = size([1_000, 4_000, 64_000], default.reorder_bytes_max as u64) as usize;
+        let drifts = if classes.contains(&Class::Clocks) { [-200, 0, 500] } else { [0; 3] };
+        Knobs {
+            batch_bytes,
+            credit_bytes,
+            push_bytes_max,
+            reorder_bytes_max,
+            latency_micros: self.pick(&[200, 5_000, 40_000]),
+            datagrams: self.prng.chance_ppm(400_000),
+            drift_ppm: (0..self.nodes).map(|_| self.pick(&drifts)).collect(),
+        }
+    }
+
+    /// A chain in random order, and a few links more.
+    fn first_links(&mut self) {
+        let order = self.shuffled();
+        for pair in order.windows(2) {
+            self.add(0, Event::Connect { a: pair[0], b: pair[1] });
+        }
+        for _ in 0..self.prng.below(self.nodes as u64) {
+            let (a, b) = self.two_nodes();
+            let at_ms = self.time() / 2;
+            self.add(at_ms, Event::Connect { a, b });
+        }
+    }
+
+    fn shuffled(&mut self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.nodes).collect();
+        for at in (1..order.len()).rev() {
+            order.swap(at, self.prng.below(at as u64 + 1) as usize);
+        }
+        order
+    }
+
+    fn write(&mut self, number: u64) {
+        let (at_ms, node) = (self.time(), self.node());
+        if self.prng.chance_ppm(120_000) {
+            return self.add(at_ms, Event::Pair { node, value: number as i64 });
+        }
+        let steps = match self.prng.below(10) {
+            0 => 2 + self.prng.below(4),
+            1 => 20 + self.prng.below(20),
+            _ => 1,
+        };
+        let steps = (0..steps).map(|_| self.step(number, steps > 10)).collect();
+        self.add(at_ms, Event::Write { node, steps });
+    }
+
+    fn step(&mut self, number: u64, cold: bool) -> Step {
+        use OpKind::{Delete, Put, Replace, Update};
+        let kind = self.pick(&[Put, Put, Put, Put, Update, Update, Update, Delete, Delete, Replace]);
+        let row = if cold {
+            format!("cold-{}", self.prng.below(200))
+        } else {
+            format!("hot-{}", self.prng.below(4))
+        };
+        // An update of a row that is not there is refused, and with it the transaction: seldom in large ones.
+        let kind = if cold && kind == Update { Put } else { kind };
+        let mut fields = BTreeMap::new();
+        if kind != Delete {
+            for _ in 0..=self.prng.below(2) {
+                let field = self.pick(&["x", "y", "z"]);
+                fields.insert(field.to_owned(), number as i64);
+            }
+        }
+        Step { kind, row, fields }
+    }
+
+    fn fault(&mut self, class: Class) {
+        let at_ms = self.time();
+        let later_ms = at_ms + self.prng.below(self.duration_ms);
+        let (a, b) = self.two_nodes();
+        match class {
+            Class::Disconnects => {
+                self.add(at_ms, Event::Disconnect { a, b });
+                self.add(later_ms, Event::Connect { a, b });
+            }
+            Class::Cuts => {
+                self.add(at_ms, Event::Cut { a, b });
+                self.add(later_ms, Event::Connect { a, b });
+            }
+            Class::Crashes => {
+                let after_writes = self.pick(&[0, 0, 1, 2, 5, 20]);
+                self.add(at_ms, Event::Crash { node: a, after_writes });
+                self.add(later_ms, Event::Restart { node: a });
+                for other in (0..self.nodes).filter(|other| *other != a) {
+                    if self.prng.chance_ppm(500_000) {
+                        self.add(later_ms + 1, Event::Connect { a, b: other });
+                    }
+                }
+            }
+            Class::Clocks => {
+                let offset_ms = self.pick(&OFFSETS_MS);
+                self.add(at_ms, Event::Clock { node: a, offset_ms });
+            }
+            Class::Storage => {
+                let times = 1 + self.prng.below(3) as u32;
+                self.add(at_ms, Event::FailStorage { node: a, times });
+            }
+            Class::Frames => {
+                let faults = Event::Faults {
+                    loss_ppm: self.pick(&[0, 10_000, 100_000, 300_000]),
+                    double_ppm: self.pick(&[0, 10_000, 200_000]),
+                    damage_ppm: self.pick(&[0, 0, 10_000, 50_000]),
+                    jitter_micros: self.pick(&[0, 10_000, 100_000, 1_000_000]),
+                };
+                self.add(at_ms, faults);
+                self.add(later_ms, FAULTLESS);
+            }
+            Class::SmallBuffers => {}
+            Class::Latency => {
+                let micros = self.pick(&[100, 5_000, 50_000, 300_000]);
+                self.add(at_ms, Event::Latency { micros });
+            }
+        }
+    }
+
+    /// Two or more devices, joined by a chain or a tree.
+    fn core(&mut self) -> Vec<(usize, usize)> {
+        let order = self.shuffled();
+        let size = 2 + self.prng.below(self.nodes as u64 - 1) as usize;
+        let chain = self.prng.chance_ppm(600_000);
+        let mut links = Vec::with_capacity(size - 1);
+        for at in 1..size {
+            let to = if chain { at - 1 } else { self.prng.below(at as u64) as usize };
+            links.push((order[to], order[at]));
+        }
+        links
+    }
+}
+
+/// Frames are safe.
+pub const FAULTLESS: Event = Event::Faults { loss_ppm: 0, double_ppm: 0, damage_ppm: 0, jitter_micros: 0 };

@@ -1,0 +1,394 @@
+//! The oracles: what must hold of every device at every moment, checked over its store from outside.
+//!
+//! Invariants: nothing here calls the engine's merge; an observer looks at each commit of a log once, so that looking
+//! after every event stays cheap. Bookkeeping lives here, in the harness, and survives the crashes of what it watches.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use engine::commit::{Commit, CommitHash, hash_commit};
+use engine::config::Config;
+use engine::identity::{DeviceId, Dot, ReplicaId};
+use engine::io::{Event, SyncStats, Written};
+use engine::knowledge::Knowledge;
+use engine::name::{RowKey, TableName};
+use engine::row::RowState;
+use engine::store::{Recovered, StoreError, StoreRead};
+use engine::wire::message::Fault;
+
+use crate::plan::{PAIR, TABLE, letter};
+use crate::reference::{Place, Reference, RowView, place};
+
+/// Commits read from a log at a time.
+const PAGE: usize = 256;
+/// Milliseconds by which counters may carry a clock further.
+const CARRY_MS: u64 = 2;
+
+/// A property that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// The property, in a few words.
+    pub oracle: &'static str,
+    /// What was found, in one sentence.
+    pub sentence: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.oracle, self.sentence)
+    }
+}
+
+/// Fails with a violation.
+pub(crate) fn violation<T>(oracle: &'static str, sentence: String) -> Result<T, Violation> {
+    Err(Violation { oracle, sentence })
+}
+
+fn read<T>(result: Result<T, StoreError>) -> Result<T, Violation> {
+    result.or_else(|error| violation("a store can be read", error.to_string()))
+}
+
+/// What is known of all devices together.
+#[derive(Debug, Default)]
+pub struct Global {
+    hashes: BTreeMap<Dot, CommitHash>,
+    /// Commits that were answered with success, each with the device that did.
+    pub acknowledged: BTreeMap<Dot, usize>,
+}
+
+/// Watches one device.
+#[derive(Debug)]
+pub struct Observer {
+    node: usize,
+    device: DeviceId,
+    drift_ms_max: u64,
+    position: u64,
+    heads: BTreeMap<ReplicaId, (u64, CommitHash)>,
+    clock_ms: u64,
+    /// Largest reading of the wall clock since the last look.
+    wall_ms_max: u64,
+    reference: Reference,
+    changed: BTreeSet<(String, String)>,
+}
+
+impl Observer {
+    /// Watches a device from its beginning.
+    pub fn new(node: usize, device: DeviceId, config: &Config) -> Observer {
+        Observer {
+            node,
+            device,
+            drift_ms_max: config.drift_ms_max,
+            position: 0,
+            heads: BTreeMap::new(),
+            clock_ms: 0,
+            wall_ms_max: 0,
+            reference: Reference::default(),
+            changed: BTreeSet::new(),
+        }
+    }
+
+    fn name(&self) -> char {
+        letter(self.node)
+    }
+
+    /// Notes what the device's wall clock shows. Call before and after each change of it.
+    pub fn wall(&mut self, ms: u64) {
+        self.wall_ms_max = self.wall_ms_max.max(ms);
+    }
+
+    /// Commits that were seen in the log.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The knowledge that the log amounts to.
+    pub fn knowledge(&self) -> Knowledge {
+        let mut knowledge = Knowledge::default();
+        self.heads.iter().for_each(|(replica, (seq, _))| knowledge.insert(*replica, 1, *seq));
+        knowledge
+    }
+
+    /// Takes in what is new in the log, and checks all that it implies. Returns whether there was anything.
+    pub fn observe(&mut self, global: &mut Global, store: &dyn StoreRead) -> Result<bool, Violation> {
+        let before = self.position;
+        loop {
+            let page = read(store.applied(self.position + 1, PAGE))?;
+            for stored in &page {
+                self.position += 1;
+                if stored.position != self.position {
+                    let sentence = format!(
+                        "{} has position {} where {} is due",
+                        self.name(),
+                        stored.position,
+                        self.position
+                    );
+                    return violation("positions are contiguous", sentence);
+                }
+                self.commit(global, &stored.commit)?;
+            }
+            if page.len() < PAGE {
+                break;
+            }
+        }
+        if self.position == before {
+            return Ok(false);
+        }
+        let recovered = read(store.recover())?;
+        self.check_heads(&recovered)?;
+        self.check_clock(&recovered)?;
+        self.check_pair(store)?;
+        for key in std::mem::take(&mut self.changed) {
+            self.check_row(store, &key)?;
+        }
+        Ok(true)
+    }
+
+    /// The device has started again: its store must hold what it held before.
+    pub fn reopened(&mut self, global: &mut Global, store: &dyn StoreRead) -> Result<(), Violation> {
+        let position = read(store.recover())?.position;
+        if position < self.position {
+            return violation(
+                "knowledge does not shrink over a crash",
+                format!("{} had {} commits, and has {position}", self.name(), self.position),
+            );
+        }
+        self.check_all(global, store)
+    }
+
+    fn commit(&mut self, global: &mut Global, commit: &Commit) -> Result<(), Violation> {
+        let (name, dot) = (self.name(), commit.dot);
+        let (seq, prev) = self.heads.get(&dot.replica).copied().unwrap_or_default();
+        if dot.seq != seq + 1 || commit.prev != prev {
+            return violation(
+                "each replica's commits are applied in order, each once",
+                format!("{name} applied {dot:?} after sequence number {seq}"),
+            );
+        }
+        for (replica, needed) in &commit.deps {
+            let has = self.heads.get(replica).map_or(0, |(seq, _)| *seq);
+            if has < *needed {
+                return violation(
+                    "a commit is applied after all that its author had seen",
+                    format!(
+                        "{name} applied {dot:?}, which needs {needed} commits of {replica:?}, and had {has}"
+                    ),
+                );
+            }
+        }
+        let hash = hash_commit(&commit.encode());
+        if *global.hashes.entry(dot).or_insert(hash) != hash {
+            let sentence = format!("{name} has another commit {dot:?} than other devices");
+            return violation("one name, one commit", sentence);
+        }
+        if dot.replica.device == self.device {
+            self.check_overwrites(commit)?;
+        }
+        self.heads.insert(dot.replica, (dot.seq, hash));
+        self.reference.add(commit);
+        self.changed.extend(commit.ops.iter().map(|op| (op.table.to_string(), op.row.to_string())));
+        Ok(())
+    }
+
+    fn check_overwrites(&self, commit: &Commit) -> Result<(), Violation> {
+        for op in &commit.ops {
+            let key = (op.table.to_string(), op.row.to_string());
+            let fields: Vec<&str> = op.fields.keys().map(|name| name.as_str()).collect();
+            let last = self.reference.overwritten(&key, op.kind, &fields);
+            if last.is_some_and(|last| last >= place(commit)) {
+                return violation(
+                    "a stamp exceeds each stamp that it overwrites",
+                    format!("{} wrote {:?} to {} below {last:?}", self.name(), commit.stamp(), op.row),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn check_heads(&self, recovered: &Recovered) -> Result<(), Violation> {
+        let heads: BTreeMap<ReplicaId, (u64, CommitHash)> =
+            recovered.heads.iter().map(|(replica, head)| (*replica, (head.seq, head.hash))).collect();
+        if recovered.position != self.position || heads != self.heads {
+            return violation(
+                "position, knowledge and log say the same",
+                format!(
+                    "{}'s log has {} commits, its position is {}; heads {heads:?} beside {:?} in the log",
+                    self.name(),
+                    self.position,
+                    recovered.position,
+                    self.heads
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    fn check_clock(&mut self, recovered: &Recovered) -> Result<(), Violation> {
+        let ms = recovered.clock.ms();
+        let bound_ms = self.wall_ms_max + self.drift_ms_max + CARRY_MS;
+        if ms > self.clock_ms && ms > bound_ms {
+            let ahead_ms = ms - self.wall_ms_max;
+            return violation(
+                "no peer pulls a clock past the drift bound",
+                format!("{}'s stamps went {ahead_ms} ms ahead of its wall clock", self.name()),
+            );
+        }
+        self.clock_ms = ms;
+        self.wall_ms_max = 0;
+        Ok(())
+    }
+
+    fn check_row(&self, store: &dyn StoreRead, key: &(String, String)) -> Result<(), Violation> {
+        let (table, row) = names(key)?;
+        let state = read(store.row(&table, &row))?.unwrap_or_default();
+        let (stored, expected) = (view(&state), self.reference.row(key));
+        if state.visible() && expected.created.is_none() {
+            let sentence = format!("{} shows row {}, which is deleted", self.name(), key.1);
+            return violation("a deleted row is not visible without a newer create", sentence);
+        }
+        if stored != expected {
+            return violation(
+                "rows are what the reference merge of the log gives",
+                format!("{}'s row {} is {stored:?}, and should be {expected:?}", self.name(), key.1),
+            );
+        }
+        Ok(())
+    }
+
+    /// The two rows are only ever written together, so one without the other is a torn transaction.
+    fn check_pair(&self, store: &dyn StoreRead) -> Result<(), Violation> {
+        let [left, right] = PAIR.map(|row| {
+            let (table, row) = names(&(TABLE.to_owned(), row.to_owned()))?;
+            Ok(read(store.row(&table, &row))?.as_ref().map(view))
+        });
+        let (left, right) = (left?, right?);
+        if left != right {
+            let sentence = format!("{} shows {left:?} beside {right:?}", self.name());
+            return violation("transactions are atomic", sentence);
+        }
+        Ok(())
+    }
+
+    /// A transaction was answered with success: it is in the device's own log at once, in the place given.
+    pub fn acknowledged(
+        &mut self,
+        global: &mut Global,
+        store: &dyn StoreRead,
+        written: &Written,
+    ) -> Result<(), Violation> {
+        let found = read(store.applied(written.position, 1))?;
+        if found.first().is_none_or(|stored| stored.commit.stamp() != written.stamp) {
+            return violation(
+                "an acknowledged write is in the device's own store",
+                format!(
+                    "{} answered {:?}, and it is not at position {}",
+                    self.name(),
+                    written.stamp,
+                    written.position
+                ),
+            );
+        }
+        global.acknowledged.insert(written.stamp.dot, self.node);
+        Ok(())
+    }
+
+    /// Everything over again and in full, whether it changed or not: rows, tables, digest, acknowledged writes.
+    pub fn check_all(&mut self, global: &mut Global, store: &dyn StoreRead) -> Result<(), Violation> {
+        self.observe(global, store)?;
+        let recovered = read(store.recover())?;
+        self.check_heads(&recovered)?;
+        let keys: Vec<(String, String)> = self.reference.rows().cloned().collect();
+        keys.iter().try_for_each(|key| self.check_row(store, key))?;
+        let (mut digest, mut rows) = (0u128, 0);
+        for table in read(store.tables())? {
+            let unbounded = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
+            for (row, state) in read(store.scan(&table, unbounded, usize::MAX))? {
+                digest = digest.wrapping_add(state.digest(&table, &row));
+                rows += 1;
+            }
+        }
+        let written = keys.iter().filter(|key| self.reference.row(key) != RowView::default()).count();
+        if digest != recovered.digest || rows != written {
+            return violation(
+                "the digest is that of all rows, and there are no others",
+                format!(
+                    "{} has {rows} rows of {written}, digest {digest:x} beside {:x}",
+                    self.name(),
+                    recovered.digest
+                ),
+            );
+        }
+        for (dot, node) in &global.acknowledged {
+            let has = self.heads.get(&dot.replica).map_or(0, |(seq, _)| *seq);
+            if *node == self.node && has < dot.seq {
+                let sentence = format!("{} answered {dot:?} and no longer has it", self.name());
+                return violation("an acknowledged write survives a crash", sentence);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn names(key: &(String, String)) -> Result<(TableName, RowKey), Violation> {
+    let names = TableName::new(&key.0).and_then(|table| Ok((table, RowKey::new(&key.1)?)));
+    names.or_else(|error| violation("names in a log are valid", error.to_string()))
+}
+
+fn view(state: &RowState) -> RowView {
+    let place = |stamp: engine::commit::Stamp| -> Place {
+        let replica = stamp.dot.replica;
+        (stamp.hlc.0, *replica.device.0.as_bytes(), replica.incarnation, stamp.dot.seq)
+    };
+    let cells = state.cells().iter();
+    RowView {
+        created: state.ins().map(place),
+        deleted: state.del().map(place),
+        fields: cells
+            .map(|(name, cell)| (name.as_str().to_owned(), (place(cell.stamp), cell.value.clone())))
+            .collect(),
+    }
+}
+
+/// Devices that know the same have the same rows. Each comes with its letter, knowledge and state digest.
+pub fn check_equal(devices: &[(usize, Knowledge, u128)]) -> Result<(), Violation> {
+    for (at, (a, knowledge, digest)) in devices.iter().enumerate() {
+        for (b, other, theirs) in &devices[at + 1..] {
+            if knowledge == other && digest != theirs {
+                let sentence = format!("{} and {} differ", letter(*a), letter(*b));
+                return violation("equal knowledge, equal state", sentence);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Bounded buffers are.
+pub fn check_bounds(node: usize, stats: &SyncStats, config: &Config) -> Result<(), Violation> {
+    if stats.waiting_bytes > config.reorder_bytes_max as u64 {
+        let (name, bytes, max) = (letter(node), stats.waiting_bytes, config.reorder_bytes_max);
+        return violation(
+            "buffers stay within bounds",
+            format!("{name} holds {bytes} waiting bytes of {max}"),
+        );
+    }
+    Ok(())
+}
+
+/// Devices report no fault that was not injected. `frames_damaged` says whether frames ever were.
+pub fn check_event(node: usize, event: &Event, frames_damaged: bool) -> Result<(), Violation> {
+    let unexpected = match event {
+        Event::Fork { .. } | Event::Diverged { .. } | Event::Rewound { .. } => true,
+        Event::PeerFault { fault, .. } => match fault {
+            Fault::Silent | Fault::HandshakeTimeout => false,
+            Fault::Protocol => !frames_damaged,
+            _ => true,
+        },
+        _ => false,
+    };
+    if unexpected {
+        return violation(
+            "no fault is reported that was not injected",
+            format!("{}: {event:?}", letter(node)),
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,370 @@
+//! A plan: everything that is done to a group of simulated devices, as data. One format for both harnesses.
+//!
+//! Invariant: a plan holds every decision of a run. Removing one of its events changes nothing about the others,
+//! because the fate of a frame is a hash of seed, link and number, not a draw from a shared stream.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use engine::commit::OpKind;
+use engine::config::Config;
+use engine::io::Change;
+use engine::name::{FieldName, NameError, RowKey, TableName};
+use engine::value::Value;
+use serde::{Deserialize, Serialize};
+
+/// The table that planned writes go to.
+pub const TABLE: &str = "t";
+/// Fewest and most devices of a plan.
+pub(crate) const NODES: std::ops::RangeInclusive<usize> = 2..=16;
+/// Latest time of an event, in milliseconds.
+const AT_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+
+/// A run, before it has happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// Drives the devices' random choices and the fate of frames.
+    pub seed: u64,
+    /// How many devices there are.
+    pub nodes: usize,
+    /// Limits and the network.
+    pub knobs: Knobs,
+    /// What happens when, ascending by time.
+    pub events: Vec<Timed>,
+    /// The links that work again after the last event; all others stay cut. They join some devices, and those must
+    /// converge.
+    pub core: Vec<(usize, usize)>,
+}
+
+/// What stays the same during a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Knobs {
+    /// Aim for one `Ops` frame, in bytes.
+    pub batch_bytes: usize,
+    /// Credit of one peer, in bytes.
+    pub credit_bytes: u64,
+    /// Pushes under way to one peer, in bytes.
+    pub push_bytes_max: u64,
+    /// Reorder buffer, in bytes.
+    pub reorder_bytes_max: usize,
+    /// One-way delay of all links at the start, in microseconds.
+    pub latency_micros: u64,
+    /// Whether the full harness sends frames as datagrams instead of over streams.
+    pub datagrams: bool,
+    /// How fast each device's wall clock runs, in parts per million beside true time.
+    pub drift_ppm: Vec<i64>,
+}
+
+/// An event and its time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timed {
+    /// Milliseconds since the start.
+    pub at_ms: u64,
+    /// What happens.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// One thing that happens. Devices are numbered from 0.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Event {
+    /// A device's application commits a transaction.
+    Write {
+        /// The device.
+        node: usize,
+        /// Its steps, in order.
+        steps: Vec<Step>,
+    },
+    /// A device's application writes one value to two rows in one transaction. Readers must never see them differ.
+    Pair {
+        /// The device.
+        node: usize,
+        /// The value.
+        value: i64,
+    },
+    /// Two devices can reach each other from now on; also mends a cut.
+    Connect {
+        /// One.
+        a: usize,
+        /// The other.
+        b: usize,
+    },
+    /// Two devices lose each other, and both notice. (The full harness has no such thing: there it is a cut.)
+    Disconnect {
+        /// One.
+        a: usize,
+        /// The other.
+        b: usize,
+    },
+    /// Frames between two devices vanish without a word.
+    Cut {
+        /// One.
+        a: usize,
+        /// The other.
+        b: usize,
+    },
+    /// A device loses power.
+    Crash {
+        /// The device.
+        node: usize,
+        /// In the full harness: at this many more writes to its disk (0 for at once). The pure harness has no disk,
+        /// and crashes between two steps.
+        after_writes: u64,
+    },
+    /// A device that is down starts again.
+    Restart {
+        /// The device.
+        node: usize,
+    },
+    /// A device's wall clock is set so far from true time.
+    Clock {
+        /// The device.
+        node: usize,
+        /// Milliseconds ahead; negative for behind.
+        offset_ms: i64,
+    },
+    /// The next writes to a device's storage fail: commits in the pure harness, disk writes in the full one.
+    FailStorage {
+        /// The device.
+        node: usize,
+        /// How many.
+        times: u32,
+    },
+    /// Frames are treated so from now on; all zeros for faultless streams.
+    Faults {
+        /// Lost, in parts per million.
+        loss_ppm: u64,
+        /// Doubled.
+        double_ppm: u64,
+        /// With a flipped bit.
+        damage_ppm: u64,
+        /// Largest extra delay, in microseconds. Frames overtake each other.
+        jitter_micros: u64,
+    },
+    /// All links take so long from now on, one way.
+    Latency {
+        /// Microseconds.
+        micros: u64,
+    },
+}
+
+/// One step of a transaction on table [`TABLE`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// What is done.
+    pub kind: OpKind,
+    /// The row.
+    pub row: String,
+    /// The fields written.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fields: BTreeMap<String, i64>,
+}
+
+/// Why a plan cannot be carried out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// It is no JSON of this shape.
+    #[error("not a plan: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A name in it cannot be used.
+    #[error("event {event}: {source}")]
+    Name {
+        /// Which event, from 0.
+        event: usize,
+        /// The cause.
+        source: NameError,
+    },
+    /// It contradicts itself.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl Plan {
+    /// Reads a plan from JSON and checks it.
+    pub fn from_json(text: &str) -> Result<Plan, PlanError> {
+        let plan: Plan = serde_json::from_str(text)?;
+        plan.check()?;
+        Ok(plan)
+    }
+
+    /// The plan as JSON.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("a plan has only keys of text")
+    }
+
+    /// Checks that it can be carried out.
+    pub fn check(&self) -> Result<(), PlanError> {
+        let invalid = |text: String| Err(PlanError::Invalid(text));
+        if !NODES.contains(&self.nodes) || self.knobs.drift_ppm.len() != self.nodes {
+            return invalid(format!("{} devices, each with a drift, are not possible", self.nodes));
+        }
+        let link_ok = |(a, b): (usize, usize)| a < self.nodes && b < self.nodes && a != b;
+        if self.core.is_empty() || !self.core.iter().all(|link| link_ok(*link)) {
+            return invalid("the core needs links between devices of the plan".into());
+        }
+        for (event, timed) in self.events.iter().enumerate() {
+            let at_ms = timed.at_ms;
+            if at_ms > AT_MS_MAX || event > 0 && at_ms < self.events[event - 1].at_ms {
+                return invalid(format!("event {event} is out of order or too late"));
+            }
+            let nodes_ok = match &timed.event {
+                Event::Connect { a, b } | Event::Disconnect { a, b } | Event::Cut { a, b } => {
+                    link_ok((*a, *b))
+                }
+                Event::Write { node, .. }
+                | Event::Pair { node, .. }
+                | Event::Crash { node, .. }
+                | Event::Restart { node }
+                | Event::Clock { node, .. }
+                | Event::FailStorage { node, .. } => *node < self.nodes,
+                Event::Faults { .. } | Event::Latency { .. } => true,
+            };
+            if !nodes_ok {
+                return invalid(format!("event {event} names a device that does not exist"));
+            }
+            timed.event.changes().map_err(|source| PlanError::Name { event, source })?;
+        }
+        Ok(())
+    }
+
+    /// The engine's configuration.
+    pub fn config(&self) -> Config {
+        Config {
+            batch_bytes: self.knobs.batch_bytes,
+            credit_bytes: self.knobs.credit_bytes,
+            push_bytes_max: self.knobs.push_bytes_max,
+            reorder_bytes_max: self.knobs.reorder_bytes_max,
+            ..Config::default()
+        }
+    }
+
+    /// The devices that the core joins, ascending.
+    pub fn core_nodes(&self) -> Vec<usize> {
+        let mut nodes: Vec<usize> = self.core.iter().flat_map(|(a, b)| [*a, *b]).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes
+    }
+
+    /// All pairs of devices.
+    pub fn pairs(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        (0..self.nodes).flat_map(|a| (a + 1..self.nodes).map(move |b| (a, b)))
+    }
+
+    /// Whether a link works after the last event.
+    pub fn in_core(&self, a: usize, b: usize) -> bool {
+        self.core.contains(&(a, b)) || self.core.contains(&(b, a))
+    }
+}
+
+impl Event {
+    /// What a write writes, and where; `None` for all other events.
+    pub fn changes(&self) -> Result<Option<(usize, Vec<Change>)>, NameError> {
+        let step = |row: &str, kind, fields: Vec<(&str, i64)>| {
+            let fields = fields
+                .into_iter()
+                .map(|(name, value)| Ok((FieldName::new(name)?, Value::Int(value))))
+                .collect::<Result<_, NameError>>()?;
+            Ok(Change { table: TableName::new(TABLE)?, row: RowKey::new(row)?, kind, fields })
+        };
+        Ok(match self {
+            Event::Write { node, steps } => {
+                let steps = steps.iter().map(|it| {
+                    step(
+                        &it.row,
+                        it.kind,
+                        it.fields.iter().map(|(name, value)| (name.as_str(), *value)).collect(),
+                    )
+                });
+                Some((*node, steps.collect::<Result<_, NameError>>()?))
+            }
+            Event::Pair { node, value } => {
+                let both = PAIR.map(|row| step(row, OpKind::Put, vec![("value", *value)]));
+                Some((*node, both.into_iter().collect::<Result<_, NameError>>()?))
+            }
+            _ => None,
+        })
+    }
+
+    /// One word for summaries.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Event::Write { .. } | Event::Pair { .. } => "write",
+            Event::Connect { .. } => "connect",
+            Event::Disconnect { .. } => "disconnect",
+            Event::Cut { .. } => "cut",
+            Event::Crash { .. } => "crash",
+            Event::Restart { .. } => "restart",
+            Event::Clock { .. } => "clock",
+            Event::FailStorage { .. } => "storage failure",
+            Event::Faults { loss_ppm: 0, double_ppm: 0, damage_ppm: 0, jitter_micros: 0 } => "faults off",
+            Event::Faults { .. } => "faults on",
+            Event::Latency { .. } => "latency",
+        }
+    }
+}
+
+/// The two rows that [`Event::Pair`] writes together.
+pub const PAIR: [&str; 2] = ["pair-left", "pair-right"];
+
+/// A device's letter.
+pub fn letter(node: usize) -> char {
+    char::from(b'A' + node as u8)
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Write { node, steps } => {
+                write!(f, "{} writes", letter(*node))?;
+                for step in steps {
+                    write!(f, " {:?} {}", step.kind, step.row)?;
+                    if !step.fields.is_empty() {
+                        write!(f, " {:?}", step.fields)?;
+                    }
+                }
+                Ok(())
+            }
+            Event::Pair { node, value } => {
+                write!(f, "{} writes {value} to both rows of the pair", letter(*node))
+            }
+            Event::Connect { a, b } => write!(f, "connect {} {}", letter(*a), letter(*b)),
+            Event::Disconnect { a, b } => write!(f, "disconnect {} {}", letter(*a), letter(*b)),
+            Event::Cut { a, b } => write!(f, "cut {} {}", letter(*a), letter(*b)),
+            Event::Crash { node, after_writes: 0 } => write!(f, "{} loses power", letter(*node)),
+            Event::Crash { node, after_writes } => {
+                write!(f, "{} loses power at disk write {after_writes} from now", letter(*node))
+            }
+            Event::Restart { node } => write!(f, "{} starts", letter(*node)),
+            Event::Clock { node, offset_ms } => write!(f, "{}'s clock is {offset_ms} ms off", letter(*node)),
+            Event::FailStorage { node, times } => {
+                write!(f, "{}'s storage fails {times} times", letter(*node))
+            }
+            Event::Faults { loss_ppm: 0, double_ppm: 0, damage_ppm: 0, jitter_micros: 0 } => {
+                write!(f, "frames are safe")
+            }
+            Event::Faults { loss_ppm, double_ppm, damage_ppm, jitter_micros } => write!(
+                f,
+                "frames are lost {loss_ppm} ppm, doubled {double_ppm} ppm, damaged {damage_ppm} ppm, late {jitter_micros} us"
+            ),
+            Event::Latency { micros } => write!(f, "links take {micros} us"),
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {}, {} devices, {:?}", self.seed, self.nodes, self.knobs)?;
+        for (number, timed) in self.events.iter().enumerate() {
+            writeln!(f, "{number:>4}  {:>7} ms  {}", timed.at_ms, timed.event)?;
+        }
+        let core: Vec<String> =
+            self.core.iter().map(|(a, b)| format!("{}-{}", letter(*a), letter(*b))).collect();
+        write!(f, "then faults stop, and only {} work", core.join(" "))
+    }
+}

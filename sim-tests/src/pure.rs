@@ -1,0 +1,378 @@
+//! Harness P: the sans-IO engines on one event queue in virtual time, with stores in memory. Its point is speed.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use engine::config::Config;
+use engine::io::Written;
+use engine::name::{RowKey, TableName};
+use engine::row::RowState;
+use engine::store::{Conflict, Recovered, RowRange, StoreError, StoreRead, StoredCommit};
+use engine::testing::{LinkFaults, Mesh};
+
+use crate::oracle::{Global, Observer, Violation, check_bounds, check_equal, check_event, violation};
+use crate::plan::{Event, Plan, letter};
+use crate::run::{Failure, Report};
+
+/// Virtual time in which a core must converge once faults have stopped, in milliseconds.
+pub(crate) const CONVERGENCE_MS_MAX: u64 = 10 * 60 * 1000;
+
+/// Something that a store is made to get wrong, to show that the oracles notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sabotage {
+    /// The device shows its rows as if they had never been written.
+    LosesRows {
+        /// The device.
+        node: usize,
+    },
+    /// The device brings deleted rows back.
+    ForgetsDeletes {
+        /// The device.
+        node: usize,
+    },
+    /// The device's log lacks its newest commit.
+    ForgetsCommit {
+        /// The device.
+        node: usize,
+    },
+    /// The device applies commits in another order than it says.
+    SwapsCommits {
+        /// The device.
+        node: usize,
+    },
+    /// The device loses one row of two that were written together.
+    TearsPairs {
+        /// The device.
+        node: usize,
+    },
+}
+
+impl Sabotage {
+    fn node(self) -> usize {
+        match self {
+            Sabotage::LosesRows { node }
+            | Sabotage::ForgetsDeletes { node }
+            | Sabotage::ForgetsCommit { node }
+            | Sabotage::SwapsCommits { node }
+            | Sabotage::TearsPairs { node } => node,
+        }
+    }
+}
+
+/// A store as the oracles see it.
+struct View<'a> {
+    store: &'a dyn StoreRead,
+    sabotage: Option<Sabotage>,
+}
+
+impl View<'_> {
+    fn spoil(&self, row: &RowKey, state: RowState) -> Option<RowState> {
+        match self.sabotage {
+            Some(Sabotage::LosesRows { .. }) => None,
+            Some(Sabotage::TearsPairs { .. }) if row.as_str() == crate::PAIR[1] => None,
+            Some(Sabotage::ForgetsDeletes { .. }) if state.del().is_some() => {
+                RowState::from_parts(state.del().max(state.ins()), None, state.cells().clone())
+            }
+            _ => Some(state),
+        }
+    }
+}
+
+impl StoreRead for View<'_> {
+    fn recover(&self) -> Result<Recovered, StoreError> {
+        self.store.recover()
+    }
+
+    fn row(&self, table: &TableName, row: &RowKey) -> Result<Option<RowState>, StoreError> {
+        Ok(self.store.row(table, row)?.and_then(|state| self.spoil(row, state)))
+    }
+
+    fn scan(
+        &self,
+        table: &TableName,
+        range: RowRange<'_>,
+        limit: usize,
+    ) -> Result<Vec<(RowKey, RowState)>, StoreError> {
+        let rows = self.store.scan(table, range, limit)?.into_iter();
+        Ok(rows.filter_map(|(row, state)| self.spoil(&row, state).map(|state| (row, state))).collect())
+    }
+
+    fn tables(&self) -> Result<Vec<TableName>, StoreError> {
+        self.store.tables()
+    }
+
+    fn commits(
+        &self,
+        replica: &engine::identity::ReplicaId,
+        from_seq: u64,
+        commits_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<StoredCommit>, StoreError> {
+        self.store.commits(replica, from_seq, commits_max, bytes_max)
+    }
+
+    fn applied(&self, from_position: u64, limit: usize) -> Result<Vec<StoredCommit>, StoreError> {
+        let mut found = self.store.applied(from_position, limit)?;
+        match self.sabotage {
+            Some(Sabotage::ForgetsCommit { .. }) if found.last().is_some_and(|last| last.position > 1) => {
+                found.pop();
+            }
+            Some(Sabotage::SwapsCommits { .. }) => {
+                let turned = found.iter().rev().map(|stored| stored.commit.clone()).collect::<Vec<_>>();
+                found.iter_mut().zip(turned).for_each(|(stored, commit)| stored.commit = commit);
+            }
+            _ => {}
+        }
+        Ok(found)
+    }
+
+    fn conflicts(&self, from_id: u64, limit: usize) -> Result<Vec<Conflict>, StoreError> {
+        self.store.conflicts(from_id, limit)
+    }
+
+    fn local(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.local(key)
+    }
+}
+
+/// A run of a plan over the engines.
+#[derive(Debug)]
+pub struct Pure<'a> {
+    plan: &'a Plan,
+    config: Config,
+    mesh: Mesh,
+    observers: Vec<Observer>,
+    global: Global,
+    damaged: bool,
+    events_seen: usize,
+    sabotage: Option<Sabotage>,
+    report: Report,
+}
+
+impl<'a> Pure<'a> {
+    /// A run that has not begun.
+    pub fn new(plan: &'a Plan) -> Pure<'a> {
+        let config = plan.config();
+        let mut mesh = Mesh::new(plan.nodes as u8, plan.seed, config.clone());
+        mesh.set_latency(plan.knobs.latency_micros);
+        let observers =
+            (0..plan.nodes).map(|node| Observer::new(node, mesh.key(node).device(), &config)).collect();
+        Pure {
+            plan,
+            config,
+            mesh,
+            observers,
+            global: Global::default(),
+            damaged: false,
+            events_seen: 0,
+            sabotage: None,
+            report: Report::default(),
+        }
+    }
+
+    /// Spoils what the oracles see of a device.
+    #[must_use]
+    pub fn with_sabotage(mut self, sabotage: Sabotage) -> Self {
+        self.sabotage = Some(sabotage);
+        self
+    }
+
+    /// Records the conversation and the events as text, for [`Report::transcript`].
+    #[must_use]
+    pub fn with_transcript(mut self) -> Self {
+        self.mesh.transcript = Some(Vec::new());
+        self
+    }
+
+    /// Carries the plan out. What happened until a failure is in the report.
+    pub fn run(mut self) -> (Report, Result<(), Failure>) {
+        let result = self.events().and_then(|()| self.converge());
+        let counts = &mut self.report.counts;
+        let mesh = &self.mesh.counts;
+        counts.add("frames arrived", mesh.arrived);
+        counts.add("frames lost", mesh.lost);
+        counts.add("frames doubled", mesh.doubled);
+        counts.add("frames damaged", mesh.damaged);
+        counts.add("frames cut off", mesh.cut_off);
+        counts.add("batches refused by a store", mesh.store_failures);
+        self.report.commits = self.observers.iter().map(Observer::position).max().unwrap_or(0);
+        self.report.simulated_ms = self.mesh.now_ms();
+        self.report.checkpoints.push(self.mesh.trace_hash());
+        self.report.transcript = self.mesh.transcript.take().unwrap_or_default();
+        (self.report, result)
+    }
+
+    fn fail<T>(&self, event: Option<usize>, violation: Violation) -> Result<T, Failure> {
+        Err(Failure { at_ms: self.mesh.now_ms(), event, violation })
+    }
+
+    fn events(&mut self) -> Result<(), Failure> {
+        for (number, timed) in self.plan.events.iter().enumerate() {
+            let ms = timed.at_ms.saturating_sub(self.mesh.now_ms());
+            self.mesh.run_ms(ms);
+            if let Err(violation) =
+                self.check().and_then(|()| self.perform(&timed.event)).and_then(|()| self.check())
+            {
+                return self.fail(Some(number), violation);
+            }
+            self.report.checkpoints.push(self.mesh.trace_hash());
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, event: &Event) -> Result<(), Violation> {
+        self.report.counts.add(event.kind(), 1);
+        let now_ms = self.mesh.now_ms();
+        if let Some(lines) = &mut self.mesh.transcript {
+            lines.push(format!("{now_ms:>7} ms  * {event}"));
+        }
+        match event {
+            Event::Write { .. } | Event::Pair { .. } => return self.write(event),
+            Event::Connect { a, b } => self.mesh.connect(*a, *b),
+            Event::Disconnect { a, b } => self.mesh.disconnect(*a, *b),
+            Event::Cut { a, b } => self.mesh.cut(*a, *b),
+            Event::Crash { node, .. } => self.mesh.crash(*node),
+            Event::Restart { node } => self.mesh.restart(*node),
+            Event::Clock { node, offset_ms } => {
+                self.look_at_clocks();
+                self.mesh.set_wall_offset(*node, *offset_ms);
+            }
+            Event::FailStorage { node, times } => self.mesh.fail_commits(*node, *times),
+            Event::Faults { loss_ppm, double_ppm, damage_ppm, jitter_micros } => {
+                self.damaged |= *damage_ppm > 0;
+                self.mesh.set_faults(LinkFaults {
+                    loss_ppm: *loss_ppm,
+                    double_ppm: *double_ppm,
+                    damage_ppm: *damage_ppm,
+                    jitter_micros: *jitter_micros,
+                });
+            }
+            Event::Latency { micros } => self.mesh.set_latency(*micros),
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, event: &Event) -> Result<(), Violation> {
+        let Ok(Some((node, changes))) = event.changes() else {
+            return violation("a plan's names are valid", event.to_string());
+        };
+        let id = self.mesh.write(node, changes);
+        match self.mesh.results.get(&id) {
+            Some(Ok(written)) => {
+                let written: Written = *written;
+                self.report.counts.add("writes acknowledged", 1);
+                let view = View { store: self.mesh.store(node), sabotage: self.sabotage_of(node) };
+                self.observers[node].acknowledged(&mut self.global, &view, &written)
+            }
+            Some(Err(_)) => {
+                self.report.counts.add("writes refused", 1);
+                Ok(())
+            }
+            None => {
+                self.report.counts.add("writes unanswered", 1);
+                Ok(())
+            }
+        }
+    }
+
+    fn sabotage_of(&self, node: usize) -> Option<Sabotage> {
+        self.sabotage.filter(|sabotage| sabotage.node() == node)
+    }
+
+    fn look_at_clocks(&mut self) {
+        for (node, observer) in self.observers.iter_mut().enumerate() {
+            observer.wall(self.mesh.node_now(node).wall.0);
+        }
+    }
+
+    /// All safety oracles.
+    fn check(&mut self) -> Result<(), Violation> {
+        self.look_at_clocks();
+        let mut equal = Vec::with_capacity(self.plan.nodes);
+        for node in 0..self.plan.nodes {
+            let view = View { store: self.mesh.store(node), sabotage: self.sabotage_of(node) };
+            self.observers[node].observe(&mut self.global, &view)?;
+            if !self.mesh.running(node) {
+                continue;
+            }
+            let engine = self.mesh.engine(node);
+            if *engine.knowledge() != self.observers[node].knowledge() {
+                let sentence = format!("{} claims {:?}", letter(node), engine.knowledge());
+                return violation("knowledge is exactly what the log holds", sentence);
+            }
+            check_bounds(node, &engine.stats(), &self.config)?;
+            equal.push((node, engine.knowledge().clone(), engine.digest()));
+        }
+        check_equal(&equal)?;
+        for (node, event) in &self.mesh.events[self.events_seen..] {
+            check_event(*node, event, self.damaged)?;
+        }
+        self.events_seen = self.mesh.events.len();
+        Ok(())
+    }
+
+    /// Faults stop, the core heals, the rest stays cut: the core must converge in time.
+    fn converge(&mut self) -> Result<(), Failure> {
+        self.mesh.set_faults(LinkFaults::default());
+        let core = self.plan.core_nodes();
+        for node in 0..self.plan.nodes {
+            self.mesh.fail_commits(node, 0);
+        }
+        core.iter().for_each(|node| self.mesh.restart(*node));
+        for (a, b) in self.plan.pairs() {
+            if self.plan.in_core(a, b) { self.mesh.connect(a, b) } else { self.mesh.cut(a, b) }
+        }
+        let start_ms = self.mesh.now_ms();
+        let converged = self.mesh.run_until(CONVERGENCE_MS_MAX, |mesh| {
+            core.windows(2).all(|pair| mesh.engine(pair[0]).knowledge() == mesh.engine(pair[1]).knowledge())
+        });
+        self.report.convergence_ms = self.mesh.now_ms() - start_ms;
+        if let Err(violation) = self.check() {
+            return self.fail(None, violation);
+        }
+        if !converged {
+            let known: BTreeMap<char, u64> = core
+                .iter()
+                .map(|node| (letter(*node), self.mesh.engine(*node).knowledge().commits()))
+                .collect();
+            let sentence = format!("after {CONVERGENCE_MS_MAX} ms the core's devices know {known:?} commits");
+            return self.fail(None, Violation { oracle: "a connected core converges", sentence });
+        }
+        self.check_end(&core).or_else(|violation| self.fail(None, violation))
+    }
+
+    fn check_end(&mut self, core: &[usize]) -> Result<(), Violation> {
+        for node in 0..self.plan.nodes {
+            let view = View { store: self.mesh.store(node), sabotage: self.sabotage_of(node) };
+            self.observers[node].check_all(&mut self.global, &view)?;
+        }
+        let unbounded = (Bound::Unbounded, Bound::Unbounded);
+        let table = TableName::new(crate::TABLE).expect("a valid name");
+        let rows = |node: usize| self.mesh.store(node).scan(&table, unbounded, usize::MAX);
+        for pair in core.windows(2) {
+            if rows(pair[0]) != rows(pair[1]) {
+                let sentence = format!("{} and {} differ", letter(pair[0]), letter(pair[1]));
+                return violation("equal knowledge, equal rows", sentence);
+            }
+        }
+        check_acknowledged(&self.global, &self.observers.iter().collect::<Vec<_>>(), core)
+    }
+}
+
+/// Every write that a device of the core acknowledged is on all devices of the core.
+pub(crate) fn check_acknowledged(
+    global: &Global,
+    observers: &[&Observer],
+    core: &[usize],
+) -> Result<(), Violation> {
+    for (dot, author) in global.acknowledged.iter().filter(|(_, author)| core.contains(author)) {
+        for node in core {
+            if !observers[*node].knowledge().contains(dot) {
+                let sentence =
+                    format!("{} lacks {dot:?}, which {} acknowledged", letter(*node), letter(*author));
+                return violation("an acknowledged write is everywhere in the end", sentence);
+            }
+        }
+    }
+    Ok(())
+}

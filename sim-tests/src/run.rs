@@ -1,0 +1,188 @@
+//! Running plans: one with its report, or many seeds side by side with a summary.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::full::Full;
+use crate::oracle::Violation;
+use crate::plan::Plan;
+use crate::pure::Pure;
+use crate::{Harness, plan};
+
+/// How often things happened, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts(pub BTreeMap<&'static str, u64>);
+
+impl Counts {
+    /// Counts something.
+    pub fn add(&mut self, name: &'static str, times: u64) {
+        if times > 0 {
+            *self.0.entry(name).or_default() += times;
+        }
+    }
+
+    fn join(&mut self, other: &Counts) {
+        other.0.iter().for_each(|(name, times)| self.add(name, *times));
+    }
+}
+
+/// What happened in a run.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// How often what happened.
+    pub counts: Counts,
+    /// Commits in the longest log.
+    pub commits: u64,
+    /// From the end of the faults to convergence, in virtual milliseconds.
+    pub convergence_ms: u64,
+    /// Virtual milliseconds in all.
+    pub simulated_ms: u64,
+    /// A hash of all that happened so far, at each event and at the end.
+    pub checkpoints: Vec<u64>,
+    /// The conversation, if it was asked for.
+    pub transcript: Vec<String>,
+}
+
+/// How a run failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// When, in virtual milliseconds.
+    pub at_ms: u64,
+    /// At which event of the plan; `None` after the last.
+    pub event: Option<usize>,
+    /// What does not hold.
+    pub violation: Violation,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.event {
+            Some(event) => write!(f, "at {} ms, event {event}: {}", self.at_ms, self.violation),
+            None => write!(f, "at {} ms, after the last event: {}", self.at_ms, self.violation),
+        }
+    }
+}
+
+/// A run's report and how it ended.
+pub type Outcome = (Report, Result<(), Failure>);
+
+/// Carries a plan out. A panic anywhere in it is a failure too.
+pub fn run_plan(plan: &Plan, harness: Harness, transcript: bool) -> Outcome {
+    let run = || match harness {
+        Harness::Pure if transcript => Pure::new(plan).with_transcript().run(),
+        Harness::Pure => Pure::new(plan).run(),
+        Harness::Full => Full::new(plan).run(transcript),
+    };
+    panics::watch();
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        let text = panics::take().unwrap_or_default();
+        let violation = Violation { oracle: "nothing panics", sentence: text };
+        (Report::default(), Err(Failure { at_ms: 0, event: None, violation }))
+    })
+}
+
+/// Panics of the thread that runs a plan, those in tasks included, whose results nobody looks at.
+pub(crate) mod panics {
+    use std::cell::RefCell;
+    use std::sync::Once;
+
+    thread_local! {
+        static LAST: RefCell<Option<String>> = const { RefCell::new(None) };
+    }
+
+    /// Notes panics from now on, besides what was done about them before.
+    pub(crate) fn watch() {
+        static HOOK: Once = Once::new();
+        HOOK.call_once(|| {
+            let before = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |info| {
+                let text = info.to_string();
+                // A thread that is ending has no place for it any more.
+                let _ = LAST.try_with(|last| *last.borrow_mut() = Some(text));
+                before(info);
+            }));
+        });
+    }
+
+    /// The last panic since the last call.
+    pub(crate) fn take() -> Option<String> {
+        LAST.with(|last| last.borrow_mut().take())
+    }
+}
+
+/// What happened in many runs.
+#[derive(Debug, Clone, Default)]
+pub struct Summary {
+    /// Runs that ended well.
+    pub passed: u64,
+    /// How often what happened, over all of them.
+    pub counts: Counts,
+    /// Commits written.
+    pub commits: u64,
+    /// The longest convergence in virtual milliseconds, and its seed.
+    pub slowest: (u64, u64),
+    /// Virtual milliseconds in all.
+    pub simulated_ms: u64,
+    /// Wall time that it took.
+    pub took: Duration,
+    /// Seeds that failed, ascending.
+    pub failures: BTreeMap<u64, Failure>,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.took.as_secs_f64().max(1e-9);
+        let runs = self.passed + self.failures.len() as u64;
+        writeln!(
+            f,
+            "{runs} seeds in {seconds:.1} s ({:.0} seeds/s, {:.0} simulated s per s), {} commits",
+            runs as f64 / seconds,
+            self.simulated_ms as f64 / 1000.0 / seconds,
+            self.commits
+        )?;
+        for (name, times) in &self.counts.0 {
+            writeln!(f, "  {times:>10}  {name}")?;
+        }
+        write!(f, "slowest convergence: {} ms (seed {})", self.slowest.0, self.slowest.1)
+    }
+}
+
+/// Runs seeds on so many threads. Stops at the first failures.
+pub fn run_seeds(seeds: Range<u64>, jobs: usize, harness: Harness) -> Summary {
+    let (next, stop) = (AtomicU64::new(seeds.start), AtomicBool::new(false));
+    let (summary, start) = (Mutex::new(Summary::default()), Instant::now());
+    let work = || {
+        while !stop.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return;
+            }
+            let (report, result) = run_plan(&plan(seed, harness), harness, false);
+            let mut summary = summary.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            summary.counts.join(&report.counts);
+            summary.commits += report.commits;
+            summary.simulated_ms += report.simulated_ms;
+            summary.slowest = summary.slowest.max((report.convergence_ms, seed));
+            match result {
+                Ok(()) => summary.passed += 1,
+                Err(failure) => {
+                    stop.store(true, Ordering::Relaxed);
+                    summary.failures.insert(seed, failure);
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..jobs.max(1)).for_each(|_| {
+            scope.spawn(work);
+        });
+    });
+    let mut summary = summary.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    summary.took = start.elapsed();
+    summary
+}

@@ -1,0 +1,182 @@
+//! The simulator on itself: seeds hold, runs repeat to the byte, and the oracles notice what is planted.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use engine::commit::OpKind;
+use sim_tests::{
+    Event, Failure, Full, Harness, Plan, Pure, Report, Sabotage, Step, Timed, plan, run_plan, run_seeds,
+};
+
+fn holds(seeds: std::ops::Range<u64>, harness: Harness) {
+    let summary = run_seeds(seeds, 1, harness);
+    assert!(summary.failures.is_empty(), "{:?}", summary.failures);
+    assert!(summary.counts.0["writes acknowledged"] > 0, "{summary}");
+}
+
+#[test]
+fn pure_seeds_hold_all_oracles() {
+    holds(0..120, Harness::Pure);
+}
+
+#[test]
+fn more_pure_seeds_hold_all_oracles() {
+    holds(120..200, Harness::Pure);
+}
+
+#[test]
+fn full_seeds_hold_all_oracles() {
+    holds(0..5, Harness::Full);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_in_two_processes() {
+    let output = Command::new(env!("CARGO_BIN_EXE_ahenk-sim")).args(["meta", "--seeds", "0..4"]).output();
+    let output = output.expect("the simulator runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn another_seed_gives_another_run() {
+    for harness in [Harness::Pure, Harness::Full] {
+        let last = |seed| run_plan(&plan(seed, harness), harness, false).0.checkpoints.last().copied();
+        assert_ne!(last(1), last(2));
+    }
+}
+
+#[test]
+fn every_fault_is_injected_within_a_hundred_plans() {
+    let mut kinds = BTreeMap::new();
+    for seed in 0..100 {
+        for timed in plan(seed, Harness::Pure).events {
+            *kinds.entry(timed.event.kind()).or_insert(0) += 1;
+        }
+    }
+    let expected = [
+        "clock", "connect", "crash", "cut", "disconnect", "faults off", "faults on", "latency", "restart",
+        "storage failure", "write",
+    ];
+    assert_eq!(kinds.keys().copied().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_plan_survives_its_file_and_a_wrong_file_is_refused() {
+    for seed in 0..50 {
+        let plan = plan(seed, Harness::Full);
+        assert_eq!(Plan::from_json(&plan.to_json()).expect("its own file"), plan);
+    }
+    let good = plan(1, Harness::Pure);
+    let wrong: [fn(&mut Plan); 6] = [
+        |plan| plan.nodes = 1,
+        |plan| plan.core.clear(),
+        |plan| plan.core.push((0, 99)),
+        |plan| plan.events.reverse(),
+        |plan| plan.events.push(Timed { at_ms: 80_000_000, event: Event::Restart { node: 7 } }),
+        |plan| {
+            let steps = vec![Step { kind: OpKind::Put, row: String::new(), fields: BTreeMap::new() }];
+            plan.events.push(Timed { at_ms: 80_000_000, event: Event::Write { node: 0, steps } });
+        },
+    ];
+    for change in wrong {
+        let mut bad = good.clone();
+        change(&mut bad);
+        assert!(Plan::from_json(&bad.to_json()).is_err(), "{bad}");
+    }
+    assert!(Plan::from_json("{}").is_err());
+}
+
+#[test]
+fn leaving_an_event_out_changes_nothing_before_it() {
+    let whole = plan(11, Harness::Pure);
+    let mut shorter = whole.clone();
+    let at = shorter.events.len() / 2;
+    shorter.events.remove(at);
+    let checkpoints = |plan: &Plan| run_plan(plan, Harness::Pure, false).0.checkpoints;
+    assert_eq!(checkpoints(&whole)[..at], checkpoints(&shorter)[..at]);
+}
+
+/// Two devices that write, delete and pair, apart and together.
+fn small_plan() -> Plan {
+    let step = |kind, row: &str, value: i64| Step {
+        kind,
+        row: row.into(),
+        fields: if kind == OpKind::Delete { BTreeMap::new() } else { BTreeMap::from([("x".into(), value)]) },
+    };
+    let write = |at_ms, node, kind, row: &str| {
+        let steps = vec![step(kind, row, at_ms as i64)];
+        Timed { at_ms, event: Event::Write { node, steps } }
+    };
+    let mut plan = plan(0, Harness::Pure);
+    plan.nodes = 2;
+    plan.knobs.drift_ppm = vec![0; 2];
+    plan.core = vec![(0, 1)];
+    plan.events = vec![
+        write(1_000, 0, OpKind::Put, "a"),
+        write(1_500, 1, OpKind::Put, "b"),
+        Timed { at_ms: 2_000, event: Event::Pair { node: 1, value: 7 } },
+        write(3_000, 1, OpKind::Delete, "a"),
+        Timed { at_ms: 4_000, event: Event::Connect { a: 0, b: 1 } },
+        write(5_000, 0, OpKind::Put, "c"),
+        Timed { at_ms: 9_000, event: Event::Crash { node: 0, after_writes: 0 } },
+        Timed { at_ms: 9_500, event: Event::Restart { node: 0 } },
+    ];
+    plan
+}
+
+fn found(run: (Report, Result<(), Failure>)) -> &'static str {
+    run.1.expect_err("the oracles must notice").violation.oracle
+}
+
+#[test]
+fn the_plan_that_the_planted_faults_spoil_holds_without_them() {
+    let plan = small_plan();
+    assert_eq!(Pure::new(&plan).run().1, Ok(()));
+    assert_eq!(Full::new(&plan).run(false).1, Ok(()));
+}
+
+#[test]
+fn a_store_that_loses_rows_is_noticed() {
+    let run = Pure::new(&small_plan()).with_sabotage(Sabotage::LosesRows { node: 1 }).run();
+    assert_eq!(found(run), "rows are what the reference merge of the log gives");
+}
+
+#[test]
+fn a_store_that_brings_deleted_rows_back_is_noticed() {
+    let run = Pure::new(&small_plan()).with_sabotage(Sabotage::ForgetsDeletes { node: 0 }).run();
+    assert_eq!(found(run), "a deleted row is not visible without a newer create");
+}
+
+#[test]
+fn a_device_that_forgets_a_commit_is_noticed() {
+    let run = Pure::new(&small_plan()).with_sabotage(Sabotage::ForgetsCommit { node: 0 }).run();
+    assert_eq!(found(run), "an acknowledged write is in the device's own store");
+}
+
+#[test]
+fn a_device_that_applies_out_of_causal_order_is_noticed() {
+    let run = Pure::new(&small_plan()).with_sabotage(Sabotage::SwapsCommits { node: 1 }).run();
+    assert_eq!(found(run), "each replica's commits are applied in order, each once");
+}
+
+#[test]
+fn a_torn_transaction_is_noticed() {
+    let run = Pure::new(&small_plan()).with_sabotage(Sabotage::TearsPairs { node: 0 }).run();
+    assert_eq!(found(run), "transactions are atomic");
+}
+
+#[test]
+fn a_disk_that_claims_to_have_synced_is_noticed() {
+    let oracle = found(Full::new(&small_plan()).with_lying_disks().run(false));
+    assert!(
+        ["knowledge does not shrink over a crash", "the database opens again"].contains(&oracle),
+        "{oracle}"
+    );
+}
+
+#[test]
+fn a_core_that_may_send_nothing_is_noticed() {
+    let mut plan = small_plan();
+    plan.knobs.credit_bytes = 0;
+    plan.knobs.push_bytes_max = 0;
+    assert_eq!(found(Pure::new(&plan).run()), "a connected core converges");
+}
