@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ahenk::{Db, Node, NodeError, Offline, Options, SystemClock};
+use ahenk::{Db, Node, Offline, Options, SystemClock};
 use engine::identity::{DeviceCert, Identity};
 use engine::io::Event;
 use engine::store::Store as _;
@@ -43,7 +43,7 @@ pub(crate) enum Need {
 pub(crate) struct Session {
     context: Arc<Context>,
     /// `None` once its end has been seen.
-    node: Option<JoinHandle<Result<(), NodeError>>>,
+    node: Option<JoinHandle<()>>,
     /// What runs beside it while there is a network.
     chores: JoinSet<()>,
     _lock: Lock,
@@ -90,22 +90,25 @@ impl Session {
         &self.context
     }
 
-    /// Resolves when the node has stopped by itself, which it does only if the store fails for good.
+    /// Resolves when the node has stopped by itself, which it should not.
     pub(crate) async fn failed(&mut self) -> CliError {
         let Some(node) = &mut self.node else { return crate::error::closed() };
-        let result = ended(node.await);
+        let result = node.await;
         self.node = None;
-        result.err().unwrap_or_else(crate::error::closed)
+        result.map_or_else(
+            |error| panicked(&error),
+            |()| CliError::internal("the network stack ended by itself"),
+        )
     }
 
     /// Says goodbye to the other devices and closes everything.
     pub(crate) async fn close(mut self) -> Result<()> {
         self.chores.shutdown().await;
         save_addresses(&self.context).await;
-        // It is closed already if the node has failed; then the node's error is what counts.
+        // It is closed already if the node has ended by itself, which was told then.
         let _ = self.context.db.close().await;
         if let Some(node) = self.node.take() {
-            ended(node.await)?;
+            node.await.map_err(|error| panicked(&error))?;
         }
         if let Some(net) = &self.context.net {
             // Until then, what was sent last may not have left.
@@ -122,11 +125,8 @@ impl Session {
     }
 }
 
-fn ended(result: Result<Result<(), NodeError>, tokio::task::JoinError>) -> Result<()> {
-    match result {
-        Ok(result) => Ok(result?),
-        Err(error) => Err(CliError::internal(format!("the node panicked: {error}"))),
-    }
+fn panicked(error: &tokio::task::JoinError) -> CliError {
+    CliError::internal(format!("the node panicked: {error}"))
 }
 
 fn open_store(home: &Home, identity: &Identity) -> Result<RedbStore> {
