@@ -222,7 +222,8 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let engine = self.engine.poll_timeout().map(|(at, _)| at);
+        // A broken engine's deadlines pass without being served: waiting for them would be spinning.
+        let engine = self.engine.poll_timeout().map(|(at, _)| at).filter(|_| self.broken.is_none());
         let waiters = self.waiters.iter().map(|waiter| waiter.deadline).min();
         [engine, waiters, self.resume_at].into_iter().flatten().min()
     }

@@ -17,6 +17,7 @@ use engine::store::{
     Batch, Conflict, MemStore, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit,
 };
 use engine::testing::test_identity;
+use engine::time::{Clock, Instant, Now, WallMs};
 use engine::value::Value;
 
 const SECONDS: Duration = Duration::from_secs(20);
@@ -348,4 +349,43 @@ async fn listeners_hear_of_connections_and_sync() {
         }
     };
     assert!(tokio::time::timeout(SECONDS, synced).await.unwrap());
+}
+
+/// A clock over tokio's paused time. Panics if it is read for ever without time passing.
+struct Watched {
+    start: tokio::time::Instant,
+    readings: AtomicU32,
+}
+
+impl Clock for Watched {
+    fn now(&self) -> Now {
+        assert!(self.readings.fetch_add(1, Ordering::SeqCst) < 10_000, "the driver spins");
+        let micros = self.start.elapsed().as_micros() as u64;
+        Now { mono: Instant(micros), wall: WallMs(1_700_000_000_000 + micros / 1000) }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_driver_whose_store_stays_broken_sleeps_until_it_tries_again() {
+    let (net, store) = (MemoryNet::new(), Failing::default());
+    let mut devices = Vec::new();
+    for (n, store) in [(0, store.clone()), (1, Failing::default())] {
+        let options = Options::new(test_identity(n), [n; 32]);
+        let clock = Watched { start: tokio::time::Instant::now(), readings: AtomicU32::new(0) };
+        let transport = net.join(test_identity(n).peer_key());
+        let (node, db) = Node::new(options, transport, store, clock).unwrap();
+        tokio::spawn(node.run());
+        devices.push(db);
+    }
+    net.connect_all();
+    devices[0].sync(SECONDS).await.unwrap();
+    // Just before the engine wants to ping, so that its deadline passes while the store is broken.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    store.failures.store(1, Ordering::SeqCst);
+    store.reopens_refused.store(2, Ordering::SeqCst);
+    assert!(matches!(devices[0].put("t", "a", text("lost")).await, Err(WriteFailed::Storage(_))));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    devices[0].put("t", "a", text("kept")).await.unwrap();
+    devices[1].sync(SECONDS).await.unwrap();
+    assert_eq!(devices[1].get("t", "a").unwrap().unwrap().get("x"), Some(&"kept".into()));
 }
