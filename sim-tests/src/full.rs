@@ -280,7 +280,8 @@ impl<'a> Full<'a> {
             counts.add("disk writes failed", disk.failed);
             counts.add("power cuts", disk.cuts);
         }
-        self.report.commits = self.machines.iter().map(|machine| machine.observer.position()).max().unwrap_or(0);
+        self.report.commits =
+            self.machines.iter().map(|machine| machine.observer.position()).max().unwrap_or(0);
         self.report.simulated_ms = self.now_ms();
         (self.report, result)
     }
@@ -466,7 +467,11 @@ impl<'a> Full<'a> {
     fn set_latency(&self, micros: u64) {
         for (a, b) in self.plan.pairs() {
             let latency = Duration::from_micros(micros);
-            self.sim.set_link_latency(self.machines[a].host.as_str(), self.machines[b].host.as_str(), latency);
+            self.sim.set_link_latency(
+                self.machines[a].host.as_str(),
+                self.machines[b].host.as_str(),
+                latency,
+            );
         }
     }
 
@@ -520,9 +525,12 @@ impl<'a> Full<'a> {
                 break;
             }
             if self.now_ms() - start_ms > CONVERGENCE_MS_MAX {
-                let known: BTreeMap<char, u64> =
-                    core.iter().map(|node| (letter(*node), self.machines[*node].observer.position())).collect();
-                let sentence = format!("after {CONVERGENCE_MS_MAX} ms the core's devices know {known:?} commits");
+                let known: BTreeMap<char, u64> = core
+                    .iter()
+                    .map(|node| (letter(*node), self.machines[*node].observer.position()))
+                    .collect();
+                let sentence =
+                    format!("after {CONVERGENCE_MS_MAX} ms the core's devices know {known:?} commits");
                 return self.fail(None, Violation { oracle: "a connected core converges", sentence });
             }
         }

@@ -13,8 +13,7 @@ use crate::plan::{Event, Knobs, Plan, Step, Timed};
 const MINUTE_MS: i64 = 60_000;
 const YEAR_MS: i64 = 365 * 24 * 60 * MINUTE_MS;
 /// Offsets that clocks jump to, in milliseconds.
-const OFFSETS_MS: [i64; 8] =
-    [0, 0, 300, -MINUTE_MS, MINUTE_MS, 60 * MINUTE_MS, 70 * YEAR_MS, -20 * YEAR_MS];
+const OFFSETS_MS: [i64; 8] = [0, 0, 300, -MINUTE_MS, MINUTE_MS, 60 * MINUTE_MS, 70 * YEAR_MS, -20 * YEAR_MS];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
@@ -107,7 +106,8 @@ impl Maker {
     fn knobs(&mut self, classes: &[Class]) -> Knobs {
         let default = Config::default();
         let small = classes.contains(&Class::SmallBuffers);
-        let mut size = |small_bytes: [u64; 3], default: u64| if small { self.pick(&small_bytes) } else { default };
+        let mut size =
+            |small_bytes: [u64; 3], default: u64| if small { self.pick(&small_bytes) } else { default };
         let batch_bytes = size([200, 600, 4_000], default.batch_bytes as u64) as usize;
         let credit_bytes = size([1_000, 4_000, 64_000], default.credit_bytes);
         let push_bytes_max = size([500, 2_000, 16_000], default.push_bytes_max);
@@ -162,7 +162,11 @@ impl Maker {
     fn step(&mut self, number: u64, cold: bool) -> Step {
         use OpKind::{Delete, Put, Replace, Update};
         let kind = self.pick(&[Put, Put, Put, Put, Update, Update, Update, Delete, Delete, Replace]);
-        let row = if cold { format!("cold-{}", self.prng.below(200)) } else { format!("hot-{}", self.prng.below(4)) };
+        let row = if cold {
+            format!("cold-{}", self.prng.below(200))
+        } else {
+            format!("hot-{}", self.prng.below(4))
+        };
         // An update of a row that is not there is refused, and with it the transaction: seldom in large ones.
         let kind = if cold && kind == Update { Put } else { kind };
         let mut fields = BTreeMap::new();

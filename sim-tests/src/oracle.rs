@@ -116,7 +116,12 @@ impl Observer {
             for stored in &page {
                 self.position += 1;
                 if stored.position != self.position {
-                    let sentence = format!("{} has position {} where {} is due", self.name(), stored.position, self.position);
+                    let sentence = format!(
+                        "{} has position {} where {} is due",
+                        self.name(),
+                        stored.position,
+                        self.position
+                    );
                     return violation("positions are contiguous", sentence);
                 }
                 self.commit(global, &stored.commit)?;
@@ -164,7 +169,9 @@ impl Observer {
             if has < *needed {
                 return violation(
                     "a commit is applied after all that its author had seen",
-                    format!("{name} applied {dot:?}, which needs {needed} commits of {replica:?}, and had {has}"),
+                    format!(
+                        "{name} applied {dot:?}, which needs {needed} commits of {replica:?}, and had {has}"
+                    ),
                 );
             }
         }
@@ -272,7 +279,12 @@ impl Observer {
         if found.first().is_none_or(|stored| stored.commit.stamp() != written.stamp) {
             return violation(
                 "an acknowledged write is in the device's own store",
-                format!("{} answered {:?}, and it is not at position {}", self.name(), written.stamp, written.position),
+                format!(
+                    "{} answered {:?}, and it is not at position {}",
+                    self.name(),
+                    written.stamp,
+                    written.position
+                ),
             );
         }
         global.acknowledged.insert(written.stamp.dot, self.node);
@@ -298,7 +310,11 @@ impl Observer {
         if digest != recovered.digest || rows != written {
             return violation(
                 "the digest is that of all rows, and there are no others",
-                format!("{} has {rows} rows of {written}, digest {digest:x} beside {:x}", self.name(), recovered.digest),
+                format!(
+                    "{} has {rows} rows of {written}, digest {digest:x} beside {:x}",
+                    self.name(),
+                    recovered.digest
+                ),
             );
         }
         for (dot, node) in &global.acknowledged {
@@ -349,7 +365,10 @@ pub fn check_equal(devices: &[(usize, Knowledge, u128)]) -> Result<(), Violation
 pub fn check_bounds(node: usize, stats: &SyncStats, config: &Config) -> Result<(), Violation> {
     if stats.waiting_bytes > config.reorder_bytes_max as u64 {
         let (name, bytes, max) = (letter(node), stats.waiting_bytes, config.reorder_bytes_max);
-        return violation("buffers stay within bounds", format!("{name} holds {bytes} waiting bytes of {max}"));
+        return violation(
+            "buffers stay within bounds",
+            format!("{name} holds {bytes} waiting bytes of {max}"),
+        );
     }
     Ok(())
 }
@@ -366,7 +385,10 @@ pub fn check_event(node: usize, event: &Event, frames_damaged: bool) -> Result<(
         _ => false,
     };
     if unexpected {
-        return violation("no fault is reported that was not injected", format!("{}: {event:?}", letter(node)));
+        return violation(
+            "no fault is reported that was not injected",
+            format!("{}: {event:?}", letter(node)),
+        );
     }
     Ok(())
 }

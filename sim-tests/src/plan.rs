@@ -275,7 +275,11 @@ impl Event {
         Ok(match self {
             Event::Write { node, steps } => {
                 let steps = steps.iter().map(|it| {
-                    step(&it.row, it.kind, it.fields.iter().map(|(name, value)| (name.as_str(), *value)).collect())
+                    step(
+                        &it.row,
+                        it.kind,
+                        it.fields.iter().map(|(name, value)| (name.as_str(), *value)).collect(),
+                    )
                 });
                 Some((*node, steps.collect::<Result<_, NameError>>()?))
             }
@@ -326,7 +330,9 @@ impl fmt::Display for Event {
                 }
                 Ok(())
             }
-            Event::Pair { node, value } => write!(f, "{} writes {value} to both rows of the pair", letter(*node)),
+            Event::Pair { node, value } => {
+                write!(f, "{} writes {value} to both rows of the pair", letter(*node))
+            }
             Event::Connect { a, b } => write!(f, "connect {} {}", letter(*a), letter(*b)),
             Event::Disconnect { a, b } => write!(f, "disconnect {} {}", letter(*a), letter(*b)),
             Event::Cut { a, b } => write!(f, "cut {} {}", letter(*a), letter(*b)),
@@ -336,7 +342,9 @@ impl fmt::Display for Event {
             }
             Event::Restart { node } => write!(f, "{} starts", letter(*node)),
             Event::Clock { node, offset_ms } => write!(f, "{}'s clock is {offset_ms} ms off", letter(*node)),
-            Event::FailStorage { node, times } => write!(f, "{}'s storage fails {times} times", letter(*node)),
+            Event::FailStorage { node, times } => {
+                write!(f, "{}'s storage fails {times} times", letter(*node))
+            }
             Event::Faults { loss_ppm: 0, double_ppm: 0, damage_ppm: 0, jitter_micros: 0 } => {
                 write!(f, "frames are safe")
             }

@@ -155,7 +155,8 @@ impl<'a> Pure<'a> {
         let config = plan.config();
         let mut mesh = Mesh::new(plan.nodes as u8, plan.seed, config.clone());
         mesh.set_latency(plan.knobs.latency_micros);
-        let observers = (0..plan.nodes).map(|node| Observer::new(node, mesh.key(node).device(), &config)).collect();
+        let observers =
+            (0..plan.nodes).map(|node| Observer::new(node, mesh.key(node).device(), &config)).collect();
         Pure {
             plan,
             config,
@@ -209,7 +210,9 @@ impl<'a> Pure<'a> {
         for (number, timed) in self.plan.events.iter().enumerate() {
             let ms = timed.at_ms.saturating_sub(self.mesh.now_ms());
             self.mesh.run_ms(ms);
-            if let Err(violation) = self.check().and_then(|()| self.perform(&timed.event)).and_then(|()| self.check()) {
+            if let Err(violation) =
+                self.check().and_then(|()| self.perform(&timed.event)).and_then(|()| self.check())
+            {
                 return self.fail(Some(number), violation);
             }
             self.report.checkpoints.push(self.mesh.trace_hash());
@@ -328,8 +331,10 @@ impl<'a> Pure<'a> {
             return self.fail(None, violation);
         }
         if !converged {
-            let known: BTreeMap<char, u64> =
-                core.iter().map(|node| (letter(*node), self.mesh.engine(*node).knowledge().commits())).collect();
+            let known: BTreeMap<char, u64> = core
+                .iter()
+                .map(|node| (letter(*node), self.mesh.engine(*node).knowledge().commits()))
+                .collect();
             let sentence = format!("after {CONVERGENCE_MS_MAX} ms the core's devices know {known:?} commits");
             return self.fail(None, Violation { oracle: "a connected core converges", sentence });
         }
@@ -363,7 +368,8 @@ pub(crate) fn check_acknowledged(
     for (dot, author) in global.acknowledged.iter().filter(|(_, author)| core.contains(author)) {
         for node in core {
             if !observers[*node].knowledge().contains(dot) {
-                let sentence = format!("{} lacks {dot:?}, which {} acknowledged", letter(*node), letter(*author));
+                let sentence =
+                    format!("{} lacks {dot:?}, which {} acknowledged", letter(*node), letter(*author));
                 return violation("an acknowledged write is everywhere in the end", sentence);
             }
         }

@@ -83,7 +83,8 @@ impl Reference {
         let writes = self.rows.get(key)?.iter();
         writes
             .filter(|write| {
-                all || write.kind != OpKind::Update || fields.iter().any(|field| write.fields.contains_key(*field))
+                all || write.kind != OpKind::Update
+                    || fields.iter().any(|field| write.fields.contains_key(*field))
             })
             .map(|write| write.place)
             .max()

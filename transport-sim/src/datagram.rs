@@ -124,7 +124,8 @@ impl Hub {
         for peer in quiet {
             self.end(peer, "nothing came for too long").await;
         }
-        let strangers = self.peers.iter().filter(|(key, peer)| !members.contains(key) && now - peer.since >= admission);
+        let strangers =
+            self.peers.iter().filter(|(key, peer)| !members.contains(key) && now - peer.since >= admission);
         for peer in strangers.map(|(key, _)| *key).collect::<Vec<_>>() {
             self.end(peer, "it was not admitted").await;
         }

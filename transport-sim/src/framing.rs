@@ -89,9 +89,15 @@ mod tests {
         for len in [0, 1, 127, 128, 16_384, PACKET_BYTES_MAX] {
             let mut out = Vec::new();
             write_bytes(&mut out, &vec![7; len]).await.unwrap();
-            assert_eq!(read_bytes(&mut out.as_slice(), PACKET_BYTES_MAX).await.map(|bytes| bytes.len()), Some(len));
+            assert_eq!(
+                read_bytes(&mut out.as_slice(), PACKET_BYTES_MAX).await.map(|bytes| bytes.len()),
+                Some(len)
+            );
             assert_eq!(read_bytes(&mut &out[..out.len() - 1], PACKET_BYTES_MAX).await, None);
-            assert_eq!(read_bytes(&mut out.as_slice(), len.wrapping_sub(1).min(len)).await.is_some(), len == 0);
+            assert_eq!(
+                read_bytes(&mut out.as_slice(), len.wrapping_sub(1).min(len)).await.is_some(),
+                len == 0
+            );
         }
         assert_eq!(read_bytes(&mut [0xff; 8].as_slice(), usize::MAX).await, None);
     }
@@ -103,7 +109,9 @@ mod tests {
             packet.put(&mut bytes);
             assert_eq!(Packet::parse(&bytes), Some(packet));
         }
-        for bad in [vec![], vec![4], vec![0, 1], vec![2; BROADCAST_BYTES_MAX + 2], vec![1; PACKET_BYTES_MAX + 1]] {
+        for bad in
+            [vec![], vec![4], vec![0, 1], vec![2; BROADCAST_BYTES_MAX + 2], vec![1; PACKET_BYTES_MAX + 1]]
+        {
             assert_eq!(Packet::parse(&bad), None);
         }
     }

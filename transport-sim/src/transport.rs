@@ -201,8 +201,7 @@ impl SimTransport {
                     let reason = "it connected anew".to_owned();
                     self.events.push_back(TransportEvent::PeerDown { peer, reason });
                 }
-                let kind =
-                    if self.form == Form::Stream { PathKind::DirectTcp } else { PathKind::DirectQuic };
+                let kind = if self.form == Form::Stream { PathKind::DirectTcp } else { PathKind::DirectQuic };
                 self.events.push_back(TransportEvent::PeerUp { peer, path: Path { kind, address } });
             }
             Signal::Packet { peer, id, packet } if self.current(&peer, id) => match packet {

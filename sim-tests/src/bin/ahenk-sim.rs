@@ -159,7 +159,11 @@ fn replay(text: &str, kind: Kind) -> Result<bool, String> {
 
 fn show(text: &str, kind: Kind, json: bool) -> Result<bool, String> {
     let plan = load(text, kind.harness())?;
-    if json { println!("{}", plan.to_json()) } else { println!("{plan}") }
+    if json {
+        println!("{}", plan.to_json())
+    } else {
+        println!("{plan}")
+    }
     Ok(true)
 }
 
@@ -192,7 +196,8 @@ fn meta(kind: Option<Kind>, seeds: &Range<u64>) -> Result<bool, String> {
             let (a, b) = difference.unwrap_or(("(one of the two ends early)", ""));
             let event = a.split(' ').nth(1).and_then(|number| number.parse::<usize>().ok());
             println!("NOT DETERMINISTIC (harness {}): '{a}' beside '{b}'", kind.letter());
-            if let (Some(seed), Some(event)) = (a.split(' ').next().and_then(|seed| seed.parse().ok()), event) {
+            if let (Some(seed), Some(event)) = (a.split(' ').next().and_then(|seed| seed.parse().ok()), event)
+            {
                 let plan = plan(seed, kind.harness());
                 let before = plan.events.get(event).map_or("the end".into(), |timed| timed.event.to_string());
                 println!("  seed {seed} first differs at or before event {event}: {before}");
