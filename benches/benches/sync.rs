@@ -24,7 +24,7 @@ fn merging(c: &mut Criterion) {
         assert!(merge(&ordered) == merge(&mixed) && merge(&mixed) == merge(&doubled), "merge commutes");
         for (name, writes) in [("in order", &ordered), ("shuffled", &mixed), ("each twice", &doubled)] {
             group.bench_function(format!("{devices} devices, {name}"), |b| {
-                b.iter(|| merge(black_box(writes)))
+                b.iter(|| merge(black_box(writes)));
             });
         }
     }
