@@ -14,12 +14,14 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
-use crate::backend::{REPLIES_MAX, WAIT_MAX, WAIT_STEP, connect, in_use};
+use crate::backend::{Backend, REPLIES_MAX, WAIT_MAX, WAIT_STEP, in_use};
 use crate::error::{CliError, Kind, Result};
 use crate::home::{Home, Lock};
-use crate::protocol::{self, Reply, ToService};
+use crate::protocol::{self, Reply, Request, ToService};
+use crate::report::Status;
 use crate::service::{self, Caller, Context};
 use crate::session::{Need, Session};
 
@@ -85,7 +87,7 @@ async fn take_lock(home: &Home) -> Result<Lock> {
         if let Some(lock) = home.try_lock("the daemon")? {
             return Ok(lock);
         }
-        if connect(home).await?.is_some() {
+        if answers(home).await {
             let pid = home.lock_holder().map_or_else(String::new, |(pid, _)| format!(" (process {pid})"));
             let message = format!("a daemon is already running for {}{pid}", home.dir().display());
             return Err(CliError::new(Kind::Conflict, message).hint(
@@ -97,6 +99,15 @@ async fn take_lock(home: &Home) -> Result<Lock> {
         }
         tokio::time::sleep(WAIT_STEP).await;
     }
+}
+
+/// Whether a daemon answers. One that is just ending may still take the connection.
+async fn answers(home: &Home) -> bool {
+    let asking = async {
+        let daemon = Backend::daemon(home).await?;
+        daemon.one::<Status>(Request::Status).await
+    };
+    matches!(timeout(WAIT_MAX, asking).await, Ok(Ok(_)))
 }
 
 /// Makes the socket. The lock is held, so one that lies there is left over.

@@ -24,6 +24,7 @@ const LOG_TAIL_BYTES: u64 = 4096;
 
 /// Arguments of `start`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  ahenk-cli start --daemon\n  RUST_LOG=debug ahenk-cli start")]
 pub(crate) struct Args {
     /// Run in the background, and return when the daemon answers
     #[arg(long, short)]
@@ -83,11 +84,12 @@ async fn wait_for(env: &Env, child: &mut Child, log_from: u64) -> Result<u32> {
             let code = status.code().and_then(|code| u8::try_from(code).ok());
             return Err(failed(env, code, log_from));
         }
-        if let Ok(backend) = Backend::daemon(&env.home).await {
-            let status: Status = backend.one(Request::Status).await?;
-            if status.pid == Some(child.id()) {
-                return Ok(child.id());
-            }
+        // One that answers may be another, and one that does not may be about to end.
+        if let Ok(daemon) = Backend::daemon(&env.home).await
+            && let Ok(status) = daemon.one::<Status>(Request::Status).await
+            && status.pid == Some(child.id())
+        {
+            return Ok(child.id());
         }
         if Instant::now() >= deadline {
             return Err(CliError::new(Kind::NotRunning, "the daemon does not answer yet")
