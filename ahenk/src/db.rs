@@ -110,7 +110,13 @@ impl Scan {
     /// Rows after a key: the next page.
     #[must_use]
     pub fn after(mut self, key: &str) -> Scan {
-        self.from = Bound::Excluded(key.to_owned());
+        let later = match &self.from {
+            Bound::Included(from) | Bound::Excluded(from) => from.as_str() <= key,
+            Bound::Unbounded => true,
+        };
+        if later {
+            self.from = Bound::Excluded(key.to_owned());
+        }
         self
     }
 

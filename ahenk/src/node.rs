@@ -181,7 +181,10 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
 
     /// Runs until the database is closed, all handles are dropped, or the transport ends.
     pub async fn run(mut self) {
-        while self.step().await {}
+        while self.step().await {
+            // A transport that is never at a loss would keep this task from ever giving way to others.
+            tokio::task::coop::consume_budget().await;
+        }
     }
 
     /// Waits for one thing to happen (a command, an event of the transport, a deadline) and deals with it completely.
@@ -199,7 +202,10 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
         tokio::select! {
             biased;
             event = poll_fn(|cx| self.transport.poll_event(cx)) => match event {
-                Some(event) => self.transport_event(event),
+                Some(event) => {
+                    self.transport_event(event);
+                    self.take_turns();
+                }
                 None => return false,
             },
             command = self.commands.recv() => match command {
@@ -221,8 +227,19 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
         true
     }
 
+    /// After an event of the transport, which comes first: what else is due, so that a flood starves nothing.
+    fn take_turns(&mut self) {
+        if let Ok(command) = self.commands.try_recv() {
+            self.command(command);
+        }
+        if self.next_deadline().is_some_and(|at| at <= self.clock.now().mono) {
+            self.deadline();
+        }
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
-        let engine = self.engine.poll_timeout().map(|(at, _)| at);
+        // A broken store leaves the engine unused, and its deadlines would pass again and again.
+        let engine = self.engine.poll_timeout().filter(|_| self.broken.is_none()).map(|(at, _)| at);
         let waiters = self.waiters.iter().map(|waiter| waiter.deadline).min();
         [engine, waiters, self.resume_at].into_iter().flatten().min()
     }

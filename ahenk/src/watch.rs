@@ -126,10 +126,11 @@ impl<S: Store> Watch<S> {
                 return Ok(Some(change));
             }
             let end = *self.positions.borrow_and_update();
-            if self.cursor.position > end {
+            // A page may hold commits that are durable and whose news is still on its way here.
+            if self.cursor.position > end && self.store.applied(self.cursor.position, 1)?.is_empty() {
                 return Err(WatchError::Beyond(self.cursor));
             }
-            if self.cursor.position == end || !self.read_page()? {
+            if self.cursor.position >= end || !self.read_page()? {
                 return Ok(None);
             }
         }

@@ -1,13 +1,14 @@
 //! The driver and the application's handle, over the in-process transport: what `Db` promises, and what happens
 //! when the store fails.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ahenk::{
     Cursor, Db, Fields, MemoryNet, Node, Offline, Options, Scan, SyncError, SystemClock, TransactionError,
-    WriteFailed,
+    Watch, WriteFailed,
 };
 use engine::identity::{PeerKey, ReplicaId};
 use engine::io::{Event, WriteError};
@@ -17,6 +18,7 @@ use engine::store::{
     Batch, Conflict, MemStore, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit,
 };
 use engine::testing::test_identity;
+use engine::transport::{Transport, TransportEvent, TrySendError};
 use engine::value::Value;
 
 const SECONDS: Duration = Duration::from_secs(20);
@@ -348,4 +350,152 @@ async fn listeners_hear_of_connections_and_sync() {
         }
     };
     assert!(tokio::time::timeout(SECONDS, synced).await.unwrap());
+}
+
+/// A clock that counts how often it is read.
+#[derive(Debug)]
+struct Counting(SystemClock, Arc<AtomicU32>);
+
+impl engine::time::Clock for Counting {
+    fn now(&self) -> engine::time::Now {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        self.0.now()
+    }
+}
+
+#[tokio::test]
+async fn a_node_whose_store_is_broken_waits_without_spinning() {
+    let (net, store, reads) = (MemoryNet::new(), Failing::default(), Arc::new(AtomicU32::new(0)));
+    let (failures, reopens) = (Arc::clone(&store.failures), Arc::clone(&store.reopens_refused));
+    let identity = test_identity(0);
+    let transport = net.join(identity.peer_key());
+    let mut options = Options::new(identity, [1; 32]);
+    // Deadlines of the engine that pass while it is not used.
+    options.config.ping_ms = 10;
+    let clock = Counting(SystemClock::new(), Arc::clone(&reads));
+    let (node, a) = Node::new(options, transport, store, clock).unwrap();
+    tokio::spawn(node.run());
+    let (b, _) = open(&net, 1, MemStore::new());
+    net.connect_all();
+    b.sync(SECONDS).await.unwrap();
+    reopens.store(1, Ordering::SeqCst);
+    failures.store(1, Ordering::SeqCst);
+    assert!(a.put("t", "a", text("1")).await.is_err());
+    let before = reads.load(Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let turns = reads.load(Ordering::SeqCst) - before;
+    assert!(turns < 200, "{turns} turns in half a second");
+}
+
+/// A transport that always has something to say.
+#[derive(Debug)]
+struct Flood(PeerKey);
+
+impl Transport for Flood {
+    fn poll_event(&mut self, _: &mut Context<'_>) -> Poll<Option<TransportEvent>> {
+        Poll::Ready(Some(TransportEvent::RoundTrip { peer: self.0, micros: 1 }))
+    }
+    fn try_send(&mut self, _: PeerKey, frame: Vec<u8>) -> Result<(), TrySendError> {
+        Err(TrySendError::Gone(frame))
+    }
+    fn broadcast(&mut self, _: Vec<u8>) {}
+    fn disconnect(&mut self, _: PeerKey, _: &str) {}
+    fn set_members(&mut self, _: &[PeerKey]) {}
+}
+
+#[tokio::test]
+async fn a_flood_from_the_network_starves_neither_writers_nor_deadlines() {
+    let options = Options::new(test_identity(0), [1; 32]);
+    let flood = Flood(test_identity(1).peer_key());
+    let (node, db) = Node::new(options, flood, MemStore::new(), SystemClock::new()).unwrap();
+    let node = tokio::spawn(node.run());
+    let work = async {
+        db.put("t", "a", text("1")).await.unwrap();
+        assert_eq!(db.sync(Duration::from_millis(50)).await, Err(SyncError::NoPeer));
+        db.close().await.unwrap();
+    };
+    tokio::time::timeout(SECONDS, work).await.unwrap();
+    node.await.unwrap();
+}
+
+/// Calls back between the moment a batch is durable and the moment the node says so.
+struct Between(Arc<MemStore>, Arc<Mutex<Option<Watch<Between>>>>, Arc<Mutex<Vec<String>>>);
+
+impl StoreRead for Between {
+    fn recover(&self) -> Result<Recovered, StoreError> {
+        self.0.recover()
+    }
+    fn row(&self, table: &TableName, row: &RowKey) -> Result<Option<RowState>, StoreError> {
+        self.0.row(table, row)
+    }
+    fn scan(
+        &self,
+        table: &TableName,
+        range: RowRange<'_>,
+        limit: usize,
+    ) -> Result<Vec<(RowKey, RowState)>, StoreError> {
+        self.0.scan(table, range, limit)
+    }
+    fn tables(&self) -> Result<Vec<TableName>, StoreError> {
+        self.0.tables()
+    }
+    fn commits(
+        &self,
+        of: &ReplicaId,
+        from: u64,
+        max: usize,
+        bytes: usize,
+    ) -> Result<Vec<StoredCommit>, StoreError> {
+        self.0.commits(of, from, max, bytes)
+    }
+    fn applied(&self, from_position: u64, limit: usize) -> Result<Vec<StoredCommit>, StoreError> {
+        self.0.applied(from_position, limit)
+    }
+    fn conflicts(&self, from_id: u64, limit: usize) -> Result<Vec<Conflict>, StoreError> {
+        self.0.conflicts(from_id, limit)
+    }
+    fn local(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0.local(key)
+    }
+}
+
+impl Store for Between {
+    fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
+        self.0.apply(batch)?;
+        if let Some(watch) = self.1.lock().unwrap().as_mut() {
+            while let Some(change) = watch.try_next().expect("the watch goes on") {
+                self.2.lock().unwrap().push(change.row.to_string());
+            }
+        }
+        Ok(())
+    }
+    fn set_local(&self, key: &str, value: Option<&[u8]>) -> Result<(), StoreError> {
+        self.0.set_local(key, value)
+    }
+}
+
+#[tokio::test]
+async fn a_watcher_that_is_quicker_than_the_news_of_a_commit_goes_on() {
+    let (slot, seen) = (Arc::default(), Arc::default());
+    let store = Between(Arc::default(), Arc::clone(&slot), Arc::clone(&seen));
+    let (db, _) = open(&MemoryNet::new(), 0, store);
+    db.put("t", "a", text("1")).await.unwrap();
+    // It is one commit behind, so it reads a page of the log, and the page has the newest commit too.
+    *slot.lock().unwrap() = Some(db.watch(Cursor::default()));
+    db.put("t", "b", text("1")).await.unwrap();
+    assert_eq!(*seen.lock().unwrap(), ["a", "b"]);
+    let mut watch = slot.lock().unwrap().take().unwrap();
+    db.put("t", "c", text("1")).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().unwrap().row.as_str(), "c");
+}
+
+#[tokio::test]
+async fn a_page_never_starts_before_the_rows_that_were_asked_for() {
+    let db = offline();
+    for row in ["a", "b", "ka", "kb", "z"] {
+        db.put("t", row, text("1")).await.unwrap();
+    }
+    assert_eq!(db.scan("t", &Scan::prefix("k").after("a")).unwrap().len(), 2);
+    assert_eq!(db.scan("t", &Scan::range("k", "z").after("a")).unwrap().len(), 2);
+    assert_eq!(db.scan("t", &Scan::range("k", "z").after("ka")).unwrap().len(), 1);
 }

@@ -118,8 +118,10 @@ impl Engine {
             let piece = self.cut_run(&replica, first, end, left, &has, store)?;
             let Some(serve) = self.peers.get_mut(&key).and_then(|peer| peer.serve.as_mut()) else { break };
             match piece {
-                // Even its first signed stretch does not fit beside the others: the next frame begins with it.
-                Some(piece) if !pieces.is_empty() && bytes + piece.bytes > self.config.batch_bytes as u64 => {
+                // A run that was cut to less than its first signature would not fit beside the others.
+                Some(piece)
+                    if !pieces.is_empty() && bytes + piece.bytes > 2 * self.config.batch_bytes as u64 =>
+                {
                     break;
                 }
                 Some(piece) => {
@@ -149,17 +151,22 @@ impl Engine {
     ) -> Result<Option<Piece>, StoreError> {
         let (mut commits, mut cut): (Vec<StoredCommit>, Option<(usize, Sig, usize)>) = (Vec::new(), None);
         let (mut bytes, mut open) = (0, true);
+        // Where replicas answer each other a run is a commit or two: most of a long page would be read in vain.
+        let mut page_commits = 8;
         while open {
             let from = first + commits.len() as u64;
-            let page =
-                store.commits(replica, from, self.config.batch_commits_max, bytes_max.max(64 * 1024))?;
+            let page = store.commits(replica, from, page_commits, bytes_max.max(64 * 1024))?;
+            page_commits = (page_commits * 4).min(self.config.batch_commits_max);
             if page.is_empty() {
                 break;
             }
             for stored in page {
                 let met = stored.commit.deps.iter().all(|(replica, seq)| has.prefix_len(replica) >= *seq);
                 let size = stored.commit.encode().len();
-                let over = bytes + size > bytes_max || commits.len() >= self.config.batch_commits_max;
+                // The last commit may cross the budget, but not by so much that no frame would hold the run.
+                let over = bytes >= bytes_max
+                    || bytes + size > bytes_max + self.config.batch_bytes
+                    || commits.len() >= self.config.batch_commits_max;
                 let past = first + commits.len() as u64 > end;
                 let too_long = commits.len() >= RUN_COMMITS_MAX || bytes > INFLATED_BYTES_MAX / 2;
                 if (cut.is_some() && (!met || over || past)) || too_long {

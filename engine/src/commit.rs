@@ -246,8 +246,8 @@ pub(crate) fn get_deps(reader: &mut Reader<'_>) -> Result<Deps, DecodeError> {
             return Err(DecodeError::Unordered("dependencies"));
         }
         let seq = reader.varint()?;
-        if seq == 0 {
-            return Err(DecodeError::Invalid("a dependency on nothing"));
+        if seq == 0 || seq > i64::MAX as u64 {
+            return Err(DecodeError::Invalid("a dependency"));
         }
         deps.insert(replica, seq);
     }

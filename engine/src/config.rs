@@ -104,3 +104,23 @@ impl Default for Config {
         }
     }
 }
+
+impl Config {
+    /// The same with what cannot work made to work: intervals of at least 1 ms, and frames that fit the wire.
+    #[must_use]
+    pub fn sane(mut self) -> Config {
+        for interval in [
+            &mut self.retry_ms,
+            &mut self.retry_ms_max,
+            &mut self.want_ms,
+            &mut self.want_ms_max,
+            &mut self.ping_ms,
+        ] {
+            *interval = (*interval).max(1);
+        }
+        self.batch_bytes = self.batch_bytes.clamp(1, FRAME_BYTES_MAX / 4);
+        self.batch_commits_max = self.batch_commits_max.clamp(1, RUN_COMMITS_MAX);
+        self.credit_bytes = self.credit_bytes.max(1);
+        self
+    }
+}

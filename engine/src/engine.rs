@@ -73,6 +73,7 @@ impl Engine {
         now: Now,
         store: &impl StoreRead,
     ) -> Result<Engine, StoreError> {
+        let config = config.sane();
         let mut prng = Prng::new(seed);
         let replica = recovered
             .replica

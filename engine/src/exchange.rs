@@ -134,13 +134,18 @@ impl Engine {
     }
 
     fn say_want(&mut self, now: Now, key: PeerKey, ranges: Knowledge) {
-        let credit = self.config.credit_bytes;
+        let credit = self.credit_start();
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.want_last = peer.want_last.wrapping_add(1).max(1);
         let id = peer.want_last;
         peer.want = Some(OpenWant { id, ranges: ranges.clone(), progress: false });
         self.timers.set(Timer::Want(key), now.mono.plus_ms(peer.want_ms));
         self.send(key, &Control::Want(Want { id, ranges, credit }));
+    }
+
+    /// Bytes of a new answer that may be under way before the first acknowledgement: two full frames.
+    fn credit_start(&self) -> u64 {
+        (2 * self.config.batch_bytes as u64).min(self.config.credit_bytes)
     }
 
     pub(crate) fn want_expired(&mut self, now: Now, key: PeerKey) {
@@ -164,21 +169,23 @@ impl Engine {
         let before = self.state.position();
         let waiting = self.reorder.bytes();
         let mut draft = self.state.draft(store);
-        let mut touched = BTreeMap::<ReplicaId, u64>::new();
+        let (mut touched, mut bad) = (BTreeMap::<ReplicaId, u64>::new(), None);
         for run in ops.runs {
             let Some(last) = run.commits.last() else { continue };
             touched.insert(last.commit.dot.replica, last.commit.dot.seq);
-            match self.receive(&mut draft, now, key, run)? {
-                Ok(()) => {}
-                Err((fault, text)) => {
-                    // What came before it in this frame was good, and stays.
-                    self.settle(now, draft, true);
-                    self.fault(now, key, fault, text);
-                    return Ok(());
-                }
+            bad = self.receive(&mut draft, now, key, run)?.err();
+            if bad.is_some() {
+                break;
             }
         }
+        // Once for the whole frame: it looks at all that waits.
+        self.unblock(&mut draft, now)?;
         self.settle(now, draft, true);
+        if let Some((fault, text)) = bad {
+            // What came before it in this frame was good, and stays.
+            self.fault(now, key, fault, text);
+            return Ok(());
+        }
         let progress = self.state.position() > before || self.reorder.bytes() > waiting;
         self.answered(now, key, ops.want, ops.offset, ops.done, progress);
         self.acknowledge(key, ops.want, ops.offset, ops.done, touched.keys());
@@ -205,7 +212,10 @@ impl Engine {
         let member = member.or_else(|| self.reorder.introduction(&replica));
         // Without the author's certificate nothing can be said about the run; it is in the author's first commit.
         let Some(author) = member.map(|cert| cert.key) else { return Ok(Ok(())) };
-        let known = last_seq <= self.state.heads.get(&replica).map_or(0, |head| head.seq);
+        // What is applied already need not be verified again, but a fork must not be reported on anybody's word.
+        let head = self.state.heads.get(&replica);
+        let known =
+            head.is_some_and(|head| last_seq < head.seq || (last_seq == head.seq && hash == head.hash));
         if !known && !verify_commit(&self.state.account, &author, &hash, &run.sig) {
             return Ok(Err((Fault::BadSignature, "")));
         }
@@ -218,7 +228,6 @@ impl Engine {
             peer.brought(replica, first_seq, last_seq);
         }
         self.place(draft, now, from, run)?;
-        self.unblock(draft, now)?;
         Ok(Ok(()))
     }
 
@@ -338,7 +347,10 @@ impl Engine {
             .filter(|(_, seq)| *seq > 0)
             .collect();
         let Some(peer) = self.peers.get(&key) else { return };
-        let credit = if done || want == 0 { 0 } else { offset.saturating_add(self.config.credit_bytes) };
+        // Slow start: as much again may be under way as has arrived, so that a slow link is not flooded with an answer
+        // that may have to be given again.
+        let window = offset.clamp(self.credit_start(), self.config.credit_bytes);
+        let credit = if done || want == 0 { 0 } else { offset.saturating_add(window) };
         let ack = Ack { want, credit, pushed: peer.received_bytes, heads };
         self.send(key, &Control::Ack(ack));
     }

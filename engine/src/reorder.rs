@@ -4,8 +4,8 @@
 //! when they were cut by devices that knew different things; so runs that only together are complete are applied
 //! together, commit by commit in causal order ([`Reorder::take_joint`]).
 //!
-//! Invariants: the bytes held stay within the bound; a run that can be applied is never in it (it is applied
-//! instead), so the bound never refuses the very run that would unblock the others; when full, the run that is
+//! Invariants: the bytes held stay within the bound; at the end of a frame no run that can be applied
+//! is in it, so the bound never refuses the very run that would unblock the others; when full, the run that is
 //! farthest from applicable goes, be it the newcomer.
 
 use std::collections::BTreeMap;

@@ -25,7 +25,7 @@ fn decode(bytes: &[u8]) -> Result<Commit, DecodeError> {
 
 prop_compose! {
     fn any_deps()(
-        seqs in proptest::collection::btree_map((1u8..5, any::<u64>()), 1u64.., 0..3),
+        seqs in proptest::collection::btree_map((1u8..5, any::<u64>()), 1u64..=i64::MAX as u64, 0..3),
     ) -> Deps {
         let replica = |n: u8, incarnation| ReplicaId { device: test_identity(n).device(), incarnation };
         seqs.into_iter().map(|((n, incarnation), seq)| (replica(n, incarnation), seq)).collect()
@@ -236,7 +236,9 @@ fn dependencies_are_on_something_of_others_and_bounded() {
     let own = Commit { deps: [(plain().dot.replica, 1)].into(), ..plain() };
     refused(&own, DecodeError::Invalid("a dependency on oneself"));
     let nothing = Commit { deps: [(replica(0), 0)].into(), ..plain() };
-    refused(&nothing, DecodeError::Invalid("a dependency on nothing"));
+    let endless = Commit { deps: [(replica(0), i64::MAX as u64 + 1)].into(), ..plain() };
+    refused(&endless, DecodeError::Invalid("a dependency"));
+    refused(&nothing, DecodeError::Invalid("a dependency"));
 
     let two = deps(2).encode();
     // Both entries have 25 bytes; after them stands the count of operations.

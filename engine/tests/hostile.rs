@@ -257,6 +257,22 @@ fn two_commits_under_one_name_raise_an_alarm_and_the_first_stays() {
 }
 
 #[test]
+fn a_fork_is_not_reported_on_the_word_of_one_who_cannot_sign() {
+    let mut attack = Attack::new(Config::default());
+    let mut forged = Author::new(8);
+    forged.replica = attack.mesh.engine(0).replica();
+    forged.identity = test_identity(0);
+    let (commit, mut sig) = forged.commit(Hlc::new(5, 5), BTreeMap::new(), Vec::new());
+    let (second, _) = forged.commit(Hlc::new(6, 5), BTreeMap::new(), Vec::new());
+    sig.0[3] ^= 1;
+    let ops = Ops { want: 0, offset: 0, done: true, runs: vec![Run { commits: vec![commit, second], sig }] };
+    attack.raw(pack_ops(SESSION, &ops).unwrap());
+    assert_eq!(faults(&attack.mesh, 0), [Fault::BadSignature]);
+    assert!(!attack.mesh.events.iter().any(|(_, event)| matches!(event, Event::Fork { .. })));
+    attack.assert_unharmed(2);
+}
+
+#[test]
 fn runs_that_depend_on_what_never_comes_stay_within_the_buffer() {
     let config = Config { reorder_bytes_max: 20_000, ..Config::default() };
     let mut attack = Attack::new(config);
@@ -402,7 +418,7 @@ fn a_peer_that_speaks_of_ever_more_scattered_commits_is_cut_off() {
     for n in 0..100u64 {
         let mut knowledge = Knowledge::default();
         (0..60).for_each(|k| {
-            knowledge.insert(attack.author.replica, 1000 * n + 2 * k + 1, 1000 * n + 2 * k + 1)
+            knowledge.insert(attack.author.replica, 1000 * n + 2 * k + 1, 1000 * n + 2 * k + 1);
         });
         let digest = knowledge.digest();
         attack.control(&Control::Have(Have {
@@ -432,5 +448,50 @@ fn what_is_noted_of_scattered_runs_is_bounded() {
         attack.raw(pack_ops(SESSION, &ops).unwrap());
     }
     assert!(attack.mesh.engine(0).stats().peers[0].ahead <= 64);
+    attack.assert_unharmed(2);
+}
+
+#[test]
+fn a_full_buffer_gives_up_what_is_farthest_from_applicable() {
+    let mut attack = Attack::new(Config { reorder_bytes_max: 3_000, ..Config::default() });
+    let commits: Vec<_> = (0..100)
+        .map(|_| attack.author.commit(Hlc::new(1_700_000_000_000, 0), BTreeMap::new(), Vec::new()))
+        .collect();
+    let push = |attack: &mut Attack, n: usize| {
+        let (commit, sig) = commits[n].clone();
+        let runs = vec![Run { commits: vec![commit], sig }];
+        attack.raw(pack_ops(SESSION, &Ops { want: 0, offset: 0, done: true, runs }).unwrap());
+    };
+    // The member's key is known from its `Hello`. Its second commit waits for its first, the others for many more.
+    push(&mut attack, 1);
+    (20..100).for_each(|n| push(&mut attack, n));
+    assert!(attack.mesh.engine(0).stats().waiting_commits < 60);
+    push(&mut attack, 0);
+    attack.assert_unharmed(4);
+}
+
+#[test]
+fn no_more_is_pushed_to_a_peer_that_confirms_nothing_than_the_limit() {
+    let mut attack = Attack::new(Config { push_bytes_max: 10_000, ..Config::default() });
+    let engine = attack.mesh.engine(0);
+    let (knowledge, digest) = (engine.knowledge().clone(), engine.knowledge().digest());
+    let state = engine.digest().to_be_bytes();
+    attack.control(&Control::Have(Have { digest, state, knowledge: Some(knowledge), reply: false }));
+    for n in 0..500 {
+        attack.mesh.write(0, put(&format!("row {n}"), n));
+    }
+    let sent = attack.mesh.engine(0).stats().peers[0].traffic.commits_sent;
+    assert!((20..120).contains(&sent), "{sent} commits");
+}
+
+#[test]
+fn equal_knowledge_and_different_rows_raise_an_alarm_once() {
+    let mut attack = Attack::new(Config::default());
+    let digest = attack.mesh.engine(0).knowledge().digest();
+    for _ in 0..3 {
+        attack.control(&Control::Have(Have { digest, state: [9; 16], knowledge: None, reply: false }));
+    }
+    let alarms = attack.mesh.events.iter().filter(|(_, event)| matches!(event, Event::Diverged { .. }));
+    assert_eq!(alarms.count(), 1);
     attack.assert_unharmed(2);
 }

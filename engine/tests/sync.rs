@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use engine::commit::OpKind;
 use engine::config::Config;
-use engine::io::{Change, Event};
+use engine::io::{Change, Event, Input};
 use engine::name::{FieldName, RowKey, TableName};
 use engine::store::StoreRead;
-use engine::testing::{LinkFaults, Mesh};
+use engine::testing::{LinkFaults, Mesh, test_identity};
 use engine::value::Value;
+use engine::wire::message::{Announce, Control, pack_control};
 
 fn change(kind: OpKind, row: &str, fields: &[(&str, i64)]) -> Change {
     Change {
@@ -311,4 +312,68 @@ fn a_quiescent_mesh_exchanges_signs_of_life_only() {
     // Ten links; a ping and a pong from either side every 15 s at most.
     assert!(frames(&mesh) - before <= 10 * 4 * 5, "{} frames", frames(&mesh) - before);
     (0..5).for_each(|node| assert!(mesh.engine(node).stats().peers.iter().all(|peer| peer.synced)));
+}
+
+#[test]
+fn what_was_asked_of_a_peer_that_went_away_is_asked_of_another_at_once() {
+    let mut mesh = Mesh::new(3, 18, Config::default());
+    mesh.connect(1, 2);
+    mesh.run_ms(1_000);
+    mesh.disconnect(1, 2);
+    mesh.write(0, put("a", &[("x", 1)]));
+    mesh.connect(0, 1);
+    mesh.run_ms(1_000);
+    mesh.connect(2, 0);
+    mesh.connect(2, 1);
+    mesh.run_ms(12);
+    assert!(shown(&mesh, 2, "a").is_none(), "the answer is under way");
+    mesh.disconnect(0, 2);
+    mesh.run_ms(100);
+    assert!(shown(&mesh, 2, "a").is_some());
+}
+
+#[test]
+fn gossip_of_a_stranger_is_passed_over() {
+    let mut mesh = Mesh::pair(19);
+    mesh.run_ms(5_000);
+    let heads = vec![(mesh.engine(1).replica(), 1_000)];
+    let frame = pack_control(0, &Control::Announce(Announce { heads })).unwrap();
+    let before = mesh.engine(0).stats().total.frames_sent;
+    mesh.input(0, Input::Broadcast { from: test_identity(9).peer_key(), bytes: frame.clone() });
+    mesh.run_ms(2_000);
+    assert_eq!(mesh.engine(0).stats().total.frames_sent, before);
+    let member = mesh.key(1);
+    mesh.input(0, Input::Broadcast { from: member, bytes: frame });
+    mesh.run_ms(2_000);
+    assert!(mesh.engine(0).stats().total.frames_sent > before, "that of a member is followed up");
+}
+
+#[test]
+fn a_newcomer_that_meets_two_devices_gets_each_commit_from_one_of_them() {
+    let mut mesh = Mesh::new(3, 20, Config::default());
+    for n in 0..20 {
+        mesh.write(0, put(&format!("r{n}"), &[("x", n)]));
+    }
+    mesh.connect(0, 1);
+    mesh.run_ms(1_000);
+    mesh.connect(2, 0);
+    mesh.connect(2, 1);
+    assert_converges(&mut mesh, 1_000);
+    assert_eq!(mesh.engine(2).stats().total.commits_doubled, 0);
+}
+
+#[test]
+fn the_ledger_forgets_the_oldest_conflicts_first() {
+    let mut mesh = Mesh::new(2, 21, Config { conflicts_max: 5, ..Config::default() });
+    for node in 0..2 {
+        for n in 0..12 {
+            mesh.write(node, put(&format!("r{n}"), &[("x", n + 100 * node as i64)]));
+        }
+    }
+    mesh.connect(0, 1);
+    assert_converges(&mut mesh, 1_000);
+    for node in 0..2 {
+        let ids: Vec<u64> = mesh.store(node).conflicts(0, 50).unwrap().iter().map(|c| c.id).collect();
+        assert_eq!(ids, [8, 9, 10, 11, 12]);
+    }
 }

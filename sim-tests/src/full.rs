@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ahenk::{Db, Node, Options, WriteFailed};
@@ -16,7 +17,7 @@ use engine::io::{Change, Event as EngineEvent, WriteRequest, Written};
 use engine::knowledge::Knowledge;
 use engine::store::StoreRead;
 use engine::testing::{EPOCH_MS, test_identity};
-use store::RedbStore;
+use engine::time::{Clock, Now};
 use tokio::sync::{broadcast, mpsc};
 use transport_sim::{FaultyLink, Form, LinkOptions, LinkSettings, SimTransport, Skew, SkewedClock};
 
@@ -25,6 +26,7 @@ use crate::oracle::{Global, Observer, Violation, check_equal, check_event, viola
 use crate::plan::{Event, Plan, letter};
 use crate::pure::check_acknowledged;
 use crate::run::{Failure, Report, panics};
+use crate::sim_store::SimStore;
 
 /// Virtual time of one step of turmoil, in milliseconds.
 const TICK_MS: u64 = 10;
@@ -35,10 +37,33 @@ const CONVERGENCE_MS_MAX: u64 = 5 * 60 * 1000;
 /// What a clock may show beyond the harness's own reckoning, in milliseconds.
 const CLOCK_SLACK_MS: u64 = 2 * TICK_MS + 100;
 
+/// Readings of a clock at one point of virtual time after which its reader is taken to spin.
+const READINGS_MAX: u64 = 200_000;
+
+/// A clock that notices a driver which does nothing for ever without letting time pass.
+struct WatchedClock {
+    clock: SkewedClock,
+    /// Monotonic microseconds of the last reading, and how many there were at that point.
+    last: (AtomicU64, AtomicU64),
+}
+
+impl Clock for WatchedClock {
+    fn now(&self) -> Now {
+        let now = self.clock.now();
+        let (last, readings) = &self.last;
+        if last.swap(now.mono.0, Ordering::Relaxed) != now.mono.0 {
+            readings.store(0, Ordering::Relaxed);
+        }
+        let read = readings.fetch_add(1, Ordering::Relaxed);
+        assert!(read < READINGS_MAX, "the driver spins: time stands still at {} us", now.mono.0);
+        now
+    }
+}
+
 /// What a machine's software tells the harness.
 #[derive(Debug, Default)]
 struct Board {
-    db: Option<Db<RedbStore>>,
+    db: Option<Db<SimStore>>,
     writes: Option<mpsc::UnboundedSender<Vec<Change>>>,
     /// Times the software has started.
     boots: u8,
@@ -96,7 +121,7 @@ async fn software(setup: Setup, board: Rc<RefCell<Board>>) {
         board.boots = board.boots.wrapping_add(1);
         board.boots
     };
-    let store = match RedbStore::with_backend(setup.disk.attach(), setup.identity.account()) {
+    let store = match SimStore::open(setup.disk.clone(), setup.identity.account()) {
         Ok(store) => store,
         Err(error) => {
             board.borrow_mut().unopened = Some(error.to_string());
@@ -105,6 +130,7 @@ async fn software(setup: Setup, board: Rc<RefCell<Board>>) {
     };
     let elapsed_ms = turmoil::sim_elapsed().map_or(0, |elapsed| elapsed.as_millis() as u64);
     let clock = SkewedClock::new(EPOCH_MS + elapsed_ms, setup.drift_ppm, setup.skew);
+    let clock = WatchedClock { clock, last: Default::default() };
     let own = setup.identity.peer_key();
     let options = transport_sim::Options::new(own, setup.form, setup.directory, setup.seed);
     let transport = FaultyLink::new(SimTransport::new(options), own, setup.seed, setup.link);
@@ -129,9 +155,8 @@ async fn software(setup: Setup, board: Rc<RefCell<Board>>) {
         board.writes = Some(sender);
     }
     node.run().await;
-    let mut board = board.borrow_mut();
-    board.stopped = Some("it closed".to_owned());
-    board.db = None;
+    // Nobody closes the database: whatever ended it is worth a look.
+    board.borrow_mut().stopped = Some("it ended by itself".to_owned());
 }
 
 async fn listen(mut events: broadcast::Receiver<EngineEvent>, board: Rc<RefCell<Board>>) {
@@ -146,7 +171,7 @@ async fn listen(mut events: broadcast::Receiver<EngineEvent>, board: Rc<RefCell<
 
 /// Commits what the harness asks for, one transaction after the other.
 async fn application(
-    db: Db<RedbStore>,
+    db: Db<SimStore>,
     mut writes: mpsc::UnboundedReceiver<Vec<Change>>,
     board: Rc<RefCell<Board>>,
 ) {
@@ -179,7 +204,7 @@ impl<'a> Full<'a> {
             let disk = SimDisk::new(plan.seed ^ (node as u64) << 56);
             // A first creation that is interrupted can leave storage that never opens; files are created in a way that
             // cannot, so the machines come with a database.
-            drop(RedbStore::with_backend(disk.attach(), identity.account()).expect("an empty disk takes a database"));
+            drop(SimStore::open(disk.clone(), identity.account()).expect("an empty disk takes a database"));
             disk.power_on();
             let setup = Setup {
                 seed: plan.seed,
@@ -255,7 +280,8 @@ impl<'a> Full<'a> {
             counts.add("disk writes failed", disk.failed);
             counts.add("power cuts", disk.cuts);
         }
-        self.report.commits = self.machines.iter().map(|machine| machine.observer.position()).max().unwrap_or(0);
+        self.report.commits =
+            self.machines.iter().map(|machine| machine.observer.position()).max().unwrap_or(0);
         self.report.simulated_ms = self.now_ms();
         (self.report, result)
     }
@@ -336,8 +362,7 @@ impl<'a> Full<'a> {
             return violation("the database opens again", format!("{name}: {text}"));
         }
         if let Some(text) = stopped {
-            self.note(&format!("{name} stopped: {text}"));
-            self.report.counts.add("nodes that gave up on a failed disk", 1);
+            return violation("a device runs until its power is cut", format!("{name}: {text}"));
         }
         for outcome in outcomes {
             self.note(&format!("{name} wrote {outcome:?}"));
@@ -372,7 +397,11 @@ impl<'a> Full<'a> {
                 (board.db.clone(), board.boots)
             };
             let Some(db) = db else { continue };
-            let store: &RedbStore = db.store();
+            let store: &SimStore = db.store();
+            if store.recover().is_err() && machine.disk.counts().failed > 0 {
+                // Between a failure of the disk and the next attempt to open the database.
+                continue;
+            }
             if std::mem::replace(&mut machine.boots_seen, boots) != boots {
                 machine.observer.reopened(&mut self.global, store)?;
             }
@@ -438,7 +467,11 @@ impl<'a> Full<'a> {
     fn set_latency(&self, micros: u64) {
         for (a, b) in self.plan.pairs() {
             let latency = Duration::from_micros(micros);
-            self.sim.set_link_latency(self.machines[a].host.as_str(), self.machines[b].host.as_str(), latency);
+            self.sim.set_link_latency(
+                self.machines[a].host.as_str(),
+                self.machines[b].host.as_str(),
+                latency,
+            );
         }
     }
 
@@ -477,12 +510,7 @@ impl<'a> Full<'a> {
     fn converge(&mut self) -> Result<(), Failure> {
         self.set_faults(LinkOptions::default());
         for node in 0..self.machines.len() {
-            let disk = self.machines[node].disk.clone();
-            disk.disarm();
-            // A store that has failed once writes nothing until it is opened again; somebody restarts such a device.
-            if disk.counts().failed > 0 && self.machines[node].powered {
-                self.power_off(node);
-            }
+            self.machines[node].disk.disarm();
             self.restart(node);
         }
         for (a, b) in self.plan.pairs() {
@@ -497,9 +525,12 @@ impl<'a> Full<'a> {
                 break;
             }
             if self.now_ms() - start_ms > CONVERGENCE_MS_MAX {
-                let known: BTreeMap<char, u64> =
-                    core.iter().map(|node| (letter(*node), self.machines[*node].observer.position())).collect();
-                let sentence = format!("after {CONVERGENCE_MS_MAX} ms the core's devices know {known:?} commits");
+                let known: BTreeMap<char, u64> = core
+                    .iter()
+                    .map(|node| (letter(*node), self.machines[*node].observer.position()))
+                    .collect();
+                let sentence =
+                    format!("after {CONVERGENCE_MS_MAX} ms the core's devices know {known:?} commits");
                 return self.fail(None, Violation { oracle: "a connected core converges", sentence });
             }
         }
@@ -513,7 +544,9 @@ impl<'a> Full<'a> {
             Some(db.store().recover().ok()?.heads)
         };
         let first = heads(core[0]);
-        first.is_some() && core.iter().all(|node| heads(*node) == first)
+        // The others take part again, too, though with nobody.
+        let all_open = (0..self.machines.len()).all(|node| heads(node).is_some());
+        all_open && core.iter().all(|node| heads(*node) == first)
     }
 
     fn check_end(&mut self, core: &[usize]) -> Result<(), Violation> {

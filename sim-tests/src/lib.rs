@@ -12,6 +12,7 @@ mod plan;
 mod pure;
 mod reference;
 mod run;
+mod sim_store;
 
 pub use disk::{DiskCounts, SimDisk};
 pub use full::Full;

@@ -53,8 +53,17 @@ fn every_fault_is_injected_within_a_hundred_plans() {
         }
     }
     let expected = [
-        "clock", "connect", "crash", "cut", "disconnect", "faults off", "faults on", "latency", "restart",
-        "storage failure", "write",
+        "clock",
+        "connect",
+        "crash",
+        "cut",
+        "disconnect",
+        "faults off",
+        "faults on",
+        "latency",
+        "restart",
+        "storage failure",
+        "write",
     ];
     assert_eq!(kinds.keys().copied().collect::<Vec<_>>(), expected);
 }

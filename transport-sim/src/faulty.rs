@@ -130,9 +130,8 @@ impl<T: Transport> FaultyLink<T> {
     /// When a frame arrives at the inner transport.
     fn arrival(&mut self, peer: PeerKey, bytes: usize, options: &LinkOptions, fate: &mut Prng) -> Instant {
         let mut start = Instant::now();
-        if options.bytes_per_second > 0 {
+        if let Some(micros) = (bytes as u64 * 1_000_000).checked_div(options.bytes_per_second) {
             let busy = self.busy_until.entry(peer).or_insert(start);
-            let micros = bytes as u64 * 1_000_000 / options.bytes_per_second;
             *busy = (*busy).max(start) + Duration::from_micros(micros);
             start = *busy;
         }

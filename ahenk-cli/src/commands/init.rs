@@ -12,6 +12,9 @@ use crate::{secrets, session};
 
 /// Arguments of `init`.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  ahenk-cli init --name laptop\n  ahenk-cli init --name server --listen /ip4/0.0.0.0/tcp/4001 --no-mdns"
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     device: NewDevice,

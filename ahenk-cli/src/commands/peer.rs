@@ -17,6 +17,9 @@ pub(crate) enum Command {
         verbose: bool,
     },
     /// Connect to an address, and remember it if one of the account's devices is there
+    #[command(
+        after_help = "Examples:\n  ahenk-cli peer add /ip4/192.0.2.7/tcp/4001\n  ahenk-cli peer add /dns4/home.example.org/udp/4001/quic-v1"
+    )]
     Add {
         /// A multiaddr, such as /ip4/192.0.2.7/tcp/4001; `status` on the other device shows its addresses
         #[arg(value_name = "MULTIADDR")]

@@ -24,6 +24,7 @@ const LOG_TAIL_BYTES: u64 = 4096;
 
 /// Arguments of `start`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  ahenk-cli start --daemon\n  RUST_LOG=debug ahenk-cli start")]
 pub(crate) struct Args {
     /// Run in the background, and return when the daemon answers
     #[arg(long, short)]

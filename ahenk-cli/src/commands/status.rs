@@ -14,6 +14,9 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  ahenk-cli status\n  ahenk-cli --json status | jq .digest\n  ahenk-cli status --watch"
+)]
 pub(crate) struct Args {
     /// Show it again whenever it changes, until interrupted
     #[arg(long, short)]

@@ -9,6 +9,7 @@ use crate::report::Synced;
 
 /// Arguments of `sync`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  ahenk-cli sync --timeout 60 && echo done")]
 pub(crate) struct Args {
     /// How long to wait, in seconds
     #[arg(long, value_name = "SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]

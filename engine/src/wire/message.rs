@@ -226,7 +226,7 @@ pub fn pack_control(session: u32, message: &Control) -> Option<Vec<u8>> {
         Control::Error(body) => with_kind(ERROR, body),
         Control::Bye(body) => with_kind(BYE, body),
     }?;
-    pack(session, &payload).filter(|frame| frame.len() <= CONTROL_BYTES_MAX)
+    pack(session, &payload).filter(|frame| frame.len().max(payload.len()) <= CONTROL_BYTES_MAX)
 }
 
 fn with_kind<T: Serialize>(kind: u8, body: &T) -> Option<Vec<u8>> {

@@ -7,7 +7,7 @@ use engine::codec::Writer;
 use engine::commit::{Commit, CommitHash, Deps, OpKind, hash_commit};
 use engine::config::{CONTROL_BYTES_MAX, INFLATED_BYTES_MAX, RUN_COMMITS_MAX};
 use engine::hlc::Hlc;
-use engine::identity::Sig;
+use engine::identity::{PeerKey, Sig};
 use engine::testing::{Author, op, test_identity};
 use engine::value::Value;
 use engine::wire::frame::{FrameError, MAJOR, pack, unpack};
@@ -23,7 +23,7 @@ use crate::parts::{MS, account, known, written_commits};
 
 const SESSION: u32 = 0x0102_0304;
 
-fn vector(name: &str, message: Json, session: u32, control: &Control) -> Json {
+fn vector(name: &str, message: &Json, session: u32, control: &Control) -> Json {
     let frame = pack_control(session, control).unwrap();
     let (parsed, kind) = (parse(&frame, &account()).unwrap(), unpack(&frame).unwrap().1[0]);
     assert_eq!(parsed.0, session);
@@ -69,18 +69,18 @@ pub(crate) fn control() -> Json {
     let time = json!({ "nonce": 0xdead_beef_u32, "wall_ms": MS.to_string() });
     let (nonce, wall_ms) = (0xdead_beef, MS);
     let mut all = vec![
-        vector("Hello", hello_json, SESSION, &Control::Hello(Box::new(hello))),
-        vector("Have, with knowledge", full_json, SESSION, &Control::Have(full)),
-        vector("Have, digest only", short_json, SESSION, &Control::Have(short)),
-        vector("Want", want_json, SESSION, &Control::Want(want)),
-        vector("Ack", ack_json, SESSION, &Control::Ack(ack)),
-        vector("Announce", json!({ "heads": head_json() }), SESSION, &Control::Announce(announce.clone())),
-        vector("Announce, by gossip", json!({ "heads": head_json() }), 0, &Control::Announce(announce)),
-        vector("Ping", time.clone(), SESSION, &Control::Ping(Ping { nonce, wall_ms })),
-        vector("Pong", time, SESSION, &Control::Pong(Pong { nonce, wall_ms })),
+        vector("Hello", &hello_json, SESSION, &Control::Hello(Box::new(hello))),
+        vector("Have, with knowledge", &full_json, SESSION, &Control::Have(full)),
+        vector("Have, digest only", &short_json, SESSION, &Control::Have(short)),
+        vector("Want", &want_json, SESSION, &Control::Want(want)),
+        vector("Ack", &ack_json, SESSION, &Control::Ack(ack)),
+        vector("Announce", &json!({ "heads": head_json() }), SESSION, &Control::Announce(announce.clone())),
+        vector("Announce, by gossip", &json!({ "heads": head_json() }), 0, &Control::Announce(announce)),
+        vector("Ping", &time, SESSION, &Control::Ping(Ping { nonce, wall_ms })),
+        vector("Pong", &time, SESSION, &Control::Pong(Pong { nonce, wall_ms })),
         vector(
             "Bye",
-            json!({ "text": "the device is stopping" }),
+            &json!({ "text": "the device is stopping" }),
             SESSION,
             &Control::Bye(Bye { text: "the device is stopping".into() }),
         ),
@@ -99,7 +99,7 @@ pub(crate) fn control() -> Json {
         let text = fault.to_string();
         let message = json!({ "fault": fault as u8, "text": text });
         let control = Control::Error(ErrorMessage { fault, text });
-        all.push(vector(&format!("Error, {fault:?}"), message, SESSION, &control));
+        all.push(vector(&format!("Error, {fault:?}"), &message, SESSION, &control));
     }
     all.into()
 }
@@ -112,7 +112,14 @@ fn ops_vector(name: &str, by_columns: &[bool], deflated: bool, ops: &Ops<Commit>
         let commits: Vec<Commit> = parsed.commits.iter().map(|hashed| hashed.commit.clone()).collect();
         assert_eq!((&commits, parsed.sig), (&run.commits, run.sig), "{name}");
         let canonical: Vec<String> = commits.iter().map(|commit| hex(&commit.encode())).collect();
-        json!({ "by_columns": by_columns, "commits": canonical, "sig": hex(&run.sig.0) })
+        let last = parsed.commits.last().expect("a run has a commit");
+        json!({
+            "by_columns": by_columns,
+            "commits": canonical,
+            "hash": hex(&last.hash.0),
+            "author": hex(&author(&last.commit).0),
+            "sig": hex(&run.sig.0),
+        })
     });
     json!({
         "name": name,
@@ -123,6 +130,12 @@ fn ops_vector(name: &str, by_columns: &[bool], deflated: bool, ops: &Ops<Commit>
         "runs": runs.collect::<Vec<_>>(),
         "bytes": hex(&frame),
     })
+}
+
+/// The key of a commit's author, one of the first three test devices.
+fn author(commit: &Commit) -> PeerKey {
+    let keys = [0, 1, 2].map(|n| test_identity(n).peer_key());
+    keys.into_iter().find(|key| key.device() == commit.dot.replica.device).expect("a test device")
 }
 
 fn run(commits: &[(Commit, Sig)]) -> Run<Commit> {
@@ -164,7 +177,7 @@ pub(crate) fn ops() -> Json {
     let long = writer.commit(Hlc::new(MS + 999, 0), Deps::new(), vec![op("list", "long", OpKind::Put, text)]);
     vec![
         ops_vector("a push of one commit", &[false], false, &ops(0, true, vec![run(&a[3..4])])),
-        ops_vector("a first commit", &[false], false, &ops(1, false, vec![run(&a[..1])])),
+        ops_vector("a first commit", &[true], false, &ops(1, false, vec![run(&a[..1])])),
         ops_vector("one replica's log", &[true], false, &ops(1, true, vec![run(&a)])),
         ops_vector("two runs", &[true, true], false, &ops(2, true, vec![run(&b), run(&a[1..])])),
         ops_vector("an empty answer", &[], false, &ops(3, true, vec![])),
@@ -264,6 +277,11 @@ fn damaged_frames() -> Vec<(&'static str, Vec<u8>)> {
             "is no DEFLATE stream",
             framed([MAJOR, 1], &[&SESSION.to_be_bytes()[..], &[3, 0xff, 0xff]].concat()),
         ),
+        ("a DEFLATE stream without an end", {
+            // A stored block of three bytes that is not the last one.
+            let stored = [3, 0, 3, 0, 0xfc, 0xff, 10, 1, b'x'];
+            framed([MAJOR, 1], &[&SESSION.to_be_bytes()[..], &stored].concat())
+        }),
         ("an empty payload", deflated(&[], 0)),
         ("a control message too long when inflated", deflated(&zeros, zeros.len() as u64)),
     ]
@@ -336,7 +354,7 @@ fn bad_commits() -> Vec<(&'static str, Vec<u8>)> {
             }),
         ),
         (
-            "a dependency on nothing",
+            "a dependency",
             changed(second, |commit| {
                 commit.deps.insert(other, 0);
             }),

@@ -130,6 +130,8 @@ fn the_limits_in_the_document_are_those_of_the_code() {
         handshake_ms_max,
         retry_ms,
         retry_ms_max,
+        want_ms,
+        want_ms_max,
         ping_ms,
         silence_ms_max,
         peers_max,
@@ -146,6 +148,15 @@ fn the_versions_in_the_document_are_those_of_the_code() {
     let (major, minor, pairing) = (wire::frame::MAJOR, wire::message::MINOR, pair::PAIRING_VERSION);
     let line = format!("Major version {major}, minor version {minor}; pairing version {pairing}.");
     assert!(text.contains(&line), "the document does not say: {line}");
+}
+
+/// The frame that the document takes apart is the one in the vectors.
+#[test]
+fn the_example_in_the_document_is_a_vector() {
+    let text = std::fs::read_to_string(docs("protocol.md")).unwrap();
+    let vectors = frames::control();
+    let ping = vectors.as_array().unwrap().iter().find(|vector| vector["name"] == "Ping").unwrap();
+    assert!(text.contains(&format!("\n    {}\n", ping["bytes"].as_str().unwrap())));
 }
 
 /// The conversations that the document shows are the recorded ones.

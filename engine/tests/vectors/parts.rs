@@ -15,6 +15,9 @@ use serde_json::{Value as Json, json};
 
 use crate::json::{self, hex};
 
+/// Commits of one replica, from its first, each with its signature.
+pub(crate) type Log = Vec<(Commit, Sig)>;
+
 /// The milliseconds that all stamps here are near.
 pub(crate) const MS: u64 = 1_700_000_000_000;
 
@@ -134,7 +137,7 @@ fn fields(fields: &[(&str, Value)]) -> BTreeMap<String, Value> {
 }
 
 /// A few commits of two replicas: each first one, each kind of operation, each kind of value, dependencies.
-pub(crate) fn written_commits() -> (Vec<(Commit, Sig)>, Vec<(Commit, Sig)>) {
+pub(crate) fn written_commits() -> (Log, Log) {
     let (mut a, mut b) = (Author::new(0), Author::new(1));
     let names: Vec<String> = (0..every_kind().len()).map(|n| format!("f{n:02}")).collect();
     let kinds = names.into_iter().zip(every_kind()).collect();

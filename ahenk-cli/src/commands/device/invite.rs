@@ -9,6 +9,9 @@ use crate::protocol::Request;
 
 /// Arguments of `device invite`.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  ahenk-cli device invite\n  ahenk-cli device invite --address /dns4/home.example.org/tcp/4001"
+)]
 pub(crate) struct Args {
     /// Admit the device that knows the code without asking
     #[arg(long, short)]

@@ -24,6 +24,9 @@ const SYNC_STEPS_MAX: u32 = 200;
 
 /// Arguments of `device join`.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  ahenk-cli device join --name phone\n  ssh laptop cat code.txt | ahenk-cli device join"
+)]
 pub(crate) struct Args {
     /// The code, short or long [default: asks for it]. Other users of this machine can see the arguments of
     /// a command while it runs, so on a shared one leave it out, or pipe it in

@@ -140,8 +140,8 @@ impl<'a> Columns<'a> {
         for place in places {
             let (replica, last) = &mut self.replicas[place];
             *last = last.wrapping_add_signed(self.deps.zigzag()?);
-            if *last == 0 {
-                return Err(DecodeError::Invalid("a dependency on nothing"));
+            if *last == 0 || *last > i64::MAX as u64 {
+                return Err(DecodeError::Invalid("a dependency"));
             }
             deps.insert(*replica, *last);
         }

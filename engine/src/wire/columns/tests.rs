@@ -61,7 +61,7 @@ fn deflated(bytes: &[u8]) -> usize {
 
 prop_compose! {
     fn any_deps()(
-        seqs in proptest::collection::btree_map((1u8..5, 0u64..2), 1u64.., 0..3),
+        seqs in proptest::collection::btree_map((1u8..5, 0u64..2), 1u64..=i64::MAX as u64, 0..3),
     ) -> Deps {
         let replica = |n: u8, incarnation| ReplicaId { device: test_identity(n).device(), incarnation };
         seqs.into_iter().map(|((n, incarnation), seq)| (replica(n, incarnation), seq)).collect()

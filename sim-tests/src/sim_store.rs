@@ -1,0 +1,96 @@
+//! The real store on a simulated disk, which can be opened again in place after a failure, as one in a file can.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use engine::identity::{AccountId, ReplicaId};
+use engine::name::{RowKey, TableName};
+use engine::row::RowState;
+use engine::store::{Batch, Conflict, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit};
+use store::{OpenError, RedbStore};
+
+use crate::disk::SimDisk;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct SimStore {
+    disk: SimDisk,
+    account: AccountId,
+    /// Empty only if opening again failed.
+    store: RwLock<Option<Arc<RedbStore>>>,
+}
+
+impl SimStore {
+    pub(crate) fn open(disk: SimDisk, account: AccountId) -> Result<SimStore, OpenError> {
+        let store = RedbStore::with_backend(disk.attach(), account)?;
+        Ok(SimStore { disk, account, store: RwLock::new(Some(Arc::new(store))) })
+    }
+
+    fn get(&self) -> Result<Arc<RedbStore>, StoreError> {
+        let store = self.store.read().unwrap_or_else(PoisonError::into_inner).clone();
+        store.ok_or_else(|| StoreError::Io("the database is not open".into()))
+    }
+}
+
+impl StoreRead for SimStore {
+    fn recover(&self) -> Result<Recovered, StoreError> {
+        self.get()?.recover()
+    }
+
+    fn row(&self, table: &TableName, row: &RowKey) -> Result<Option<RowState>, StoreError> {
+        self.get()?.row(table, row)
+    }
+
+    fn scan(
+        &self,
+        table: &TableName,
+        range: RowRange<'_>,
+        limit: usize,
+    ) -> Result<Vec<(RowKey, RowState)>, StoreError> {
+        self.get()?.scan(table, range, limit)
+    }
+
+    fn tables(&self) -> Result<Vec<TableName>, StoreError> {
+        self.get()?.tables()
+    }
+
+    fn commits(
+        &self,
+        replica: &ReplicaId,
+        from_seq: u64,
+        commits_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<StoredCommit>, StoreError> {
+        self.get()?.commits(replica, from_seq, commits_max, bytes_max)
+    }
+
+    fn applied(&self, from_position: u64, limit: usize) -> Result<Vec<StoredCommit>, StoreError> {
+        self.get()?.applied(from_position, limit)
+    }
+
+    fn conflicts(&self, from_id: u64, limit: usize) -> Result<Vec<Conflict>, StoreError> {
+        self.get()?.conflicts(from_id, limit)
+    }
+
+    fn local(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.get()?.local(key)
+    }
+}
+
+impl Store for SimStore {
+    fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
+        self.get()?.apply(batch)
+    }
+
+    fn set_local(&self, key: &str, value: Option<&[u8]>) -> Result<(), StoreError> {
+        self.get()?.set_local(key, value)
+    }
+
+    fn reopen(&self) -> Result<(), StoreError> {
+        let mut slot = self.store.write().unwrap_or_else(PoisonError::into_inner);
+        // The old one must be gone before the new one reads.
+        *slot = None;
+        let store = RedbStore::with_backend(self.disk.attach(), self.account);
+        *slot = Some(Arc::new(store.map_err(|error| StoreError::Io(error.to_string()))?));
+        Ok(())
+    }
+}
