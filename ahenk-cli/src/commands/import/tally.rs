@@ -136,7 +136,7 @@ impl<'a> Tally<'a> {
 
     pub(super) fn progress(&mut self, read: u64) {
         // A record takes microseconds; looking at the clock and the screen for each would be most of the work.
-        let due = self.counts.records % PROGRESS_EVERY == 0;
+        let due = self.counts.records.is_multiple_of(PROGRESS_EVERY);
         let Some(bytes) = self.bar_bytes.filter(|_| due) else { return };
         if self.bar.is_none() && self.started.elapsed() > BAR_AFTER {
             let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
