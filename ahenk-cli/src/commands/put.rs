@@ -11,13 +11,13 @@ use crate::protocol::Request;
 
 const AFTER_HELP: &str = "\
 Values:
-  done=false  count=3  price=1.5  note=null   read as JSON if they are a single JSON value
+  done=false  count=3  price=1.5  note=null JSON, if it is a single JSON value
   title='Buy tea'  id='\"007\"'               else text; quotes within make sure of it
   tags:='[\"a\",\"b\"]'                         always JSON, lists and objects included
-  photo:='{\"$bytes\":\"<base64>\"}'            bytes; see also `$float` and `$map` in the manual
-
-  put tasks t1 --json '{\"title\":\"Buy tea\"}'  all fields as one object; the same as --fields.
-                                             (--json without an object is the global flag.)";
+  photo:='{\"$bytes\":\"<base64>\"}'            bytes; likewise {\"$float\":\"NaN\"}, and {\"$map\":{…}}
+                                            around an object that has such a key
+  --json '{\"title\":\"Buy tea\"}'              all fields as one object, as with --fields;
+                                            --json without an object is the global flag";
 
 /// Arguments of `put`.
 #[derive(Debug, clap::Args)]

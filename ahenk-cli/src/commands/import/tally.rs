@@ -18,6 +18,8 @@ use crate::output::printable;
 const SHOWN_MAX: usize = 10;
 /// Keys that are remembered (by 8 bytes each) to count those that occur again.
 const KEYS_MAX: usize = 4 * 1024 * 1024;
+/// Records between two looks at the bar.
+const PROGRESS_EVERY: u64 = 64;
 /// The bar shows when the import takes longer than this.
 const BAR_AFTER: Duration = Duration::from_secs(1);
 
@@ -49,7 +51,8 @@ pub(super) struct Tally<'a> {
     shown: Vec<String>,
     keys: HashSet<[u8; 8]>,
     started: Instant,
-    bytes: Option<u64>,
+    /// The length of the file, if a bar is wanted.
+    bar_bytes: Option<u64>,
     bar: Option<ProgressBar>,
 }
 
@@ -62,7 +65,7 @@ impl<'a> Tally<'a> {
             shown: Vec::new(),
             keys: HashSet::new(),
             started: Instant::now(),
-            bytes,
+            bar_bytes: bytes.filter(|_| env.out.remarks() && std::io::stderr().is_terminal()),
             bar: None,
         }
     }
@@ -132,21 +135,18 @@ impl<'a> Tally<'a> {
     }
 
     pub(super) fn progress(&mut self, read: u64) {
-        let Some(bytes) = self.bytes.filter(|_| self.env.out.remarks() && std::io::stderr().is_terminal())
-        else {
-            return;
-        };
+        // A record takes microseconds; looking at the clock and the screen for each would be most of the work.
+        let due = self.counts.records.is_multiple_of(PROGRESS_EVERY);
+        let Some(bytes) = self.bar_bytes.filter(|_| due) else { return };
         if self.bar.is_none() && self.started.elapsed() > BAR_AFTER {
             let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
-            let template = "{bar:30} {percent:>3} %  {msg} rows  {eta} left";
-            bar.set_style(
-                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
-            );
+            let style = ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg} rows  {eta} left");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             self.bar = Some(bar);
         }
         if let Some(bar) = &self.bar {
-            bar.set_message(self.counts.rows.to_string());
             bar.set_position(read);
+            bar.set_message(self.counts.rows.to_string());
         }
     }
 

@@ -20,7 +20,7 @@ impl LineReader {
         while let Some(byte) = self.text.byte()?.filter(|byte| *byte != b'\n') {
             gathered.push(byte);
         }
-        let content = gathered.take().ok_or(Unusable::TooLong).and_then(|bytes| text_of(bytes));
+        let content = gathered.take().ok_or(Unusable::TooLong).and_then(text_of);
         Ok(Some(Record { line, content }))
     }
 }
