@@ -304,11 +304,11 @@ async fn a_store_that_stays_broken_refuses_writes_until_it_can_be_reopened() {
 #[derive(Debug)]
 struct Virtual(tokio::time::Instant);
 
-impl engine::time::Clock for Virtual {
-    fn now(&self) -> engine::time::Now {
+impl Clock for Virtual {
+    fn now(&self) -> Now {
         let micros = self.0.elapsed().as_micros() as u64;
-        let wall = engine::time::WallMs(1_700_000_000_000 + micros / 1000);
-        engine::time::Now { mono: engine::time::Instant(micros), wall }
+        let wall = WallMs(1_700_000_000_000 + micros / 1000);
+        Now { mono: Instant(micros), wall }
     }
 }
 

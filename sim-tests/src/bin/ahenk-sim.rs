@@ -160,9 +160,9 @@ fn replay(text: &str, kind: Kind) -> Result<bool, String> {
 fn show(text: &str, kind: Kind, json: bool) -> Result<bool, String> {
     let plan = load(text, kind.harness())?;
     if json {
-        println!("{}", plan.to_json())
+        println!("{}", plan.to_json());
     } else {
-        println!("{plan}")
+        println!("{plan}");
     }
     Ok(true)
 }
