@@ -22,7 +22,8 @@ fn two_machines_on_one_lan_pair_and_sync_with_no_configuration() {
         return;
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/netns/lan.sh");
-    let output = Command::new("sh").arg(script).arg(env!("CARGO_BIN_EXE_ahenk-cli")).output().expect("sh runs");
+    let output =
+        Command::new("sh").arg(script).arg(env!("CARGO_BIN_EXE_ahenk-cli")).output().expect("sh runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
     println!("{}", text(&output.stdout));

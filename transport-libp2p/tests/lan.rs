@@ -1,6 +1,8 @@
 //! Discovery, a pulled cable and its return, and finding an inviter, between two network namespaces on one bridge:
 //! `tests/netns/mdns.sh`. Skipped, and said so, where namespaces are not allowed.
 
+#![allow(clippy::print_stderr)]
+
 use std::path::Path;
 use std::process::Command;
 
