@@ -18,6 +18,7 @@ use engine::store::{
     Batch, Conflict, MemStore, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit,
 };
 use engine::testing::test_identity;
+use engine::time::{Clock, Instant, Now, WallMs};
 use engine::transport::{Transport, TransportEvent, TrySendError};
 use engine::value::Value;
 
@@ -356,8 +357,8 @@ async fn listeners_hear_of_connections_and_sync() {
 #[derive(Debug)]
 struct Counting(SystemClock, Arc<AtomicU32>);
 
-impl engine::time::Clock for Counting {
-    fn now(&self) -> engine::time::Now {
+impl Clock for Counting {
+    fn now(&self) -> Now {
         self.1.fetch_add(1, Ordering::SeqCst);
         self.0.now()
     }
