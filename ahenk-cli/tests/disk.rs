@@ -27,7 +27,9 @@ fn a_full_disk_is_told_loses_nothing_and_heals() {
         .stderr(Stdio::null())
         .spawn()
         .expect("sh starts");
-    until("the daemon answers", || device.json(&["status"]).code == 0 && device.home.join("daemon.sock").exists());
+    until("the daemon answers", || {
+        device.json(&["status"]).code == 0 && device.home.join("daemon.sock").exists()
+    });
 
     let value = "v".repeat(100_000);
     let mut kept = Vec::new();

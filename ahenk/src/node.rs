@@ -386,6 +386,8 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
                 Output::Send { peer, frame } => self.send(peer, frame),
                 Output::Broadcast(frame) => self.transport.broadcast(frame),
                 Output::Disconnect { peer, reason } => {
+                    // The last word of a session may be among what waits.
+                    self.flush(peer);
                     self.outboxes.remove(&peer);
                     self.transport.disconnect(peer, &reason);
                 }

@@ -107,7 +107,7 @@ impl Engine {
             Input::Frame { peer, bytes } => self.frame(now, peer, &bytes, store)?,
             Input::Broadcast { from, bytes } => self.broadcast(now, from, &bytes),
             Input::Write(requests) => self.write(now, requests, store)?,
-            Input::Members(certs) => self.learn(now, &certs, store),
+            Input::Members(certs) => self.learn(&certs, store),
             Input::SyncNow => self.sync_now(now),
             Input::Shutdown => self.shutdown(now),
         }
@@ -294,7 +294,7 @@ impl Engine {
         self.timers.clear(Timer::Handshake(key));
         self.timers.clear(Timer::Want(key));
         self.heard(now, key);
-        self.learn(now, std::slice::from_ref(&hello.cert), store);
+        self.learn(std::slice::from_ref(&hello.cert), store);
         if again && hello.echo != self.peers.get(&key).map_or(0, |peer| peer.session) {
             self.say_hello(key);
         }

@@ -180,7 +180,7 @@ impl Engine {
         }
         // Once for the whole frame: it looks at all that waits.
         self.unblock(&mut draft, now)?;
-        self.settle(now, draft, true);
+        self.settle(draft, true);
         if let Some((fault, text)) = bad {
             // What came before it in this frame was good, and stays.
             self.fault(now, key, fault, text);
@@ -356,20 +356,20 @@ impl Engine {
     }
 
     /// Ends a draft and hands it out, followed by what people may want to know of it.
-    pub(crate) fn settle(&mut self, now: Now, draft: Draft<'_>, remote: bool) {
+    pub(crate) fn settle(&mut self, mut draft: Draft<'_>, remote: bool) {
+        let newcomers = std::mem::take(&mut draft.newcomers);
         let Some(batch) = self.state.finish(draft) else { return };
         let (commits, members) = (batch.commits.len() as u64, !batch.members.is_empty());
         let mut events = conflict_events(&batch);
         if commits > 0 {
             events.push(Event::Applied { position: self.state.position(), commits, remote });
         }
-        events.extend(batch.members.iter().map(|cert| Event::Member { device: cert.device() }));
+        events.extend(newcomers.into_iter().map(|device| Event::Member { device }));
         self.outputs.push_back(Output::Commit(Box::new(batch)));
         if members {
             self.output_members();
         }
         events.into_iter().for_each(|event| self.event(event));
-        let _ = now;
     }
 
     /// Tells all ready peers but one, and gossip for what we wrote ourselves, how far we are.
@@ -401,12 +401,12 @@ impl Engine {
         }
     }
 
-    pub(crate) fn learn(&mut self, now: Now, certs: &[DeviceCert], store: &impl StoreRead) {
+    pub(crate) fn learn(&mut self, certs: &[DeviceCert], store: &impl StoreRead) {
         let mut draft = self.state.draft(store);
         for cert in certs.iter().filter(|cert| cert.check(&self.identity.account()).is_ok()) {
             self.state.admit(&mut draft, cert);
         }
-        self.settle(now, draft, false);
+        self.settle(draft, false);
     }
 
     pub(crate) fn introduce(&mut self, now: Now, store: &impl StoreRead) -> Result<(), StoreError> {
@@ -417,7 +417,7 @@ impl Engine {
         // Within all limits: it has no operations. Our own certificate is recorded with it.
         let _ = self.state.write(&mut draft, now, &self.identity, Vec::new(), usize::MAX)?;
         draft.batch.members.push(self.identity.cert.clone());
-        self.settle(now, draft, false);
+        self.settle(draft, false);
         Ok(())
     }
 
@@ -438,7 +438,7 @@ impl Engine {
             };
             results.push(Output::Wrote { id, result });
         }
-        self.settle(now, draft, false);
+        self.settle(draft, false);
         self.outputs.extend(results);
         if !written.is_empty() {
             let head = (self.state.replica, self.state.knowledge.prefix_len(&self.state.replica));

@@ -39,7 +39,8 @@ pub(crate) struct Draft<'a> {
     store: &'a dyn StoreRead,
     pub(crate) batch: Batch,
     rows: BTreeMap<(TableName, RowKey), Touched>,
-    members_changed: bool,
+    /// Devices that were not known before.
+    pub(crate) newcomers: Vec<DeviceId>,
 }
 
 struct Touched {
@@ -132,7 +133,7 @@ impl Replicated {
 
     pub(crate) fn draft<'a>(&self, store: &'a dyn StoreRead) -> Draft<'a> {
         let batch = Batch { position: self.position + 1, ..Batch::default() };
-        Draft { store, batch, rows: BTreeMap::new(), members_changed: false }
+        Draft { store, batch, rows: BTreeMap::new(), newcomers: Vec::new() }
     }
 
     /// Applies a run that fits, all but its first `known` commits.
@@ -197,8 +198,8 @@ impl Replicated {
         Ok(())
     }
 
-    /// Adds a verified certificate; true if the device was not known.
-    pub(crate) fn admit(&mut self, draft: &mut Draft<'_>, cert: &DeviceCert) -> bool {
+    /// Adds a verified certificate.
+    pub(crate) fn admit(&mut self, draft: &mut Draft<'_>, cert: &DeviceCert) {
         let new = !self.members.contains_key(&cert.device());
         // A later certificate of the same device replaces an earlier one, by time of issue, then bytes.
         let newer = self
@@ -208,9 +209,10 @@ impl Replicated {
         if newer {
             self.members.insert(cert.device(), cert.clone());
             draft.batch.members.push(cert.clone());
-            draft.members_changed = true;
         }
-        new
+        if new {
+            draft.newcomers.push(cert.device());
+        }
     }
 
     /// Lists a superseded value as a conflict, unless the author of this commit had seen the other write.
@@ -294,8 +296,8 @@ impl Replicated {
 
     /// Ends a draft. `None` if it changes nothing.
     pub(crate) fn finish(&mut self, draft: Draft<'_>) -> Option<Batch> {
-        let Draft { mut batch, rows, members_changed, .. } = draft;
-        if batch.commits.is_empty() && !members_changed {
+        let Draft { mut batch, rows, .. } = draft;
+        if batch.commits.is_empty() && batch.members.is_empty() {
             return None;
         }
         for ((table, row), touched) in rows {
