@@ -65,11 +65,12 @@ impl Home {
     pub(crate) fn choose(named: Option<PathBuf>) -> Result<Home> {
         let dir = match named {
             Some(dir) => std::path::absolute(&dir).map_err(|error| CliError::io("find", &dir, &error))?,
-            None => directories::ProjectDirs::from("", "", "ahenk")
-                .map(|dirs| dirs.data_local_dir().to_owned())
-                .ok_or_else(|| {
+            None => {
+                let platform = etcetera::base_strategy::choose_native_strategy().map_err(|_| {
                     CliError::usage("this user has no home folder").hint("name a folder with --home DIR")
-                })?,
+                })?;
+                etcetera::BaseStrategy::data_dir(&platform).join("ahenk")
+            }
         };
         Ok(Home { dir })
     }
