@@ -183,9 +183,8 @@ fn a_disk_that_claims_to_have_synced_is_noticed() {
 }
 
 #[test]
-fn a_core_that_may_send_nothing_is_noticed() {
+fn a_core_whose_frames_come_too_late_for_every_handshake_is_noticed() {
     let mut plan = small_plan();
-    plan.knobs.credit_bytes = 0;
-    plan.knobs.push_bytes_max = 0;
+    plan.knobs.latency_micros = 60_000_000;
     assert_eq!(found(Pure::new(&plan).run()), "a connected core converges");
 }
