@@ -1,3 +1,5 @@
+//! The readers, over good, bad and hostile input: what they accept, what they pass over and say, and what bounds them.
+
 use std::io::{BufReader, Cursor};
 
 use engine::value::Value;
