@@ -136,7 +136,7 @@ pub(crate) async fn status(context: &Context) -> Result<Status> {
         admin: context.root.is_some(),
         up_ms: running.then(|| millis(context.started.elapsed())),
         listening,
-        clock_skew_ms: skew(&peers),
+        clock_skew_ms: node.stats.clock_offset_ms().filter(|offset| offset.unsigned_abs() > SKEW_WARN_MS),
         peers,
         position: node.position,
         digest: digest_text(node.digest),
@@ -144,12 +144,6 @@ pub(crate) async fn status(context: &Context) -> Result<Status> {
         waiting_commits: node.stats.waiting_commits,
         log: context.home.log_path().display().to_string(),
     })
-}
-
-fn skew(peers: &[Peer]) -> Option<i64> {
-    let mut offsets: Vec<i64> = peers.iter().filter_map(|peer| peer.clock_offset_ms).collect();
-    offsets.sort_unstable();
-    offsets.get(offsets.len() / 2).copied().filter(|offset| offset.unsigned_abs() > SKEW_WARN_MS)
 }
 
 pub(crate) async fn sync(context: &Context, within: Duration) -> Result<Synced> {

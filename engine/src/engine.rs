@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::config::Config;
 use crate::identity::{DeviceCert, Identity, PeerKey, ReplicaId};
-use crate::io::{Event, Input, Output, SyncStats, Traffic};
+use crate::io::{Event, Input, Output, SyncStats, Traffic, median_offset};
 use crate::knowledge::Knowledge;
 use crate::peer::Peer;
 use crate::prng::Prng;
@@ -344,12 +344,12 @@ impl Engine {
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.clock_offset_ms = Some(theirs.saturating_sub(ours));
         }
-        let mut offsets: Vec<i64> = self.peers.values().filter_map(|peer| peer.clock_offset_ms).collect();
-        offsets.sort_unstable();
-        let Some(median) = offsets.get(offsets.len() / 2).copied() else { return };
+        let offsets: Vec<i64> = self.peers.values().filter_map(|peer| peer.clock_offset_ms).collect();
+        let peers = offsets.len();
+        let Some(median) = median_offset(offsets) else { return };
         let skewed = median.unsigned_abs() > self.config.skew_warn_ms;
         if skewed && !self.skew_told {
-            self.event(Event::ClockSkew { offset_ms: median, peers: offsets.len() });
+            self.event(Event::ClockSkew { offset_ms: median, peers });
         }
         self.skew_told = skewed;
     }

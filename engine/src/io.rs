@@ -339,3 +339,19 @@ pub struct SyncStats {
     /// Memory that those take, in bytes of their encoding.
     pub waiting_bytes: u64,
 }
+
+impl SyncStats {
+    /// By how much the connected peers' clocks lead ours, in milliseconds: the median; `None` before the first
+    /// measurement.
+    pub fn clock_offset_ms(&self) -> Option<i64> {
+        median_offset(self.peers.iter().filter_map(|peer| peer.clock_offset_ms).collect())
+    }
+}
+
+/// The median. Of two middle ones the closer to 0 counts, which is our own clock: one clock that is wrong among three
+/// must not accuse the others.
+pub(crate) fn median_offset(mut offsets: Vec<i64>) -> Option<i64> {
+    offsets.sort_unstable();
+    let (upper, lower) = (offsets.get(offsets.len() / 2), offsets.get(offsets.len().saturating_sub(1) / 2));
+    upper.into_iter().chain(lower).copied().min_by_key(|ms| ms.unsigned_abs())
+}

@@ -377,3 +377,16 @@ fn the_ledger_forgets_the_oldest_conflicts_first() {
         assert_eq!(ids, [8, 9, 10, 11, 12]);
     }
 }
+
+#[test]
+fn of_three_devices_only_the_one_whose_clock_is_wrong_is_told() {
+    let mut mesh = Mesh::new(3, 31, Config::default());
+    mesh.set_wall_offset(1, 86_400_000);
+    mesh.connect(0, 1);
+    mesh.connect(1, 2);
+    mesh.connect(2, 0);
+    mesh.run_ms(60_000);
+    let told = |node: &usize| mesh.engine(*node).stats().clock_offset_ms().unwrap().unsigned_abs() > 60_000;
+    let told: Vec<usize> = (0..3).filter(told).collect();
+    assert_eq!(told, [1]);
+}
