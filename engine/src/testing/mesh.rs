@@ -50,6 +50,10 @@ pub struct MeshCounts {
     pub cut_off: u64,
     /// Batches that a store was made to refuse.
     pub store_failures: u64,
+    /// Batches that a store refused by itself, and starts that failed.
+    pub store_refusals: u64,
+    /// Power cuts between two outputs of one device.
+    pub cuts_between_outputs: u64,
     /// Timers that fired.
     pub timers: u64,
 }
@@ -62,6 +66,14 @@ struct Node {
     wall_offset_ms: i64,
     boots: u8,
     fail_commits: u32,
+    cut: Option<Cut>,
+}
+
+/// A power cut at a batch to come.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    batches: u64,
+    keeps_last: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,6 +132,7 @@ impl Mesh {
             wall_offset_ms: 0,
             boots: 0,
             fail_commits: 0,
+            cut: None,
         };
         let mut mesh = Mesh {
             nodes: identities.into_iter().map(node).collect(),
@@ -258,6 +271,12 @@ impl Mesh {
                 self.input(other, Input::PeerDown(key));
             }
         }
+    }
+
+    /// Stops a device at the n-th batch from now, between two of its outputs: nothing that follows the batch is done,
+    /// and the batch itself is in the store if `n` is odd. 0 takes back a cut that has not happened yet.
+    pub fn crash_at_batch(&mut self, node: usize, n: u64) {
+        self.nodes[node].cut = (n > 0).then_some(Cut { batches: n, keeps_last: n % 2 == 1 });
     }
 
     /// Starts a stopped device from its store.
@@ -406,6 +425,7 @@ impl Mesh {
         *boots = boots.wrapping_add(1);
         let recovered = store.recover().expect("the store in memory recovers");
         *engine = Engine::new(config, identity.clone(), seed, recovered, now, store).ok();
+        self.counts.store_refusals += u64::from(engine.is_none());
         self.perform(node);
     }
 
@@ -440,7 +460,21 @@ impl Mesh {
                     let failed = node_state.fail_commits > 0;
                     node_state.fail_commits = node_state.fail_commits.saturating_sub(1);
                     self.counts.store_failures += u64::from(failed);
-                    let result = if failed { Err(StoreError::Full) } else { node_state.store.apply(&batch) };
+                    let cut = node_state.cut.as_mut().is_some_and(|cut| {
+                        cut.batches -= 1;
+                        cut.batches == 0
+                    });
+                    let lost = cut && node_state.cut.take().is_some_and(|cut| !cut.keeps_last);
+                    let result = match () {
+                        () if failed => Err(StoreError::Full),
+                        () if lost => Ok(()),
+                        () => node_state.store.apply(&batch),
+                    };
+                    self.counts.store_refusals += u64::from(!failed && result.is_err());
+                    self.counts.cuts_between_outputs += u64::from(cut);
+                    if cut {
+                        return self.crash(node);
+                    }
                     if result.is_err() {
                         return self.reboot(node);
                     }
