@@ -71,14 +71,9 @@ impl Reorder {
         let bytes = run.commits.iter().map(|hashed| hashed.bytes).sum();
         self.bytes += bytes;
         self.runs.insert(key, Waiting { run, from, bytes });
-        while (self.bytes > self.bytes_max || self.runs.len() > RUNS_MAX)
-            && !planted::is(Bug::UnboundedBuffer)
-        {
-            let distance = |waiting: &Waiting| match distance(&waiting.run) {
-                far if planted::is(Bug::EvictsNearest) => u64::MAX - far,
-                far => far,
-            };
-            let farthest = self.runs.iter().max_by_key(|(_, waiting)| distance(waiting));
+        let full = |buffer: &Reorder| buffer.bytes > buffer.bytes_max || buffer.runs.len() > RUNS_MAX;
+        while full(self) && !planted::is(Bug::UnboundedBuffer) {
+            let farthest = self.runs.iter().max_by_key(|(_, waiting)| distance(&waiting.run));
             let Some(key) = farthest.map(|(key, _)| *key) else { break };
             self.take(&key);
         }

@@ -27,9 +27,10 @@ enum Class {
     Latency,
     Backups,
     Ties,
+    Duets,
 }
 
-const CLASSES: [Class; 10] = [
+const CLASSES: [Class; 11] = [
     Class::Disconnects,
     Class::Cuts,
     Class::Crashes,
@@ -40,6 +41,7 @@ const CLASSES: [Class; 10] = [
     Class::Latency,
     Class::Backups,
     Class::Ties,
+    Class::Duets,
 ];
 
 struct Maker {
@@ -239,6 +241,7 @@ impl Maker {
                 }
             }
             Class::Ties => self.tie(at_ms, a, b),
+            Class::Duets => self.duet(at_ms, a, b),
             Class::Latency => {
                 let micros = self.pick(&[100, 5_000, 50_000, 300_000]);
                 self.add(at_ms, Event::Latency { micros });
@@ -255,6 +258,21 @@ impl Maker {
                 let step = Step { kind: OpKind::Put, row: row.clone(), fields };
                 self.add(at_ms, Event::Write { node, steps: vec![step] });
             }
+        }
+    }
+
+    /// Two devices answer each other quickly, so that their commits depend on one another in turn.
+    fn duet(&mut self, at_ms: u64, a: usize, b: usize) {
+        self.add(at_ms, Event::Connect { a, b });
+        let (pause_ms, row) = (self.pick(&[1, 20, 100]), format!("hot-{}", self.prng.below(4)));
+        for turn in 0..4 + self.prng.below(8) {
+            let node = if self.prng.chance_ppm(500_000) { a } else { b };
+            let step = Step {
+                kind: OpKind::Put,
+                row: row.clone(),
+                fields: BTreeMap::from([("y".to_owned(), turn as i64)]),
+            };
+            self.add(at_ms + turn * pause_ms, Event::Write { node, steps: vec![step] });
         }
     }
 

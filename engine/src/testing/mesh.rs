@@ -473,7 +473,7 @@ impl Mesh {
                     self.counts.store_refusals += u64::from(!failed && result.is_err());
                     self.counts.cuts_between_outputs += u64::from(cut);
                     if cut {
-                        return self.crash(node);
+                        return self.cut_power(node);
                     }
                     if result.is_err() {
                         return self.reboot(node);
@@ -493,6 +493,17 @@ impl Mesh {
                 }
             }
         }
+    }
+
+    /// Stops a device between two of its outputs. What it has sent is on its way and arrives.
+    fn cut_power(&mut self, node: usize) {
+        self.nodes[node].engine = None;
+        for other in 0..self.nodes.len() {
+            if self.connected(node, other) {
+                self.flush(node, other);
+            }
+        }
+        self.crash(node);
     }
 
     fn transmit(&mut self, from: usize, peer: PeerKey, frame: &[u8]) {
@@ -533,7 +544,19 @@ impl Mesh {
         let Some(other) = self.node_of(peer) else { return };
         let Some(link) = self.links.get_mut(&pair(node, other)).filter(|link| link.up) else { return };
         link.up = false;
-        // What was queued before still arrives: the transport flushes before it closes.
+        // The transport flushes before it closes.
+        self.flush(node, other);
+        let key = self.key(node);
+        if let Some(link) = self.links.get_mut(&pair(node, other)) {
+            link.epoch += 1;
+        }
+        self.input(other, Input::PeerDown(key));
+        self.input(node, Input::PeerDown(peer));
+        self.schedule(RECONNECT_MICROS, Happening::Reconnect { a: node, b: other });
+    }
+
+    /// What was sent before arrives at once.
+    fn flush(&mut self, node: usize, other: usize) {
         let key = self.key(node);
         let pending: Vec<_> = self.queue.extract_if(.., |_, happening| {
             matches!(happening, Happening::Arrival { from, to, .. } if (*from, *to) == (node, other))
@@ -544,12 +567,6 @@ impl Mesh {
                 self.input(other, Input::Frame { peer: key, bytes: frame });
             }
         }
-        if let Some(link) = self.links.get_mut(&pair(node, other)) {
-            link.epoch += 1;
-        }
-        self.input(other, Input::PeerDown(key));
-        self.input(node, Input::PeerDown(peer));
-        self.schedule(RECONNECT_MICROS, Happening::Reconnect { a: node, b: other });
     }
 
     fn fate(&self, from: usize, to: usize, number: u64) -> Prng {
