@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use engine::planted::{Bug, plant};
 
-use crate::{Harness, plan, run_plan};
+use crate::{Failure, Harness, plan, run_plan};
 
 /// The first seed that noticed a bug.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,9 +43,26 @@ impl Drop for Planted {
     }
 }
 
+/// A seed that fails without any planted bug: a real one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("seed {seed} fails by itself, with no bug planted: {failure}")]
+pub struct FailsByItself {
+    /// The seed.
+    pub seed: u64,
+    /// How it fails.
+    pub failure: Failure,
+}
+
 /// Plants a bug and runs at least `sample` seeds of the pure harness, for the share that notices it; then more, until one
-/// does or they end, and in that case as many `full` seeds of the full harness. Stops at the deadline.
-pub fn try_bug(bug: Bug, seeds: Range<u64>, sample: u64, full: u64, deadline: Instant) -> Trial {
+/// does or they end, and in that case as many `full` seeds of the full harness. Stops at the deadline. The seed that
+/// noticed the bug is run again without it.
+pub fn try_bug(
+    bug: Bug,
+    seeds: Range<u64>,
+    sample: u64,
+    full: u64,
+    deadline: Instant,
+) -> Result<Trial, FailsByItself> {
     plant(Some(bug));
     let _planted = Planted;
     let mut trial = Trial { bug, kill: None, seeds: 0, killers: 0 };
@@ -67,5 +84,11 @@ pub fn try_bug(bug: Bug, seeds: Range<u64>, sample: u64, full: u64, deadline: In
             }
         }
     }
-    trial
+    if let Some(Kill { harness, seed, .. }) = trial.kill {
+        plant(None);
+        run_plan(&plan(seed, harness), harness, false)
+            .1
+            .map_err(|failure| FailsByItself { seed, failure })?;
+    }
+    Ok(trial)
 }

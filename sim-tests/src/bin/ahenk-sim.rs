@@ -218,8 +218,12 @@ fn mutants(
         let mut survivors = 0;
         while let Some(bug) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
             let trial = try_bug(*bug, 0..seeds, sample, full, deadline);
-            survivors += usize::from(trial.kill.is_none());
-            println!("{:width$}  {}", bug.name(), verdict(&trial));
+            survivors += usize::from(!trial.as_ref().is_ok_and(|trial| trial.kill.is_some()));
+            println!(
+                "{:width$}  {}",
+                bug.name(),
+                trial.map_or_else(|real| real.to_string(), |trial| verdict(&trial))
+            );
         }
         survivors
     };
