@@ -6,9 +6,11 @@
 use crate::commit::Commit;
 use crate::config::{INFLATED_BYTES_MAX, RUN_COMMITS_MAX};
 use crate::engine::Engine;
+use crate::hlc::Hlc;
 use crate::identity::{PeerKey, ReplicaId, Sig};
 use crate::knowledge::Knowledge;
 use crate::peer::Serve;
+use crate::planted::{self, Bug};
 use crate::store::{StoreError, StoreRead, StoredCommit};
 use crate::time::Now;
 use crate::timer::Timer;
@@ -38,7 +40,13 @@ impl Engine {
             Some(serve) if serve.id == want.id => serve.credit = serve.credit.max(want.credit),
             _ => {
                 let have = &self.state.knowledge;
-                let ranges = want.ranges.minus(&want.ranges.minus(have));
+                let mut ranges = want.ranges.minus(&want.ranges.minus(have));
+                if planted::is(Bug::ServesOnlyOwn) {
+                    ranges.retain(|replica| replica.device == self.identity.device());
+                }
+                if planted::is(Bug::ScalarCursor) {
+                    ranges = newer_than_all(&peer.known, &ranges, store)?;
+                }
                 let covered = Knowledge::default();
                 peer.serve = Some(Serve { id: want.id, ranges, sent: 0, credit: want.credit, covered });
             }
@@ -211,6 +219,9 @@ impl Engine {
     fn push_piece(&mut self, key: PeerKey, piece: &Piece) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         let (Some(first), Some(last)) = (piece.run.commits.first(), piece.run.commits.last()) else { return };
+        if planted::is(Bug::PushTakenAsKnown) {
+            peer.known.insert(first.dot.replica, first.dot.seq, last.dot.seq);
+        }
         peer.pushed.insert(first.dot.replica, first.dot.seq, last.dot.seq);
         peer.pushed_bytes += piece.bytes;
         let ops = Ops { want: 0, offset: peer.pushed_bytes, done: true, runs: vec![piece.run.clone()] };
@@ -246,6 +257,30 @@ impl Engine {
         peer.traffic.ops_sent += commits.map(|commit| commit.ops.len() as u64).sum::<u64>();
         self.send_frame(key, frame);
     }
+}
+
+/// The wanted commits stamped later than all that is known: what a request by a single stamp would bring.
+fn newer_than_all(
+    known: &Knowledge,
+    wanted: &Knowledge,
+    store: &impl StoreRead,
+) -> Result<Knowledge, StoreError> {
+    let mut cursor = Hlc::default();
+    for (replica, set) in known.iter() {
+        let newest = store.commits(replica, set.prefix_len(), 1, 1)?;
+        cursor = newest.first().map_or(cursor, |stored| cursor.max(stored.commit.hlc));
+    }
+    let mut newer = Knowledge::default();
+    for (replica, set) in wanted.iter() {
+        for (first, last) in set.ranges() {
+            let count = usize::try_from(last - first + 1).unwrap_or(usize::MAX);
+            let commits = store.commits(replica, *first, count, usize::MAX)?.into_iter();
+            commits
+                .filter(|stored| stored.commit.hlc > cursor)
+                .for_each(|stored| newer.insert(*replica, stored.commit.dot.seq, stored.commit.dot.seq));
+        }
+    }
+    Ok(newer)
 }
 
 /// The wanted commit that this store applied first: its replica, its number, and the end of its range.

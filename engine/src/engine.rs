@@ -14,6 +14,7 @@ use crate::identity::{DeviceCert, Identity, PeerKey, ReplicaId};
 use crate::io::{Event, Input, Output, SyncStats, Traffic, median_offset};
 use crate::knowledge::Knowledge;
 use crate::peer::Peer;
+use crate::planted::{self, Bug};
 use crate::prng::Prng;
 use crate::reorder::Reorder;
 use crate::replicated::Replicated;
@@ -77,6 +78,7 @@ impl Engine {
         let mut prng = Prng::new(seed);
         let replica = recovered
             .replica
+            .or_else(|| planted::is(Bug::RestoredReusesNumbers).then(|| last_of(&recovered, &identity))?)
             .filter(|replica| replica.device == identity.device())
             .unwrap_or_else(|| ReplicaId { device: identity.device(), incarnation: prng.next_u64() });
         let mut engine = Engine {
@@ -110,6 +112,9 @@ impl Engine {
             Input::Members(certs) => self.learn(&certs, store),
             Input::SyncNow => self.sync_now(now),
             Input::Shutdown => self.shutdown(now),
+        }
+        if planted::is(Bug::SentBeforeDurable) {
+            self.outputs.make_contiguous().sort_by_key(|output| !matches!(output, Output::Send { .. }));
         }
         Ok(())
     }
@@ -303,7 +308,7 @@ impl Engine {
         }
         self.say_ping(now, key);
         let digest = self.state.knowledge.digest();
-        if hello.digest == digest {
+        if hello.digest == digest || planted::is(Bug::EqualAssumed) {
             let knowledge = self.state.knowledge.clone();
             if let Some(peer) = self.peers.get_mut(&key) {
                 peer.known = knowledge;
@@ -379,6 +384,9 @@ impl Engine {
     fn retry(&mut self, now: Now, key: PeerKey) {
         let (retry_ms_min, retry_ms_max) = (self.config.retry_ms, self.config.retry_ms_max);
         let Some(peer) = self.peers.get_mut(&key) else { return };
+        if planted::is(Bug::RepeatedOnce) && peer.retry_ms > retry_ms_min {
+            return;
+        }
         peer.retry_ms = (peer.retry_ms.max(retry_ms_min) * 2).min(retry_ms_max);
         if !peer.ready() {
             self.say_hello(key);
@@ -509,4 +517,9 @@ impl Engine {
             self.event(Event::Synced { device });
         }
     }
+}
+
+/// The replica of this device that the database holds commits of.
+fn last_of(recovered: &Recovered, identity: &Identity) -> Option<ReplicaId> {
+    recovered.heads.keys().rfind(|replica| replica.device == identity.device()).copied()
 }

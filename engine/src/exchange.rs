@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use crate::commit::verify_commit;
 use crate::engine::Engine;
+use crate::hlc::Hlc;
 use crate::identity::{DeviceCert, PeerKey, ReplicaId};
 use crate::io::{Event, Output, WriteRequest};
 use crate::knowledge::Knowledge;
 use crate::peer::OpenWant;
+use crate::planted::{self, Bug};
 use crate::replicated::{Draft, Fit};
 use crate::store::{Batch, StoreError, StoreRead};
 use crate::time::Now;
@@ -106,6 +108,9 @@ impl Engine {
             return self.note_synced(now, key);
         }
         let mut lacking = peer.known.minus(&self.state.knowledge);
+        if planted::is(Bug::NeverAsksForOwn) {
+            lacking.retain(|replica| replica.device != self.identity.device());
+        }
         let idle = peer.want.is_none();
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.synced = false;
@@ -150,6 +155,9 @@ impl Engine {
 
     pub(crate) fn want_expired(&mut self, now: Now, key: PeerKey) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
+        if planted::is(Bug::WantNeverRetried) {
+            return;
+        }
         if peer.want.take().is_some() {
             peer.want_ms = peer.want_ms.saturating_mul(2).min(self.config.want_ms_max);
             // Another peer may be quicker; this one is asked again on its retry timer at the latest.
@@ -227,8 +235,22 @@ impl Engine {
         {
             peer.brought(replica, first_seq, last_seq);
         }
+        if self.planted_refusal(now, &run) {
+            return Ok(Ok(()));
+        }
         self.place(draft, now, from, run)?;
         Ok(Ok(()))
+    }
+
+    /// Bugs at the door: whether a verified run is dropped.
+    fn planted_refusal(&mut self, now: Now, run: &Run<HashedCommit>) -> bool {
+        let stamps = run.commits.iter().map(|hashed| hashed.commit.hlc);
+        if planted::is(Bug::ClockFoldsUnapplied) {
+            stamps.clone().for_each(|stamp| self.state.clock.observe(now.wall, stamp));
+        }
+        let ahead = |stamp: Hlc| stamp.ms() > now.wall.0.saturating_add(self.config.drift_ms_max);
+        planted::is(Bug::FarFutureRefused) && stamps.clone().any(ahead)
+            || planted::is(Bug::FullBufferRefuses) && self.reorder.nearly_full()
     }
 
     /// Applies what no longer has to wait.
@@ -261,6 +283,7 @@ impl Engine {
         from: PeerKey,
         run: Run<HashedCommit>,
     ) -> Result<(), StoreError> {
+        planted::brought_by(Some(from.device()));
         let commits = run.commits.len();
         match self.state.fit(&run) {
             Fit::Known => self.count(from, 0, 0, commits),
@@ -365,7 +388,7 @@ impl Engine {
             events.push(Event::Applied { position: self.state.position(), commits, remote });
         }
         events.extend(newcomers.into_iter().map(|device| Event::Member { device }));
-        self.outputs.push_back(Output::Commit(Box::new(batch)));
+        self.outputs.extend(planted_pieces(batch).into_iter().map(|batch| Output::Commit(Box::new(batch))));
         if members {
             self.output_members();
         }
@@ -427,6 +450,7 @@ impl Engine {
         requests: Vec<WriteRequest>,
         store: &impl StoreRead,
     ) -> Result<(), StoreError> {
+        planted::brought_by(None);
         let before = self.state.knowledge.clone();
         let mut draft = self.state.draft(store);
         let (mut written, mut results) = (Vec::new(), Vec::new());
@@ -437,6 +461,9 @@ impl Engine {
                 Err(error) => Err(error),
             };
             results.push(Output::Wrote { id, result });
+        }
+        if planted::is(Bug::AnsweredBeforeDurable) {
+            self.outputs.extend(results.drain(..));
         }
         self.settle(draft, false);
         self.outputs.extend(results);
@@ -449,6 +476,22 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// The batch, unless a planted bug tears it.
+fn planted_pieces(mut batch: Batch) -> Vec<Batch> {
+    let whole = if planted::is(Bug::KnowledgeBeforeState) {
+        0
+    } else if planted::is(Bug::PiecewiseTransaction) {
+        1
+    } else {
+        return vec![batch];
+    };
+    let late = batch.rows.keys().nth(whole).cloned().map(|key| batch.rows.split_off(&key));
+    let Some(rows) = late else { return vec![batch] };
+    let position = batch.position + batch.commits.len() as u64;
+    let Batch { replica, clock, digest, conflicts_from, .. } = batch;
+    vec![batch, Batch { position, rows, replica, clock, digest, conflicts_from, ..Batch::default() }]
 }
 
 fn conflict_events(batch: &Batch) -> Vec<Event> {

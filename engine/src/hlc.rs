@@ -10,6 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{STAMP_HEADROOM_MS, STAMP_MS_MAX};
+use crate::planted::{self, Bug};
 use crate::time::WallMs;
 
 /// A stamp: 48 bits of Unix milliseconds, 16 bits of counter, compared as one integer.
@@ -34,6 +35,9 @@ impl Hlc {
 
     /// The next larger stamp.
     pub fn successor(self) -> Hlc {
+        if planted::is(Bug::CounterWraps) {
+            return Hlc::new(self.ms(), self.counter().wrapping_add(1));
+        }
         Hlc(self.0.saturating_add(1))
     }
 
@@ -87,7 +91,8 @@ impl LocalClock {
     /// Takes in the stamp of an authorised and applied remote commit, unless it leads the wall clock by
     /// more than the drift bound.
     pub fn observe(&mut self, wall: WallMs, remote: Hlc) {
-        if remote.ms() <= wall.0.saturating_add(self.drift_ms_max) && remote.acceptable() {
+        let near = remote.ms() <= wall.0.saturating_add(self.drift_ms_max) || planted::is(Bug::ClockFoldsAny);
+        if near && remote.acceptable() {
             self.last = self.last.max(remote);
         }
     }

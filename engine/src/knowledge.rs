@@ -242,6 +242,11 @@ impl Knowledge {
         Knowledge(result)
     }
 
+    /// Keeps only the replicas for which `keep` says so.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&ReplicaId) -> bool) {
+        self.0.retain(|replica, _| keep(replica));
+    }
+
     /// How many commits are in it; `u64::MAX` if there are more, as a peer may claim.
     pub fn commits(&self) -> u64 {
         self.0.values().map(RangeSet::len).fold(0, u64::saturating_add)

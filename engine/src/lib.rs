@@ -16,6 +16,8 @@ pub mod knowledge;
 pub mod name;
 pub mod pairing;
 mod peer;
+#[cfg_attr(not(feature = "planted"), doc(hidden))]
+pub mod planted;
 pub mod prng;
 mod reorder;
 mod replicated;

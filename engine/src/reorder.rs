@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use crate::commit::CommitHash;
 use crate::identity::{DeviceCert, PeerKey, ReplicaId, Sig};
 use crate::knowledge::Knowledge;
+use crate::planted::{self, Bug};
 use crate::replicated::Replicated;
 use crate::wire::columns::HashedCommit;
 use crate::wire::message::Run;
@@ -45,6 +46,11 @@ impl Reorder {
         self.bytes
     }
 
+    /// Whether less than half of the bound is left.
+    pub(crate) fn nearly_full(&self) -> bool {
+        self.bytes > self.bytes_max / 2
+    }
+
     pub(crate) fn commits(&self) -> u64 {
         self.runs.values().map(|waiting| waiting.run.commits.len() as u64).sum()
     }
@@ -65,7 +71,8 @@ impl Reorder {
         let bytes = run.commits.iter().map(|hashed| hashed.bytes).sum();
         self.bytes += bytes;
         self.runs.insert(key, Waiting { run, from, bytes });
-        while self.bytes > self.bytes_max || self.runs.len() > RUNS_MAX {
+        let full = |buffer: &Reorder| buffer.bytes > buffer.bytes_max || buffer.runs.len() > RUNS_MAX;
+        while full(self) && !planted::is(Bug::UnboundedBuffer) {
             let farthest = self.runs.iter().max_by_key(|(_, waiting)| distance(&waiting.run));
             let Some(key) = farthest.map(|(key, _)| *key) else { break };
             self.take(&key);
@@ -87,6 +94,9 @@ impl Reorder {
     /// Takes out all runs that can be applied completely when they are applied together, as their commits in
     /// causal order, each with the signature held for it and who brought it. Empty if there are none.
     pub(crate) fn take_joint(&mut self, state: &Replicated) -> Vec<(HashedCommit, Option<Sig>, PeerKey)> {
+        if planted::is(Bug::JointRunsWait) {
+            return Vec::new();
+        }
         let mut active: Vec<(ReplicaId, u64)> = self.runs.keys().copied().collect();
         let order = loop {
             let (order, complete) = self.interleave(&active, state);

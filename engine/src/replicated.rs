@@ -7,12 +7,13 @@
 use std::collections::BTreeMap;
 
 use crate::codec::DecodeError;
-use crate::commit::{Commit, CommitHash, Deps, Op, Stamp, hash_commit, sign_commit};
+use crate::commit::{Commit, CommitHash, Deps, Op, OpKind, Stamp, hash_commit, sign_commit};
 use crate::config::Config;
 use crate::hlc::{Hlc, LocalClock};
 use crate::identity::{AccountId, DeviceCert, DeviceId, Dot, Identity, ReplicaId, Sig};
 use crate::knowledge::Knowledge;
 use crate::name::{RowKey, TableName};
+use crate::planted::{self, Bug};
 use crate::row::{RowState, Superseded};
 use crate::store::{Batch, Conflict, Head, Recovered, StoreError, StoreRead};
 use crate::time::Now;
@@ -71,13 +72,14 @@ impl Replicated {
     ) -> Replicated {
         let mut members = recovered.members.clone();
         members.insert(identity.device(), identity.cert.clone());
+        let clock = if planted::is(Bug::ClockForgotten) { Hlc::default() } else { recovered.clock };
         Replicated {
             account: identity.account(),
             replica,
             knowledge: recovered.knowledge(),
             heads: recovered.heads,
             members,
-            clock: LocalClock::new(recovered.clock, config.drift_ms_max),
+            clock: LocalClock::new(clock, config.drift_ms_max),
             digest: recovered.digest,
             position: recovered.position,
             conflict_next: recovered.conflict_next.max(1),
@@ -95,7 +97,7 @@ impl Replicated {
         let head = self.heads.get(&first.commit.dot.replica);
         let (head_seq, head_hash) = head.map_or((0, CommitHash::default()), |head| (head.seq, head.hash));
         if first.commit.dot.seq > head_seq + 1 {
-            return Fit::Waits;
+            return if planted::is(Bug::GaplessVector) { Fit::Ready(0) } else { Fit::Waits };
         }
         let known = (head_seq + 1 - first.commit.dot.seq) as usize;
         // The hash that the run has at our head: of its own commit there, or what its first builds on.
@@ -108,10 +110,10 @@ impl Replicated {
             return Fit::Fork { dot, ours: head_hash, theirs };
         }
         if last.commit.dot.seq <= head_seq {
-            return Fit::Known;
+            return if planted::is(Bug::DuplicateAppliedTwice) { Fit::Ready(0) } else { Fit::Known };
         }
         let met = run.commits[known..].iter().all(|hashed| self.missing_deps(&hashed.commit.deps) == 0);
-        if met { Fit::Ready(known) } else { Fit::Waits }
+        if met || planted::is(Bug::NoCausalWait) { Fit::Ready(known) } else { Fit::Waits }
     }
 
     fn missing_deps(&self, deps: &Deps) -> u64 {
@@ -185,6 +187,9 @@ impl Replicated {
         let (stamp, mut lost) = (commit.stamp(), Vec::new());
         for op in &commit.ops {
             let row = &mut draft.touch(&op.table, &op.row)?.state;
+            if planted::is(Bug::DeleteOfUnknownIgnored) && !row.visible() && op.kind == OpKind::Delete {
+                continue;
+            }
             let visible = row.visible();
             row.apply(stamp, op, &mut lost);
             hidden(row, visible, stamp, op, &mut lost);
@@ -192,7 +197,8 @@ impl Replicated {
                 self.judge(draft, now, stamp, op, superseded);
             }
         }
-        self.knowledge.insert(replica, commit.dot.seq, commit.dot.seq);
+        let first = if planted::is(Bug::GaplessVector) { 1 } else { commit.dot.seq };
+        self.knowledge.insert(replica, first, commit.dot.seq);
         self.position += 1;
         draft.batch.commits.push((commit, sig));
         Ok(())
@@ -219,7 +225,7 @@ impl Replicated {
     /// (No earlier applied commit can have seen this one: commits are applied in causal order.)
     fn judge(&mut self, draft: &mut Draft<'_>, now: Now, stamp: Stamp, op: &Op, lost: Superseded) {
         let other = if lost.loser == stamp { lost.winner } else { lost.loser };
-        if self.had_seen(&stamp.dot, &other.dot) {
+        if self.had_seen(&stamp.dot, &other.dot) || planted::is(Bug::LedgerForgets) {
             return;
         }
         let shown = if lost.winner == stamp {
@@ -265,6 +271,9 @@ impl Replicated {
         for op in &ops {
             floor = floor.max(draft.touch(&op.table, &op.row)?.state.floor(op));
         }
+        if planted::is(Bug::NoLocalDominance) {
+            floor = None;
+        }
         let mut clock = self.clock;
         let Some(hlc) = clock.tick(now.wall, floor) else { return Ok(Err(LocalError::StampsExhausted)) };
         let head = self.heads.get(&self.replica).cloned().unwrap_or_default();
@@ -291,6 +300,7 @@ impl Replicated {
                 **replica != self.replica && head.seq > seen.get(*replica).copied().unwrap_or(0)
             })
             .map(|(replica, head)| (*replica, head.seq))
+            .take(if planted::is(Bug::DepsForgotten) { 1 } else { usize::MAX })
             .collect()
     }
 
@@ -305,7 +315,9 @@ impl Replicated {
             if after == touched.before || touched.state == RowState::default() {
                 continue;
             }
-            self.digest = self.digest.wrapping_sub(touched.before).wrapping_add(after);
+            if touched.state.del().is_none() || !planted::is(Bug::DigestForgetsDeletes) {
+                self.digest = self.digest.wrapping_sub(touched.before).wrapping_add(after);
+            }
             batch.rows.insert((table, row), touched.state);
         }
         for (commit, _) in &batch.commits {

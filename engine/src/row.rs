@@ -16,6 +16,7 @@ use crate::config::ROW_FIELDS_MAX;
 use crate::hlc::Hlc;
 use crate::identity::Dot;
 use crate::name::{FieldName, RowKey, TableName};
+use crate::planted::{self, Bug};
 use crate::value::Value;
 
 /// A field's value and the write it comes from.
@@ -109,7 +110,7 @@ impl RowState {
             self.del = Some(stamp);
             self.ins = self.ins.filter(|ins| *ins >= stamp);
             self.cells.retain(|field, cell| {
-                let stays = cell.stamp >= stamp;
+                let stays = cell.stamp >= stamp || planted::is(Bug::DeleteKeepsFields);
                 if !stays {
                     let (field, value) = (field.clone(), std::mem::replace(&mut cell.value, Value::Null));
                     lost.push(Superseded { field, value, loser: cell.stamp, winner: stamp });
@@ -118,7 +119,8 @@ impl RowState {
             });
         }
         let deleted_by = self.del.filter(|del| *del > stamp);
-        if op.kind.inserts() && deleted_by.is_none() {
+        let inserts = op.kind.inserts() || planted::is(Bug::UpdateResurrects) && !op.kind.deletes();
+        if inserts && deleted_by.is_none() {
             self.ins = self.ins.max(Some(stamp));
         }
         for (field, value) in &op.fields {
@@ -135,7 +137,8 @@ impl RowState {
         lost: &mut Vec<Superseded>,
     ) {
         let current = self.cells.get_mut(field);
-        let winner = deleted_by.or(current.as_ref().map(|cell| cell.stamp).filter(|other| *other > stamp));
+        let winner =
+            deleted_by.or(current.as_ref().map(|cell| cell.stamp).filter(|other| later(*other, stamp)));
         if let Some(winner) = winner {
             lost.push(Superseded { field: field.clone(), value: value.clone(), loser: stamp, winner });
             return;
@@ -224,6 +227,11 @@ impl RowState {
         bytes.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
         u128::from_be_bytes(bytes)
     }
+}
+
+/// Whether a write that is here comes after a new one in the total order.
+fn later(here: Stamp, new: Stamp) -> bool {
+    planted::keeps(here, new).unwrap_or(here > new)
 }
 
 fn put_stamp(writer: &mut Writer, stamp: &Stamp) {

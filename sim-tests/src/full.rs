@@ -228,7 +228,7 @@ impl<'a> Full<'a> {
                 board: Rc::default(),
                 powered: true,
                 boots_seen: 0,
-                observer: Observer::new(node, identity.device(), &config),
+                observer: Observer::new(node, &config),
             };
             let board = Rc::clone(&machine.board);
             sim.host(machine.host.as_str(), move || {
@@ -455,6 +455,8 @@ impl<'a> Full<'a> {
                 });
             }
             Event::Latency { micros } => self.set_latency(*micros),
+            // Its disks know no copies, and its clocks are their machines' own.
+            Event::Backup { .. } | Event::Restore { .. } | Event::Busy { .. } => {}
         }
         Ok(())
     }

@@ -25,9 +25,12 @@ enum Class {
     Frames,
     SmallBuffers,
     Latency,
+    Backups,
+    Ties,
+    Duets,
 }
 
-const CLASSES: [Class; 8] = [
+const CLASSES: [Class; 11] = [
     Class::Disconnects,
     Class::Cuts,
     Class::Crashes,
@@ -36,6 +39,9 @@ const CLASSES: [Class; 8] = [
     Class::Frames,
     Class::SmallBuffers,
     Class::Latency,
+    Class::Backups,
+    Class::Ties,
+    Class::Duets,
 ];
 
 struct Maker {
@@ -205,6 +211,9 @@ impl Maker {
             Class::Clocks => {
                 let offset_ms = self.pick(&OFFSETS_MS);
                 self.add(at_ms, Event::Clock { node: a, offset_ms });
+                if self.prng.chance_ppm(250_000) {
+                    self.add(later_ms, Event::Busy { node: b });
+                }
             }
             Class::Storage => {
                 let times = 1 + self.prng.below(3) as u32;
@@ -221,10 +230,49 @@ impl Maker {
                 self.add(later_ms, FAULTLESS);
             }
             Class::SmallBuffers => {}
+            Class::Backups => {
+                self.add(at_ms, Event::Backup { node: a });
+                self.add(later_ms, Event::Restore { node: a });
+                for other in (0..self.nodes).filter(|other| *other != a) {
+                    if self.prng.chance_ppm(500_000) {
+                        let again_ms = later_ms + self.prng.below(5_000);
+                        self.add(again_ms, Event::Connect { a, b: other });
+                    }
+                }
+            }
+            Class::Ties => self.tie(at_ms, a, b),
+            Class::Duets => self.duet(at_ms, a, b),
             Class::Latency => {
                 let micros = self.pick(&[100, 5_000, 50_000, 300_000]);
                 self.add(at_ms, Event::Latency { micros });
             }
+        }
+    }
+
+    /// Several devices write to one field in the same millisecond.
+    fn tie(&mut self, at_ms: u64, a: usize, b: usize) {
+        let row = format!("hot-{}", self.prng.below(4));
+        for node in 0..self.nodes {
+            if node == a || node == b || self.prng.chance_ppm(300_000) {
+                let fields = BTreeMap::from([("x".to_owned(), node as i64)]);
+                let step = Step { kind: OpKind::Put, row: row.clone(), fields };
+                self.add(at_ms, Event::Write { node, steps: vec![step] });
+            }
+        }
+    }
+
+    /// Two devices answer each other quickly, so that their commits depend on one another in turn.
+    fn duet(&mut self, at_ms: u64, a: usize, b: usize) {
+        self.add(at_ms, Event::Connect { a, b });
+        let (pause_ms, row) = (self.pick(&[1, 20, 100]), format!("hot-{}", self.prng.below(4)));
+        for turn in 0..4 + self.prng.below(8) {
+            let node = if self.prng.chance_ppm(500_000) { a } else { b };
+            let step = Step {
+                kind: OpKind::Put,
+                row: row.clone(),
+                fields: BTreeMap::from([("y".to_owned(), turn as i64)]),
+            };
+            self.add(at_ms + turn * pause_ms, Event::Write { node, steps: vec![step] });
         }
     }
 

@@ -7,6 +7,8 @@
 mod disk;
 mod full;
 mod generate;
+mod ledger;
+mod mutants;
 mod oracle;
 mod plan;
 mod pure;
@@ -17,6 +19,7 @@ mod sim_store;
 pub use disk::{DiskCounts, SimDisk};
 pub use full::Full;
 pub use generate::{FAULTLESS, plan};
+pub use mutants::{FailsByItself, Kill, Trial, try_bug};
 pub use oracle::{Global, Observer, Violation, check_bounds, check_equal, check_event};
 pub use plan::{Event, Knobs, PAIR, Plan, PlanError, Step, TABLE, Timed, letter};
 pub use pure::{Pure, Sabotage};

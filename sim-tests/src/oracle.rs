@@ -8,7 +8,8 @@ use std::fmt;
 
 use engine::commit::{Commit, CommitHash, hash_commit};
 use engine::config::Config;
-use engine::identity::{DeviceId, Dot, ReplicaId};
+use engine::hlc::Hlc;
+use engine::identity::{Dot, ReplicaId};
 use engine::io::{Event, SyncStats, Written};
 use engine::knowledge::Knowledge;
 use engine::name::{RowKey, TableName};
@@ -16,6 +17,7 @@ use engine::row::RowState;
 use engine::store::{Recovered, StoreError, StoreRead};
 use engine::wire::message::Fault;
 
+use crate::ledger::Ledger;
 use crate::plan::{PAIR, TABLE, letter};
 use crate::reference::{Place, Reference, RowView, place};
 
@@ -23,6 +25,8 @@ use crate::reference::{Place, Reference, RowView, place};
 const PAGE: usize = 256;
 /// Milliseconds by which counters may carry a clock further.
 const CARRY_MS: u64 = 2;
+/// A clock that leads the wall by nearly the drift bound may be put back or not, in milliseconds.
+const CLOCK_MARGIN_MS: u64 = 1_000;
 
 /// A property that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,36 +56,62 @@ fn read<T>(result: Result<T, StoreError>) -> Result<T, Violation> {
 #[derive(Debug, Default)]
 pub struct Global {
     hashes: BTreeMap<Dot, CommitHash>,
-    /// Commits that were answered with success, each with the device that did.
+    /// Commits that were answered with success, each with the device that must have it: the one that answered, unless
+    /// that was restored from a backup since.
     pub acknowledged: BTreeMap<Dot, usize>,
+}
+
+impl Global {
+    /// A device goes on from a backup. What it had answered since and nobody else has is lost, as it must be; the rest
+    /// is another's to keep.
+    pub fn restored(&mut self, node: usize, backup: &Knowledge, observers: &[Observer]) {
+        self.acknowledged.retain(|dot, holder| {
+            if *holder == node && !backup.contains(dot) {
+                let others = observers.iter().filter(|other| other.node != node);
+                let Some(other) = others.into_iter().find(|other| other.has(dot)) else { return false };
+                *holder = other.node;
+            }
+            true
+        });
+    }
 }
 
 /// Watches one device.
 #[derive(Debug)]
 pub struct Observer {
     node: usize,
-    device: DeviceId,
     drift_ms_max: u64,
     position: u64,
     heads: BTreeMap<ReplicaId, (u64, CommitHash)>,
-    clock_ms: u64,
-    /// Largest reading of the wall clock since the last look.
+    /// What each replica's author had seen with its last commit.
+    seen: BTreeMap<ReplicaId, BTreeMap<ReplicaId, u64>>,
+    clock: Hlc,
+    /// Largest reading of the wall clock since the last look, the smallest, and the last.
     wall_ms_max: u64,
+    wall_ms_min: u64,
+    wall_ms_last: u64,
+    /// Latest stamp of a commit since the last look.
+    stamp_ms_max: u64,
+    ledger: Ledger,
     reference: Reference,
     changed: BTreeSet<(String, String)>,
 }
 
 impl Observer {
     /// Watches a device from its beginning.
-    pub fn new(node: usize, device: DeviceId, config: &Config) -> Observer {
+    pub fn new(node: usize, config: &Config) -> Observer {
         Observer {
             node,
-            device,
             drift_ms_max: config.drift_ms_max,
             position: 0,
             heads: BTreeMap::new(),
-            clock_ms: 0,
+            seen: BTreeMap::new(),
+            clock: Hlc::default(),
             wall_ms_max: 0,
+            wall_ms_min: 0,
+            wall_ms_last: 0,
+            stamp_ms_max: 0,
+            ledger: Ledger::default(),
             reference: Reference::default(),
             changed: BTreeSet::new(),
         }
@@ -94,6 +124,17 @@ impl Observer {
     /// Notes what the device's wall clock shows. Call before and after each change of it.
     pub fn wall(&mut self, ms: u64) {
         self.wall_ms_max = self.wall_ms_max.max(ms);
+        self.wall_ms_min = self.wall_ms_min.min(ms);
+        self.wall_ms_last = ms;
+    }
+
+    /// The harness itself has set what the device's clock goes on from.
+    pub fn clock_set(&mut self, clock: Hlc) {
+        self.clock = clock;
+    }
+
+    fn has(&self, dot: &Dot) -> bool {
+        self.heads.get(&dot.replica).is_some_and(|(seq, _)| *seq >= dot.seq)
     }
 
     /// Commits that were seen in the log.
@@ -111,6 +152,7 @@ impl Observer {
     /// Takes in what is new in the log, and checks all that it implies. Returns whether there was anything.
     pub fn observe(&mut self, global: &mut Global, store: &dyn StoreRead) -> Result<bool, Violation> {
         let before = self.position;
+        let own = read(store.recover())?.replica;
         loop {
             let page = read(store.applied(self.position + 1, PAGE))?;
             for stored in &page {
@@ -124,7 +166,7 @@ impl Observer {
                     );
                     return violation("positions are contiguous", sentence);
                 }
-                self.commit(global, &stored.commit)?;
+                self.commit(global, &stored.commit, own)?;
             }
             if page.len() < PAGE {
                 break;
@@ -136,6 +178,7 @@ impl Observer {
         let recovered = read(store.recover())?;
         self.check_heads(&recovered)?;
         self.check_clock(&recovered)?;
+        self.ledger.check(self.name(), store)?;
         self.check_pair(store)?;
         for key in std::mem::take(&mut self.changed) {
             self.check_row(store, &key)?;
@@ -155,7 +198,13 @@ impl Observer {
         self.check_all(global, store)
     }
 
-    fn commit(&mut self, global: &mut Global, commit: &Commit) -> Result<(), Violation> {
+    /// `own`: the replica that the device writes as.
+    fn commit(
+        &mut self,
+        global: &mut Global,
+        commit: &Commit,
+        own: Option<ReplicaId>,
+    ) -> Result<(), Violation> {
         let (name, dot) = (self.name(), commit.dot);
         let (seq, prev) = self.heads.get(&dot.replica).copied().unwrap_or_default();
         if dot.seq != seq + 1 || commit.prev != prev {
@@ -180,12 +229,32 @@ impl Observer {
             let sentence = format!("{name} has another commit {dot:?} than other devices");
             return violation("one name, one commit", sentence);
         }
-        if dot.replica.device == self.device {
+        let seen = self.seen.entry(dot.replica).or_default();
+        for (replica, seq) in &commit.deps {
+            let seen = seen.entry(*replica).or_default();
+            *seen = (*seen).max(*seq);
+        }
+        self.ledger.commit(&self.reference, commit, seen);
+        if own == Some(dot.replica) {
+            self.check_deps(dot)?;
             self.check_overwrites(commit)?;
         }
+        self.stamp_ms_max = self.stamp_ms_max.max(commit.hlc.ms());
         self.heads.insert(dot.replica, (dot.seq, hash));
         self.reference.add(commit);
         self.changed.extend(commit.ops.iter().map(|op| (op.table.to_string(), op.row.to_string())));
+        Ok(())
+    }
+
+    fn check_deps(&self, dot: Dot) -> Result<(), Violation> {
+        for (replica, (seq, _)) in self.heads.iter().filter(|(replica, _)| **replica != dot.replica) {
+            let said = self.seen.get(&dot.replica).and_then(|seen| seen.get(replica)).copied().unwrap_or(0);
+            if said < *seq {
+                let sentence =
+                    format!("{}'s {dot:?} states {said} of {seq} commits of {replica:?}", self.name());
+                return violation("a commit states all that its author had seen", sentence);
+            }
+        }
         Ok(())
     }
 
@@ -223,17 +292,30 @@ impl Observer {
     }
 
     fn check_clock(&mut self, recovered: &Recovered) -> Result<(), Violation> {
-        let ms = recovered.clock.ms();
+        let (ms, before) = (recovered.clock.ms(), self.clock);
+        let led = before.ms() + CLOCK_MARGIN_MS > self.wall_ms_min.saturating_add(self.drift_ms_max);
+        if recovered.clock < before && !led {
+            let sentence = format!("{}'s clock went from {before:?} to {:?}", self.name(), recovered.clock);
+            return violation("a clock never goes back", sentence);
+        }
+        let reason_ms = before.ms().max(self.wall_ms_max).max(self.stamp_ms_max);
+        if ms > reason_ms + CARRY_MS {
+            let sentence =
+                format!("{}'s clock shows {ms} ms, nothing else more than {reason_ms}", self.name());
+            return violation("a clock is moved by the wall and by what was applied", sentence);
+        }
         let bound_ms = self.wall_ms_max + self.drift_ms_max + CARRY_MS;
-        if ms > self.clock_ms && ms > bound_ms {
+        if ms > before.ms() && ms > bound_ms {
             let ahead_ms = ms - self.wall_ms_max;
             return violation(
                 "no peer pulls a clock past the drift bound",
                 format!("{}'s stamps went {ahead_ms} ms ahead of its wall clock", self.name()),
             );
         }
-        self.clock_ms = ms;
-        self.wall_ms_max = 0;
+        self.clock = recovered.clock;
+        self.wall_ms_max = self.wall_ms_last;
+        self.wall_ms_min = self.wall_ms_last;
+        self.stamp_ms_max = 0;
         Ok(())
     }
 

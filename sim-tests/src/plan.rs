@@ -110,9 +110,23 @@ pub enum Event {
     Crash {
         /// The device.
         node: usize,
-        /// In the full harness: at this many more writes to its disk (0 for at once). The pure harness has no disk,
-        /// and crashes between two steps.
+        /// At this many more writes to its disk, 0 for at once. The pure harness has no disk, and counts batches.
         after_writes: u64,
+    },
+    /// A device's database is copied aside. (Pure harness.)
+    Backup {
+        /// The device.
+        node: usize,
+    },
+    /// A device loses its database and goes on from the last copy, if there is one. (Pure harness.)
+    Restore {
+        /// The device.
+        node: usize,
+    },
+    /// A device has stamped so much in one millisecond that the counter of its clock is almost full. (Pure harness.)
+    Busy {
+        /// The device.
+        node: usize,
     },
     /// A device that is down starts again.
     Restart {
@@ -220,6 +234,9 @@ impl Plan {
                 | Event::Pair { node, .. }
                 | Event::Crash { node, .. }
                 | Event::Restart { node }
+                | Event::Backup { node }
+                | Event::Restore { node }
+                | Event::Busy { node }
                 | Event::Clock { node, .. }
                 | Event::FailStorage { node, .. } => *node < self.nodes,
                 Event::Faults { .. } | Event::Latency { .. } => true,
@@ -300,6 +317,9 @@ impl Event {
             Event::Cut { .. } => "cut",
             Event::Crash { .. } => "crash",
             Event::Restart { .. } => "restart",
+            Event::Backup { .. } => "backup",
+            Event::Restore { .. } => "restore",
+            Event::Busy { .. } => "busy clock",
             Event::Clock { .. } => "clock",
             Event::FailStorage { .. } => "storage failure",
             Event::Faults { loss_ppm: 0, double_ppm: 0, damage_ppm: 0, jitter_micros: 0 } => "faults off",
@@ -338,9 +358,12 @@ impl fmt::Display for Event {
             Event::Cut { a, b } => write!(f, "cut {} {}", letter(*a), letter(*b)),
             Event::Crash { node, after_writes: 0 } => write!(f, "{} loses power", letter(*node)),
             Event::Crash { node, after_writes } => {
-                write!(f, "{} loses power at disk write {after_writes} from now", letter(*node))
+                write!(f, "{} loses power at write {after_writes} from now", letter(*node))
             }
             Event::Restart { node } => write!(f, "{} starts", letter(*node)),
+            Event::Backup { node } => write!(f, "{} is backed up", letter(*node)),
+            Event::Restore { node } => write!(f, "{} is restored from its backup", letter(*node)),
+            Event::Busy { node } => write!(f, "{}'s clock has a counter that is almost full", letter(*node)),
             Event::Clock { node, offset_ms } => write!(f, "{}'s clock is {offset_ms} ms off", letter(*node)),
             Event::FailStorage { node, times } => {
                 write!(f, "{}'s storage fails {times} times", letter(*node))

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use engine::config::Config;
+use engine::hlc::Hlc;
 use engine::io::Written;
 use engine::name::{RowKey, TableName};
 use engine::row::RowState;
+use engine::store::{Batch, MemStore, Store};
 use engine::store::{Conflict, Recovered, RowRange, StoreError, StoreRead, StoredCommit};
 use engine::testing::{LinkFaults, Mesh};
 
@@ -142,6 +144,7 @@ pub struct Pure<'a> {
     config: Config,
     mesh: Mesh,
     observers: Vec<Observer>,
+    backups: BTreeMap<usize, MemStore>,
     global: Global,
     damaged: bool,
     events_seen: usize,
@@ -155,13 +158,13 @@ impl<'a> Pure<'a> {
         let config = plan.config();
         let mut mesh = Mesh::new(plan.nodes as u8, plan.seed, config.clone());
         mesh.set_latency(plan.knobs.latency_micros);
-        let observers =
-            (0..plan.nodes).map(|node| Observer::new(node, mesh.key(node).device(), &config)).collect();
+        let observers = (0..plan.nodes).map(|node| Observer::new(node, &config)).collect();
         Pure {
             plan,
             config,
             mesh,
             observers,
+            backups: BTreeMap::new(),
             global: Global::default(),
             damaged: false,
             events_seen: 0,
@@ -195,6 +198,7 @@ impl<'a> Pure<'a> {
         counts.add("frames damaged", mesh.damaged);
         counts.add("frames cut off", mesh.cut_off);
         counts.add("batches refused by a store", mesh.store_failures);
+        counts.add("power cuts between two outputs", mesh.cuts_between_outputs);
         self.report.commits = self.observers.iter().map(Observer::position).max().unwrap_or(0);
         self.report.simulated_ms = self.mesh.now_ms();
         self.report.checkpoints.push(self.mesh.trace_hash());
@@ -231,8 +235,14 @@ impl<'a> Pure<'a> {
             Event::Connect { a, b } => self.mesh.connect(*a, *b),
             Event::Disconnect { a, b } => self.mesh.disconnect(*a, *b),
             Event::Cut { a, b } => self.mesh.cut(*a, *b),
-            Event::Crash { node, .. } => self.mesh.crash(*node),
+            Event::Crash { node, after_writes: 0 } => self.mesh.crash(*node),
+            Event::Crash { node, after_writes } => self.mesh.crash_at_batch(*node, *after_writes),
             Event::Restart { node } => self.mesh.restart(*node),
+            Event::Backup { node } => {
+                self.backups.insert(*node, self.mesh.store(*node).clone());
+            }
+            Event::Restore { node } => self.restore(*node),
+            Event::Busy { node } => self.fill_counter(*node),
             Event::Clock { node, offset_ms } => {
                 self.look_at_clocks();
                 self.mesh.set_wall_offset(*node, *offset_ms);
@@ -275,6 +285,39 @@ impl<'a> Pure<'a> {
         }
     }
 
+    /// Puts the last backup in place of a device's database. Its guard tells the device that this is a copy.
+    fn restore(&mut self, node: usize) {
+        let Some(backup) = self.backups.get(&node) else { return };
+        let recovered = backup.recover().expect("the store in memory recovers");
+        self.global.restored(node, &recovered.knowledge(), &self.observers);
+        let mut observer = Observer::new(node, &self.config);
+        observer.clock_set(recovered.clock);
+        self.observers[node] = observer;
+        let store = backup.clone().without_replica();
+        self.mesh.crash(node);
+        self.mesh.replace_store(node, store);
+        self.mesh.restart(node);
+        self.look_at_clocks();
+    }
+
+    /// Lets a device's clock go on from the end of a millisecond's counter, a little ahead of its wall clock.
+    fn fill_counter(&mut self, node: usize) {
+        let links: Vec<usize> =
+            (0..self.plan.nodes).filter(|other| self.mesh.connected(node, *other)).collect();
+        let running = self.mesh.running(node);
+        self.mesh.crash(node);
+        let recovered = self.mesh.store(node).recover().expect("the store in memory recovers");
+        let clock = Hlc::new(self.mesh.node_now(node).wall.0 + 20_000, u16::MAX - 1).max(recovered.clock);
+        let (position, digest) = (recovered.position + 1, recovered.digest);
+        let batch = Batch { position, clock, digest, replica: recovered.replica, ..Batch::default() };
+        self.mesh.store(node).apply(&batch).expect("a batch without commits fits");
+        self.observers[node].clock_set(clock);
+        if running {
+            self.mesh.restart(node);
+            links.into_iter().for_each(|other| self.mesh.connect(node, other));
+        }
+    }
+
     fn sabotage_of(&self, node: usize) -> Option<Sabotage> {
         self.sabotage.filter(|sabotage| sabotage.node() == node)
     }
@@ -308,6 +351,9 @@ impl<'a> Pure<'a> {
             check_event(*node, event, self.damaged)?;
         }
         self.events_seen = self.mesh.events.len();
+        if self.mesh.counts.store_refusals > 0 {
+            return violation("a store takes every batch", "one was refused that was not made to be".into());
+        }
         Ok(())
     }
 
@@ -317,6 +363,7 @@ impl<'a> Pure<'a> {
         let core = self.plan.core_nodes();
         for node in 0..self.plan.nodes {
             self.mesh.fail_commits(node, 0);
+            self.mesh.crash_at_batch(node, 0);
         }
         core.iter().for_each(|node| self.mesh.restart(*node));
         for (a, b) in self.plan.pairs() {

@@ -158,3 +158,21 @@ fn nothing_below_the_engine_does_io_or_reads_a_clock_or_the_systems_randomness()
         .collect();
     assert!(impure.is_empty(), "below the engine: {impure:?}");
 }
+
+/// The features of `engine` that a crate's normal dependencies switch on, as when that crate is built by itself.
+fn engine_features(package: &str) -> BTreeSet<String> {
+    let arguments =
+        ["tree", "-p", package, "-e", "normal,features", "--target", "all", "--prefix", "none", "--locked"];
+    let tree = cargo(&arguments);
+    let features = tree.lines().filter_map(|line| line.strip_prefix("engine feature \""));
+    features.filter_map(|rest| rest.split('"').next()).map(str::to_owned).collect()
+}
+
+#[test]
+fn bugs_can_be_planted_by_the_simulator_only() {
+    assert!(engine_features("sim-tests").contains("planted"), "the simulator plants bugs");
+    for (name, _) in ARROWS.iter().filter(|(name, _)| *name != "sim-tests") {
+        let features = engine_features(name);
+        assert!(!features.contains("planted"), "{name} is built with bugs to plant: {features:?}");
+    }
+}

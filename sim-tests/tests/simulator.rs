@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use engine::commit::OpKind;
+use engine::planted::Bug;
 use sim_tests::{
     Event, Failure, Full, Harness, Plan, Pure, Report, Sabotage, Step, Timed, plan, run_plan, run_seeds,
+    try_bug,
 };
 
 fn holds(seeds: std::ops::Range<u64>, harness: Harness) {
@@ -53,6 +55,8 @@ fn every_fault_is_injected_within_a_hundred_plans() {
         }
     }
     let expected = [
+        "backup",
+        "busy clock",
         "clock",
         "connect",
         "crash",
@@ -62,6 +66,7 @@ fn every_fault_is_injected_within_a_hundred_plans() {
         "faults on",
         "latency",
         "restart",
+        "restore",
         "storage failure",
         "write",
     ];
@@ -187,4 +192,48 @@ fn a_core_whose_frames_come_too_late_for_every_handshake_is_noticed() {
     let mut plan = small_plan();
     plan.knobs.latency_micros = 60_000_000;
     assert_eq!(found(Pure::new(&plan).run()), "a connected core converges");
+}
+
+/// Bugs that nearly every seed notices; `ahenk-sim mutants` tries them all.
+#[test]
+fn planted_bugs_are_noticed_and_gone_afterwards() {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(3600);
+    for bug in [Bug::DigestForgetsDeletes, Bug::UpdateResurrects, Bug::DepsForgotten] {
+        let trial = try_bug(bug, 0..20, 1, 0, deadline).expect("the seed holds without the bug");
+        assert!(trial.kill.is_some(), "{} goes unnoticed", bug.name());
+    }
+    holds(0..3, Harness::Pure);
+}
+
+#[test]
+fn names_of_planted_bugs_are_unique_and_fit_for_a_command_line() {
+    let names: std::collections::BTreeSet<&str> = Bug::ALL.iter().map(|bug| bug.name()).collect();
+    assert_eq!(names.len(), Bug::ALL.len());
+    let fit = |name: &str| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    assert!(names.iter().all(|name| fit(name)) && Bug::ALL.iter().all(|bug| bug.about().ends_with('.')));
+}
+
+fn hot(at_ms: u64, node: usize) -> Timed {
+    let fields = BTreeMap::from([("x".to_owned(), at_ms as i64)]);
+    let steps = vec![Step { kind: OpKind::Put, row: "hot".into(), fields }];
+    Timed { at_ms, event: Event::Write { node, steps } }
+}
+
+#[test]
+fn a_restored_device_gets_back_what_others_have_of_it_and_loses_only_the_rest() {
+    let mut plan = small_plan();
+    plan.events = vec![
+        hot(1_000, 0),
+        Timed { at_ms: 2_000, event: Event::Backup { node: 0 } },
+        Timed { at_ms: 3_000, event: Event::Connect { a: 0, b: 1 } },
+        hot(4_000, 0),
+        Timed { at_ms: 5_000, event: Event::Disconnect { a: 0, b: 1 } },
+        hot(6_000, 0),
+        Timed { at_ms: 7_000, event: Event::Restore { node: 0 } },
+        hot(8_000, 0),
+    ];
+    let (report, result) = Pure::new(&plan).run();
+    assert_eq!(result, Ok(()));
+    // Three introductions (the second life of the restored device has one) and three of the four writes.
+    assert_eq!(report.commits, 3 + 3);
 }

@@ -39,6 +39,13 @@ impl MemStore {
         MemStore::default()
     }
 
+    /// Forgets which replica it was written as, as a store does that may be a copy or a backup.
+    #[must_use]
+    pub fn without_replica(self) -> MemStore {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner).recovered.replica = None;
+        self
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
         // A writer that panicked has changed nothing: `apply` builds all it can fail on before it writes.
         self.inner.read().unwrap_or_else(PoisonError::into_inner)

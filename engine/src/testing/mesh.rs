@@ -50,6 +50,10 @@ pub struct MeshCounts {
     pub cut_off: u64,
     /// Batches that a store was made to refuse.
     pub store_failures: u64,
+    /// Batches that a store refused by itself, and starts that failed.
+    pub store_refusals: u64,
+    /// Power cuts between two outputs of one device.
+    pub cuts_between_outputs: u64,
     /// Timers that fired.
     pub timers: u64,
 }
@@ -62,6 +66,14 @@ struct Node {
     wall_offset_ms: i64,
     boots: u8,
     fail_commits: u32,
+    cut: Option<Cut>,
+}
+
+/// A power cut at a batch to come.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    batches: u64,
+    keeps_last: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,6 +132,7 @@ impl Mesh {
             wall_offset_ms: 0,
             boots: 0,
             fail_commits: 0,
+            cut: None,
         };
         let mut mesh = Mesh {
             nodes: identities.into_iter().map(node).collect(),
@@ -258,6 +271,12 @@ impl Mesh {
                 self.input(other, Input::PeerDown(key));
             }
         }
+    }
+
+    /// Stops a device at the n-th batch from now, between two of its outputs: nothing that follows the batch is done,
+    /// and the batch itself is in the store if `n` is odd. 0 takes back a cut that has not happened yet.
+    pub fn crash_at_batch(&mut self, node: usize, n: u64) {
+        self.nodes[node].cut = (n > 0).then_some(Cut { batches: n, keeps_last: n % 2 == 1 });
     }
 
     /// Starts a stopped device from its store.
@@ -406,6 +425,7 @@ impl Mesh {
         *boots = boots.wrapping_add(1);
         let recovered = store.recover().expect("the store in memory recovers");
         *engine = Engine::new(config, identity.clone(), seed, recovered, now, store).ok();
+        self.counts.store_refusals += u64::from(engine.is_none());
         self.perform(node);
     }
 
@@ -440,7 +460,21 @@ impl Mesh {
                     let failed = node_state.fail_commits > 0;
                     node_state.fail_commits = node_state.fail_commits.saturating_sub(1);
                     self.counts.store_failures += u64::from(failed);
-                    let result = if failed { Err(StoreError::Full) } else { node_state.store.apply(&batch) };
+                    let cut = node_state.cut.as_mut().is_some_and(|cut| {
+                        cut.batches -= 1;
+                        cut.batches == 0
+                    });
+                    let lost = cut && node_state.cut.take().is_some_and(|cut| !cut.keeps_last);
+                    let result = match () {
+                        () if failed => Err(StoreError::Full),
+                        () if lost => Ok(()),
+                        () => node_state.store.apply(&batch),
+                    };
+                    self.counts.store_refusals += u64::from(!failed && result.is_err());
+                    self.counts.cuts_between_outputs += u64::from(cut);
+                    if cut {
+                        return self.cut_power(node);
+                    }
                     if result.is_err() {
                         return self.reboot(node);
                     }
@@ -459,6 +493,17 @@ impl Mesh {
                 }
             }
         }
+    }
+
+    /// Stops a device between two of its outputs. What it has sent is on its way and arrives.
+    fn cut_power(&mut self, node: usize) {
+        self.nodes[node].engine = None;
+        for other in 0..self.nodes.len() {
+            if self.connected(node, other) {
+                self.flush(node, other);
+            }
+        }
+        self.crash(node);
     }
 
     fn transmit(&mut self, from: usize, peer: PeerKey, frame: &[u8]) {
@@ -499,7 +544,19 @@ impl Mesh {
         let Some(other) = self.node_of(peer) else { return };
         let Some(link) = self.links.get_mut(&pair(node, other)).filter(|link| link.up) else { return };
         link.up = false;
-        // What was queued before still arrives: the transport flushes before it closes.
+        // The transport flushes before it closes.
+        self.flush(node, other);
+        let key = self.key(node);
+        if let Some(link) = self.links.get_mut(&pair(node, other)) {
+            link.epoch += 1;
+        }
+        self.input(other, Input::PeerDown(key));
+        self.input(node, Input::PeerDown(peer));
+        self.schedule(RECONNECT_MICROS, Happening::Reconnect { a: node, b: other });
+    }
+
+    /// What was sent before arrives at once.
+    fn flush(&mut self, node: usize, other: usize) {
         let key = self.key(node);
         let pending: Vec<_> = self.queue.extract_if(.., |_, happening| {
             matches!(happening, Happening::Arrival { from, to, .. } if (*from, *to) == (node, other))
@@ -510,12 +567,6 @@ impl Mesh {
                 self.input(other, Input::Frame { peer: key, bytes: frame });
             }
         }
-        if let Some(link) = self.links.get_mut(&pair(node, other)) {
-            link.epoch += 1;
-        }
-        self.input(other, Input::PeerDown(key));
-        self.input(node, Input::PeerDown(peer));
-        self.schedule(RECONNECT_MICROS, Happening::Reconnect { a: node, b: other });
     }
 
     fn fate(&self, from: usize, to: usize, number: u64) -> Prng {

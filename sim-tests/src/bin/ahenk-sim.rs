@@ -4,9 +4,12 @@
 
 use std::ops::Range;
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use sim_tests::{Harness, Plan, plan, run_plan, run_seeds};
+use engine::planted::Bug;
+use sim_tests::{Harness, Plan, Trial, plan, run_plan, run_seeds, try_bug};
 
 /// Runs many devices in virtual time, breaks what can break, and checks that nothing is lost.
 #[derive(Debug, Parser)]
@@ -57,6 +60,27 @@ enum Task {
         /// The seeds: the first, and the one after the last.
         #[arg(long, default_value = "0..20", value_parser = seeds)]
         seeds: Range<u64>,
+    },
+    /// Plants bugs in the engine, one after the other, and shows which seeds notice; exit code 1 if one goes unnoticed.
+    Mutants {
+        /// Seeds of the pure harness to try each bug with, at most.
+        #[arg(long, default_value_t = 20_000)]
+        seeds: u64,
+        /// Seeds to try each bug with even after one has noticed it, for the share that does.
+        #[arg(long, default_value_t = 20)]
+        sample: u64,
+        /// Seeds of the full harness to try a bug with that the pure one does not notice.
+        #[arg(long, default_value_t = 20)]
+        full: u64,
+        /// Time for all of them together.
+        #[arg(long, default_value_t = 10.0)]
+        minutes: f64,
+        /// Only the bug of this name.
+        #[arg(long)]
+        only: Option<String>,
+        /// Threads; by default one for each processor.
+        #[arg(long)]
+        jobs: Option<usize>,
     },
     /// Prints the hashes of what happened in each seed, for `meta`.
     #[command(hide = true)]
@@ -110,6 +134,10 @@ fn main() -> ExitCode {
         Task::Replay { plan, harness } => replay(&plan, harness),
         Task::Show { plan, harness, json } => show(&plan, harness, json),
         Task::Meta { harness, seeds } => meta(harness, &seeds),
+        Task::Mutants { seeds, sample, full, minutes, only, jobs } => {
+            let time = Duration::try_from_secs_f64(minutes * 60.0).map_err(|error| error.to_string());
+            time.and_then(|time| mutants(seeds, sample, full, time, only.as_deref(), jobs))
+        }
         Task::Trace { harness, seeds } => {
             trace(harness, seeds);
             Ok(true)
@@ -125,8 +153,11 @@ fn main() -> ExitCode {
     }
 }
 
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 fn run(kind: Kind, seeds: Range<u64>, jobs: Option<usize>) -> bool {
-    let processors = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let summary = run_seeds(seeds, jobs.unwrap_or_else(processors), kind.harness());
     println!("{summary}");
     for (seed, failure) in &summary.failures {
@@ -165,6 +196,53 @@ fn show(text: &str, kind: Kind, json: bool) -> Result<bool, String> {
         println!("{plan}");
     }
     Ok(true)
+}
+
+fn mutants(
+    seeds: u64,
+    sample: u64,
+    full: u64,
+    time: Duration,
+    only: Option<&str>,
+    jobs: Option<usize>,
+) -> Result<bool, String> {
+    let bugs: Vec<Bug> =
+        Bug::ALL.iter().copied().filter(|bug| only.is_none_or(|only| only == bug.name())).collect();
+    if bugs.is_empty() {
+        let names: Vec<&str> = Bug::ALL.iter().map(|bug| bug.name()).collect();
+        return Err(format!("no bug has this name; there are: {}", names.join(", ")));
+    }
+    let (next, start) = (AtomicUsize::new(0), Instant::now());
+    let (deadline, width) = (start + time, bugs.iter().map(|bug| bug.name().len()).max().unwrap_or(0));
+    let work = || {
+        let mut survivors = 0;
+        while let Some(bug) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let trial = try_bug(*bug, 0..seeds, sample, full, deadline);
+            survivors += usize::from(!trial.as_ref().is_ok_and(|trial| trial.kill.is_some()));
+            println!(
+                "{:width$}  {}",
+                bug.name(),
+                trial.map_or_else(|real| real.to_string(), |trial| verdict(&trial))
+            );
+        }
+        survivors
+    };
+    let survivors: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            (0..jobs.unwrap_or_else(processors).max(1)).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or(1)).sum()
+    });
+    println!("{} bugs, {survivors} unnoticed, {:.1} s", bugs.len(), start.elapsed().as_secs_f64());
+    Ok(survivors == 0)
+}
+
+fn verdict(trial: &Trial) -> String {
+    let Some(kill) = &trial.kill else {
+        return format!("UNNOTICED by {} seeds: {}", trial.seeds, trial.bug.about());
+    };
+    let harness = if kill.harness == Harness::Pure { 'p' } else { 't' };
+    let share = format!("{} of {}", trial.killers, trial.seeds);
+    format!("{harness} seed {:<5}  {share:>10} seeds  {}", kill.seed, kill.oracle)
 }
 
 fn trace(kind: Kind, seeds: Range<u64>) {

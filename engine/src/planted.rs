@@ -1,0 +1,128 @@
+//! Bugs that can be planted in this crate, to prove that the simulator's oracles notice them.
+//!
+//! Invariant: without the feature `planted`, which only the simulator asks for, no bug can be planted: [`is`] is a
+//! constant `false`, and what it guards is not compiled into the program. With it, a bug is in force on the thread
+//! that planted it, so that runs on several threads do not disturb each other.
+
+use crate::commit::Stamp;
+use crate::identity::DeviceId;
+
+macro_rules! bugs {
+    ($($bug:ident $name:literal $about:literal)*) => {
+        /// A bug that can be planted.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Bug {
+            $(#[doc = $about] $bug,)*
+        }
+
+        #[cfg(feature = "planted")]
+        impl Bug {
+            /// All of them.
+            pub const ALL: &[Bug] = &[$(Bug::$bug),*];
+
+            /// Its name, as used on command lines.
+            pub fn name(self) -> &'static str {
+                match self { $(Bug::$bug => $name),* }
+            }
+
+            /// What is wrong with it in force, in one line.
+            pub fn about(self) -> &'static str {
+                match self { $(Bug::$bug => $about),* }
+            }
+        }
+    };
+}
+
+bugs! {
+    ScalarCursor "scalar-cursor" "A peer is only given commits stamped later than the latest that it has."
+    GaplessVector "gapless-vector" "The highest sequence number heard of a replica stands for all below it."
+    ServesOnlyOwn "serves-only-own" "Commits of other devices are not passed on."
+    EqualAssumed "equal-assumed" "A peer is taken to know what we know as soon as it says hello."
+    NeverAsksForOwn "never-asks-for-own" "Commits of one's own earlier incarnations are not asked for."
+    TieKeepsLocal "tie-keeps-local" "Of two writes with equal clocks each device keeps the one it had first."
+    TieByRelay "tie-by-relay" "Of two writes with equal clocks the device that brought one decides, not its author."
+    ArrivalOrder "arrival-order" "The write that arrives last wins."
+    NoLocalDominance "no-local-dominance" "A local stamp is not raised above what it overwrites."
+    AnsweredBeforeDurable "answered-before-durable" "A write is answered before it is durable."
+    SentBeforeDurable "sent-before-durable" "Frames leave before what they claim is durable."
+    KnowledgeBeforeState "knowledge-before-state" "Log and knowledge become durable first, the rows after them."
+    PiecewiseTransaction "piecewise-transaction" "The rows of a batch become durable one by one."
+    ClockFoldsAny "clock-folds-any" "Any remote stamp moves the clock, however far ahead."
+    ClockFoldsUnapplied "clock-folds-unapplied" "A received stamp moves the clock before its commit is applied, if it ever is."
+    ClockForgotten "clock-forgotten" "The clock starts anew with each start of the device."
+    CounterWraps "counter-wraps" "The clock's counter wraps to 0 instead of carrying into the milliseconds."
+    FarFutureRefused "far-future-refused" "Commits stamped far ahead of the own clock are refused."
+    NoCausalWait "no-causal-wait" "Commits are applied without what they depend on."
+    DepsForgotten "deps-forgotten" "A commit states only one of the replicas that its author had news of."
+    DeleteOfUnknownIgnored "delete-of-unknown-ignored" "A delete of a row that is not there is not kept."
+    DeleteKeepsFields "delete-keeps-fields" "A delete leaves the fields' values in place for the next create."
+    UpdateResurrects "update-resurrects" "An update brings a deleted row back."
+    DuplicateAppliedTwice "duplicate-applied-twice" "What arrives twice counts twice."
+    UnboundedBuffer "unbounded-buffer" "The reorder buffer never evicts."
+    FullBufferRefuses "full-buffer-refuses" "While the reorder buffer is nearly full, commits that could be applied are dropped, too."
+    JointRunsWait "joint-runs-wait" "Runs that can only be applied together wait for ever."
+    WantNeverRetried "want-never-retried" "A request whose answer was lost is under way for ever."
+    PushTakenAsKnown "push-taken-as-known" "What was pushed counts as known by the peer, and a lost push is not repeated."
+    RepeatedOnce "repeated-once" "A statement is repeated once and then never again."
+    RestoredReusesNumbers "restored-reuses-numbers" "A restored database goes on under its old incarnation."
+    LedgerForgets "ledger-forgets" "The loser of a conflict is not listed."
+    DigestForgetsDeletes "digest-forgets-deletes" "The state digest does not follow deletes."
+}
+
+#[cfg(feature = "planted")]
+pub use switch::plant;
+pub(crate) use switch::{brought_by, is, keeps};
+
+#[cfg(feature = "planted")]
+mod switch {
+    use std::cell::Cell;
+
+    use super::{Bug, DeviceId, Stamp};
+
+    thread_local! {
+        static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+        static BROUGHT_BY: Cell<Option<DeviceId>> = const { Cell::new(None) };
+    }
+
+    /// Puts a bug in force on this thread, instead of the one that was.
+    pub fn plant(bug: Option<Bug>) {
+        PLANTED.set(bug);
+        BROUGHT_BY.set(None);
+    }
+
+    /// Whether a bug is in force.
+    pub(crate) fn is(bug: Bug) -> bool {
+        PLANTED.get() == Some(bug)
+    }
+
+    /// Notes who brought what is applied next; `None` for local writes.
+    pub(crate) fn brought_by(device: Option<DeviceId>) {
+        BROUGHT_BY.set(device);
+    }
+
+    /// Whether a value that is there stays, as the planted bug has it; `None` if that bug is not about it.
+    pub(crate) fn keeps(here: Stamp, new: Stamp) -> Option<bool> {
+        let tie = here.hlc == new.hlc && here.dot != new.dot;
+        match PLANTED.get()? {
+            Bug::ArrivalOrder => Some(false),
+            Bug::TieKeepsLocal if tie => Some(true),
+            Bug::TieByRelay if tie => Some(here.dot.replica.device > BROUGHT_BY.get()?),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(not(feature = "planted"))]
+mod switch {
+    use super::{Bug, DeviceId, Stamp};
+
+    pub(crate) const fn is(_: Bug) -> bool {
+        false
+    }
+
+    pub(crate) const fn brought_by(_: Option<DeviceId>) {}
+
+    pub(crate) const fn keeps(_: Stamp, _: Stamp) -> Option<bool> {
+        None
+    }
+}

@@ -1,0 +1,78 @@
+//! What must be in a device's conflict ledger. A part of the definition that is easy to state without the engine: two
+//! writes of different values to one field of a row that was never deleted, neither of whose authors had seen the other.
+//! The later of the two to arrive decides, and the one that lost is listed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use engine::commit::{Commit, OpKind};
+use engine::identity::ReplicaId;
+use engine::store::StoreRead;
+
+use crate::oracle::{Violation, violation};
+use crate::reference::{Place, Reference, place};
+
+/// Table, row and field, the write that lost and the one that won.
+type Entry = (String, String, String, Place, Place);
+
+/// The entries that are due, and those that were found.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    due: Vec<Entry>,
+    listed: BTreeSet<Entry>,
+    next: u64,
+}
+
+impl Ledger {
+    /// Takes in a commit that is not in the reference yet, and what its author had seen of other replicas.
+    pub(crate) fn commit(&mut self, reference: &Reference, commit: &Commit, seen: &BTreeMap<ReplicaId, u64>) {
+        let new = place(commit);
+        let had_seen = |(_, device, incarnation, seq): Place| {
+            let author = commit.dot.replica;
+            let same = *author.device.0.as_bytes() == device && author.incarnation == incarnation;
+            let known = seen.iter().find(|(replica, _)| {
+                *replica.device.0.as_bytes() == device && replica.incarnation == incarnation
+            });
+            same || known.is_some_and(|(_, known)| *known >= seq)
+        };
+        for op in commit.ops.iter().filter(|op| matches!(op.kind, OpKind::Put | OpKind::Update)) {
+            let key = (op.table.to_string(), op.row.to_string());
+            let row = reference.row(&key);
+            if row.deleted.is_some() {
+                continue;
+            }
+            for (field, value) in &op.fields {
+                let Some((here, other)) = row.fields.get(field.as_str()) else { continue };
+                if other != value && !had_seen(*here) {
+                    let (table, row) = key.clone();
+                    self.due.push((table, row, field.to_string(), new.min(*here), new.max(*here)));
+                }
+            }
+        }
+    }
+
+    /// Checks that what is due is listed.
+    pub(crate) fn check(&mut self, name: char, store: &dyn StoreRead) -> Result<(), Violation> {
+        if self.due.is_empty() {
+            return Ok(());
+        }
+        let found = store.conflicts(self.next, usize::MAX);
+        let found = found.or_else(|error| violation("a store can be read", error.to_string()))?;
+        for conflict in found {
+            self.next = conflict.id + 1;
+            let place = |stamp: engine::commit::Stamp| {
+                let replica = stamp.dot.replica;
+                (stamp.hlc.0, *replica.device.0.as_bytes(), replica.incarnation, stamp.dot.seq)
+            };
+            let (table, row, field) =
+                (conflict.table.to_string(), conflict.row.to_string(), conflict.field.to_string());
+            self.listed.insert((table, row, field, place(conflict.loser), place(conflict.winner)));
+        }
+        for entry in self.due.drain(..) {
+            if !self.listed.contains(&entry) {
+                let sentence = format!("{name} does not list {entry:?}");
+                return violation("the loser of a conflict is in the ledger", sentence);
+            }
+        }
+        Ok(())
+    }
+}

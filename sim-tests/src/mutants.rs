@@ -1,0 +1,94 @@
+//! Planted bugs: shows that the oracles notice when the engine is wrong. Each bug is put in force in turn, and seeds are
+//! run until one fails.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use engine::planted::{Bug, plant};
+
+use crate::{Failure, Harness, plan, run_plan};
+
+/// The first seed that noticed a bug.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kill {
+    /// The harness.
+    pub harness: Harness,
+    /// The seed.
+    pub seed: u64,
+    /// The property that does not hold.
+    pub oracle: &'static str,
+    /// What was found, in one sentence.
+    pub sentence: String,
+}
+
+/// What became of one bug.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trial {
+    /// The bug.
+    pub bug: Bug,
+    /// The first seed that noticed it; `None` if it survived.
+    pub kill: Option<Kill>,
+    /// Seeds of the pure harness that were run.
+    pub seeds: u64,
+    /// How many of them noticed it.
+    pub killers: u64,
+}
+
+/// Takes the bug away again, whatever happens.
+struct Planted;
+
+impl Drop for Planted {
+    fn drop(&mut self) {
+        plant(None);
+    }
+}
+
+/// A seed that fails without any planted bug: a real one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("seed {seed} fails by itself, with no bug planted: {failure}")]
+pub struct FailsByItself {
+    /// The seed.
+    pub seed: u64,
+    /// How it fails.
+    pub failure: Failure,
+}
+
+/// Plants a bug and runs at least `sample` seeds of the pure harness, for the share that notices it; then more, until one
+/// does or they end, and in that case as many `full` seeds of the full harness. Stops at the deadline. The seed that
+/// noticed the bug is run again without it.
+pub fn try_bug(
+    bug: Bug,
+    seeds: Range<u64>,
+    sample: u64,
+    full: u64,
+    deadline: Instant,
+) -> Result<Trial, FailsByItself> {
+    plant(Some(bug));
+    let _planted = Planted;
+    let mut trial = Trial { bug, kill: None, seeds: 0, killers: 0 };
+    let both = [(Harness::Pure, seeds.clone()), (Harness::Full, seeds.start..seeds.start + full)];
+    for (harness, seeds) in both {
+        for seed in seeds {
+            let enough = trial.kill.is_some() && (harness == Harness::Full || trial.seeds >= sample);
+            if enough || Instant::now() > deadline {
+                break;
+            }
+            let failure = run_plan(&plan(seed, harness), harness, false).1.err();
+            if harness == Harness::Pure {
+                trial.seeds += 1;
+                trial.killers += u64::from(failure.is_some());
+            }
+            if let (None, Some(failure)) = (&trial.kill, failure) {
+                let (oracle, sentence) = (failure.violation.oracle, failure.violation.sentence);
+                trial.kill = Some(Kill { harness, seed, oracle, sentence });
+            }
+        }
+    }
+    if let Some(Kill { harness, seed, .. }) = trial.kill {
+        plant(None);
+        run_plan(&plan(seed, harness), harness, false)
+            .1
+            .map_err(|failure| FailsByItself { seed, failure })?;
+    }
+    Ok(trial)
+}
