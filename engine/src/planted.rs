@@ -1,6 +1,6 @@
 //! Bugs that can be planted in this crate, to prove that the simulator's oracles notice them.
 //!
-//! Invariant: without the feature `planted`, which only the simulator asks for, no bug can be planted: [`is`] is a
+//! Invariant: without the feature `planted`, which only the simulator asks for, no bug can be planted: `is` is a
 //! constant `false`, and what it guards is not compiled into the program. With it, a bug is in force on the thread
 //! that planted it, so that runs on several threads do not disturb each other.
 

@@ -20,7 +20,7 @@ mod random;
 pub use history::{History, state_follows_from_log};
 pub use random::random_histories_read_as_in_memory;
 
-/// Shows every property. `cases` is how many random histories are compared with [`MemStore`].
+/// Shows every property. `cases` is how many random histories are compared with [`MemStore`](super::MemStore).
 pub fn run<S: Store>(cases: u32, open: impl Fn() -> S) {
     an_empty_store_recovers_to_the_beginning(&open());
     a_batch_shows_in_every_read(&open());
