@@ -11,7 +11,7 @@ use ahenk::{Db, Node, Offline, Options, SystemClock};
 use engine::identity::{DeviceCert, Identity};
 use engine::io::Event;
 use engine::store::Store as _;
-use store::RedbStore;
+use store::{OpenError, RedbStore};
 use tokio::sync::{Notify, broadcast};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{info, warn};
@@ -28,6 +28,8 @@ use crate::service::Context;
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 /// How long the network may take to close.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(4);
+/// How long to wait for a file that is still locked.
+const LOCKED_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// What a command needs of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +61,7 @@ impl Session {
     ) -> Result<Session> {
         let identity = home.identity()?;
         let root = home.root()?;
-        let store = open_store(home, &identity)?;
+        let store = open_store(home, &identity).await?;
         let options = Options::new(identity.clone(), *secrets::random::<32>()?);
         let (node, db, net) = match need {
             Need::Store => {
@@ -129,9 +131,19 @@ fn panicked(error: &tokio::task::JoinError) -> CliError {
     CliError::internal(format!("the node panicked: {error}"))
 }
 
-fn open_store(home: &Home, identity: &Identity) -> Result<RedbStore> {
-    let nonce = secrets::random::<16>()?;
-    Ok(RedbStore::open(&home.database_path(), identity.account(), *nonce)?)
+/// Opens the database. The process that held the home before may have let go of the home a moment before the
+/// file: that is waited for.
+async fn open_store(home: &Home, identity: &Identity) -> Result<RedbStore> {
+    let deadline = Instant::now() + LOCKED_TIME_MAX;
+    loop {
+        let nonce = secrets::random::<16>()?;
+        match RedbStore::open(&home.database_path(), identity.account(), *nonce) {
+            Err(OpenError::Locked(_)) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            opened => return Ok(opened?),
+        }
+    }
 }
 
 /// Creates the database of a new device, and has it know the certificates given.

@@ -311,3 +311,24 @@ fn a_reader_that_goes_away_ends_a_command_quietly() {
         String::from_utf8_lossy(&output.stderr)
     );
 }
+
+#[test]
+fn commands_that_run_at_one_time_without_a_daemon_wait_for_each_other() {
+    let world = World::new();
+    let device = world.founder("a");
+    let writes: Vec<_> = (0..16)
+        .map(|n| {
+            let row = format!("r{n}");
+            device
+                .command(&["put", "t", &row, "x=1"])
+                .stderr(std::process::Stdio::piped())
+                .spawn()
+                .expect("started")
+        })
+        .collect();
+    for write in writes {
+        let ended = write.wait_with_output().expect("it ends");
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    }
+    assert_eq!(device.run(&["list", "t"]).ok().stdout.lines().count(), 16);
+}
