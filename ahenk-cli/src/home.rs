@@ -137,6 +137,8 @@ impl Home {
 
     /// An error if a new device cannot be put here.
     pub(crate) fn require_vacant(&self) -> Result<()> {
+        // A home in which no daemon could answer is refused before anything is made.
+        self.socket_path()?;
         if self.initialised() {
             let message = format!("there is already a device in {}", self.dir.display());
             return Err(CliError::new(Kind::Conflict, message)

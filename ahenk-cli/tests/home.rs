@@ -332,3 +332,21 @@ fn commands_that_run_at_one_time_without_a_daemon_wait_for_each_other() {
     }
     assert_eq!(device.run(&["list", "t"]).ok().stdout.lines().count(), 16);
 }
+
+#[test]
+fn an_account_whose_recovery_phrase_cannot_be_shown_does_not_come_to_be() {
+    let world = World::new();
+    let device = world.device("a");
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("a device that is always full");
+    let ended = device.command(&["init"]).stdout(full).output().expect("it ends");
+    assert!(!ended.status.success());
+    assert_eq!(fs::read_dir(world.path()).expect("readable").count(), 0, "something was left behind");
+}
+
+#[test]
+fn a_home_that_is_too_long_for_a_socket_is_refused_before_anything_is_made() {
+    let world = World::new();
+    let device = world.device(&"long".repeat(40));
+    device.json(&["init"]).error(2, "usage");
+    assert_eq!(fs::read_dir(world.path()).expect("readable").count(), 0);
+}

@@ -72,12 +72,25 @@ pub(crate) fn run(env: &Env, args: &Args) -> Result<()> {
     let building = env.home.begin()?;
     session::create_store(building.home(), &identity, Vec::new())?;
     building.write(&identity, Some(&root), &args.device.config())?;
+    // Shown first: an account whose phrase nobody saw must not come to be.
+    show(env, &identity, &name, &phrase)?;
     building.finish()?;
+    if !env.out.json() {
+        env.out.note(
+            "\nWrite it down and keep it off this machine. Whoever has it controls the account, and without it\n\
+             the account is lost with its last administrator device.\n\n\
+             Next: `ahenk-cli start --daemon`, then `ahenk-cli device invite` to add another machine.",
+        );
+    }
+    Ok(())
+}
+
+fn show(env: &Env, identity: &Identity, name: &str, phrase: &str) -> Result<()> {
     let (account, device) = (identity.account().to_string(), identity.device().to_string());
     let home = env.home.dir().display().to_string();
     if env.out.json() {
         return env.out.document(&json!({
-            "account": account, "device": device, "name": name, "home": home, "recovery_phrase": *phrase,
+            "account": account, "device": device, "name": name, "home": home, "recovery_phrase": phrase,
         }));
     }
     env.out.line(&format!("Account  {account}\nDevice   {device}  {name}\nHome     {home}\n"))?;
@@ -86,10 +99,5 @@ pub(crate) fn run(env: &Env, args: &Args) -> Result<()> {
     for line in words.chunks(6) {
         env.out.line(&format!("  {}", line.join(" ")))?;
     }
-    env.out.note(
-        "\nWrite it down and keep it off this machine. Whoever has it controls the account, and without it\n\
-         the account is lost with its last administrator device.\n\n\
-         Next: `ahenk-cli start --daemon`, then `ahenk-cli device invite` to add another machine.",
-    );
     Ok(())
 }
