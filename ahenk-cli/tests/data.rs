@@ -335,3 +335,17 @@ fn the_log_is_filtered_by_place_time_device_and_table() {
     assert!(a.run(&["oplog"]).ok().stdout.contains("  a  delete t/r1"));
     assert!(a.run(&["conflicts"]).ok().stderr.contains("No value"));
 }
+
+#[test]
+fn an_export_that_cannot_be_read_back_whole_is_an_error_and_the_rest_is_imported() {
+    let world = World::new();
+    let device = world.founder("a");
+    let large = "z".repeat(990_000);
+    let lines = format!(
+        "{{\"table\":\"t\",\"row\":\"small\",\"fields\":{{\"x\":1}}}}\n{{\"table\":\"t\",\"row\":\"large\",\"fields\":{{\"x\":\"{large}\"}}}}\n"
+    );
+    let exported = file(&world, "export.jsonl", lines);
+    let message = device.json(&["import", &exported]).error(2, "usage");
+    assert!(message.contains("1 records were skipped"), "{message}");
+    assert_eq!(device.run(&["get", "t", "small", "x"]).ok().stdout.trim(), "1");
+}
