@@ -349,3 +349,14 @@ fn an_export_that_cannot_be_read_back_whole_is_an_error_and_the_rest_is_imported
     assert!(message.contains("1 records were skipped"), "{message}");
     assert_eq!(device.run(&["get", "t", "small", "x"]).ok().stdout.trim(), "1");
 }
+
+#[test]
+fn an_export_into_a_home_is_refused_and_leaves_the_database_alone() {
+    let world = World::new();
+    let device = world.founder("a");
+    device.run(&["put", "t", "r", "x=1"]).ok();
+    let database = device.home.join("ahenk.redb").display().to_string();
+    let message = device.json(&["export", "--force", "--output", &database]).error(2, "usage");
+    assert!(message.contains("home folder"), "{message}");
+    assert_eq!(device.run(&["get", "t", "r", "x"]).ok().stdout.trim(), "1");
+}

@@ -37,6 +37,7 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
     let Some(path) = args.output else {
         return env.stream(Need::Store, request, |item| env.out.document(&item)).await;
     };
+    outside_homes(env, &path)?;
     if !args.force && path.exists() {
         return Err(CliError::new(Kind::Conflict, format!("{} is there already", path.display()))
             .hint("--force replaces it"));
@@ -56,6 +57,26 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
     env.out.show(&json!({ "rows": rows, "file": path.display().to_string() }), |_| {
         format!("{rows} rows written to {}.", path.display())
     })
+}
+
+/// An error if the file would lie in a device's home: a slip there replaces keys or the database.
+fn outside_homes(env: &Env, path: &Path) -> Result<()> {
+    let failed = |error: std::io::Error| CliError::io("find", path, &error);
+    // Links are followed: what counts is the folder where the file would come to be.
+    let folder = std::path::absolute(path).map_err(failed)?;
+    let folder = folder.parent().map_or(Ok(PathBuf::from("/")), fs::canonicalize).map_err(failed)?;
+    let own = fs::canonicalize(env.home.dir()).ok();
+    let is_home = |folder: &Path| {
+        own.as_deref() == Some(folder)
+            || ["ahenk.redb", "daemon.lock"].iter().any(|name| folder.join(name).exists())
+    };
+    match folder.ancestors().find(|folder| is_home(folder)) {
+        None => Ok(()),
+        Some(home) => {
+            let message = format!("{} lies in a device's home folder, {}", path.display(), home.display());
+            Err(CliError::usage(message).hint("write to a file outside of it"))
+        }
+    }
 }
 
 /// A file that is being written beside its place.
