@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::config::Config;
-use crate::identity::{DeviceCert, Identity, PeerKey, ReplicaId};
+use crate::identity::{DeviceCert, DeviceId, Identity, PeerKey, ReplicaId};
 use crate::io::{Event, Input, Output, SyncStats, Traffic, median_offset};
 use crate::knowledge::Knowledge;
 use crate::peer::Peer;
@@ -147,6 +147,11 @@ impl Engine {
     /// The account's devices, our own included.
     pub fn members(&self) -> impl Iterator<Item = &DeviceCert> {
         self.state.members.values()
+    }
+
+    /// What each peer with a session has applied durably, as far as it has said.
+    pub fn peer_knowledge(&self) -> impl Iterator<Item = (DeviceId, &Knowledge)> {
+        self.peers.values().filter(|peer| peer.ready()).map(|peer| (peer.device, &peer.known))
     }
 
     /// Counters and the standing of each session.
