@@ -149,6 +149,11 @@ impl Engine {
         self.state.members.values()
     }
 
+    /// Memory that commits take which wait for what they depend on, in bytes of their encoding.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.reorder.bytes() as u64
+    }
+
     /// Counters and the standing of each session.
     pub fn stats(&self) -> SyncStats {
         let mut total = self.ended;
@@ -160,7 +165,7 @@ impl Engine {
             total,
             last_sync_ms: self.last_sync.0,
             waiting_commits: self.reorder.commits(),
-            waiting_bytes: self.reorder.bytes() as u64,
+            waiting_bytes: self.waiting_bytes(),
         }
     }
 
