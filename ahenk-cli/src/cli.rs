@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    delete, demo, device, export, get, import, init, list, log, peer, put, start, status, stop, sync, watch,
+    batch, conflicts, delete, demo, device, export, get, import, init, list, log, peer, put, start, status,
+    stop, story, sync, watch,
 };
 
 const AFTER_HELP: &str = "\
@@ -74,8 +75,12 @@ pub(crate) enum Command {
     Get(get::Args),
     /// Delete a row
     Delete(delete::Args),
-    /// Show the rows of a table, ascending by key
+    /// Carry out many operations from JSON Lines, in one transaction
+    Batch(batch::Args),
+    /// Show the rows of a table: all, or those that meet conditions
     List(list::Args),
+    /// Count the rows of a table: all, or those that meet conditions
+    Count(list::CountArgs),
     /// Show the tables and how many rows they have
     Tables,
     /// Print changes as they come, from this device and others
@@ -86,8 +91,12 @@ pub(crate) enum Command {
     Export(export::Args),
     /// Show the log: who wrote what when
     Oplog(log::Args),
-    /// Show values that lost against another device's, what won, and why
-    Conflicts(log::ConflictArgs),
+    /// Show the writes of one row: who wrote what when
+    History(story::HistoryArgs),
+    /// Show why a row is as it is, and which devices have that
+    Explain(story::ExplainArgs),
+    /// Values that lost against another device's: list, show, restore
+    Conflicts(conflicts::Args),
     /// Show it all at work: three devices on this machine, cut off and reconnected
     Demo(demo::Args),
 }
@@ -106,13 +115,17 @@ impl Command {
             Command::Put(args) => put::run(env, args).await,
             Command::Get(args) => get::run(env, args).await,
             Command::Delete(args) => delete::run(env, args).await,
+            Command::Batch(args) => batch::run(env, args).await,
             Command::List(args) => list::run(env, args).await,
+            Command::Count(args) => list::count(env, args).await,
             Command::Tables => list::tables(env).await,
             Command::Watch(args) => watch::run(env, args).await,
             Command::Import(args) => import::run(env, args).await,
             Command::Export(args) => export::run(env, args).await,
             Command::Oplog(args) => log::oplog(env, args).await,
-            Command::Conflicts(args) => log::conflicts(env, args).await,
+            Command::History(args) => story::history(env, args).await,
+            Command::Explain(args) => story::explain(env, args).await,
+            Command::Conflicts(args) => conflicts::run(env, args).await,
             Command::Demo(args) => demo::run(env, args).await,
         }
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use engine::commit::OpKind;
 use engine::identity::{AccountId, DeviceCert, DeviceId, Identity};
 use engine::io::{Change as Step, Event, Traffic, WriteError, WriteRequest, Written};
+use engine::knowledge::Knowledge;
 use engine::name::{FieldName, NameError, RowKey, TableName};
 use engine::row::RowState;
 use engine::store::{Conflict, Store, StoreError, StoredCommit};
@@ -380,6 +381,14 @@ impl<S: Store> Db<S> {
     pub async fn status(&self) -> Option<NodeStatus> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Status(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// What each connected device is known to have applied durably, as far as it has said; `None` if the database is
+    /// closed.
+    pub async fn peer_knowledge(&self) -> Option<Vec<(DeviceId, Knowledge)>> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::PeerKnowledge(reply)).await.ok()?;
         answer.await.ok()
     }
 

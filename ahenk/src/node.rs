@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use engine::Engine;
 use engine::config::Config;
-use engine::identity::{DeviceCert, Identity, PeerKey};
+use engine::identity::{DeviceCert, DeviceId, Identity, PeerKey};
 use engine::io::{Event, Input, Output, SyncStats, WriteRequest, Written};
+use engine::knowledge::Knowledge;
 use engine::store::{Store, StoreError};
 use engine::time::{Clock, Instant};
 use engine::transport::{Path, Transport, TransportEvent, TrySendError};
@@ -93,6 +94,7 @@ pub(crate) enum Command {
     Members(Vec<DeviceCert>),
     Sync { deadline: Duration, reply: oneshot::Sender<Result<SyncReport, SyncError>> },
     Status(oneshot::Sender<NodeStatus>),
+    PeerKnowledge(oneshot::Sender<Vec<(DeviceId, Knowledge)>>),
     Close(oneshot::Sender<()>),
 }
 
@@ -350,6 +352,11 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
                     position: *self.positions.borrow(),
                 };
                 let _ = reply.send(status);
+            }
+            Command::PeerKnowledge(reply) => {
+                let known = self.engine.peer_knowledge();
+                // A caller that went away no longer needs the answer.
+                let _ = reply.send(known.map(|(device, known)| (device, known.clone())).collect());
             }
             Command::Close(reply) => self.closing = Some(reply),
         }

@@ -1,5 +1,7 @@
 //! One file a command: its arguments, the request that it makes, and what it prints.
 
+pub(crate) mod batch;
+pub(crate) mod conflicts;
 pub(crate) mod delete;
 pub(crate) mod demo;
 pub(crate) mod device;
@@ -14,6 +16,7 @@ pub(crate) mod put;
 pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod stop;
+pub(crate) mod story;
 pub(crate) mod sync;
 pub(crate) mod watch;
 

@@ -1,4 +1,4 @@
-//! The log, the conflicts and the stream of changes, with the names of the devices that wrote.
+//! The log and the stream of changes, with the names of the devices that wrote.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -6,17 +6,17 @@ use ahenk::Cursor;
 use engine::commit::{Op, OpKind, Stamp};
 use engine::identity::DeviceId;
 use engine::name::{FieldName, TableName};
-use engine::store::{Conflict, StoreRead as _, StoredCommit};
+use engine::store::{StoreRead as _, StoredCommit};
 use engine::value::Value;
 use serde::{Deserialize, Serialize};
 
-use super::json::{Json, JsonFields, RawFields};
+use super::json::{JsonFields, RawFields};
 use super::{at_most, rows};
 use crate::error::{CliError, Kind, Result, closed};
 use crate::service::{Caller, Context};
 
 /// Commits or conflicts read from the store at a time.
-const PAGE: u64 = 64;
+pub(super) const PAGE: u64 = 64;
 
 /// Where to begin in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,44 +54,6 @@ pub(crate) struct LogEntry {
     pub(crate) fields: JsonFields,
 }
 
-/// Why a value lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Loss {
-    /// The winner was written later.
-    Later,
-    /// Both were written at the same moment; the higher device id decides.
-    HigherDevice,
-    /// Both were written at the same moment by two lives of one device; the higher one decides.
-    HigherIncarnation,
-}
-
-/// One side of a conflict.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Side {
-    #[serde(flatten)]
-    pub(crate) by: Writer,
-    /// What it wrote; `null` too if it deleted the row or the field, see `deleted`.
-    pub(crate) value: Json,
-    /// Whether it deleted what the other wrote.
-    pub(crate) deleted: bool,
-}
-
-/// A value that lost a true conflict: whoever wrote the winner had not seen it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct ConflictEntry {
-    /// Ascends with each conflict on this device.
-    pub(crate) id: u64,
-    pub(crate) table: String,
-    pub(crate) row: String,
-    pub(crate) field: String,
-    pub(crate) lost: Side,
-    pub(crate) won: Side,
-    pub(crate) why: Loss,
-    /// When this device noticed, in milliseconds since the Unix epoch.
-    pub(crate) noticed_ms: u64,
-}
-
 /// One change, or the point up to which there are no more.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -118,15 +80,20 @@ pub(crate) struct Changed {
 }
 
 /// The names of the account's devices.
-struct Names(BTreeMap<DeviceId, String>);
+pub(super) struct Names(BTreeMap<DeviceId, String>);
 
 impl Names {
-    async fn read(context: &Context) -> Result<Names> {
+    pub(super) async fn read(context: &Context) -> Result<Names> {
         let status = context.db.status().await.ok_or_else(closed)?;
         Ok(Names(status.members.into_iter().map(|cert| (cert.device(), cert.name)).collect()))
     }
 
-    fn writer(&self, stamp: Stamp) -> Writer {
+    /// Ids and names, ascending by id.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&DeviceId, &String)> {
+        self.0.iter()
+    }
+
+    pub(super) fn writer(&self, stamp: Stamp) -> Writer {
         let device = stamp.dot.replica.device;
         Writer {
             time_ms: stamp.hlc.ms(),
@@ -167,7 +134,7 @@ impl Names {
     }
 }
 
-fn raw(fields: BTreeMap<FieldName, Value>) -> RawFields {
+pub(super) fn raw(fields: BTreeMap<FieldName, Value>) -> RawFields {
     fields.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
 }
 
@@ -267,71 +234,6 @@ fn newest(
         end = from - 1;
     }
     Ok(entries)
-}
-
-pub(super) async fn conflicts(
-    context: &Context,
-    caller: &Caller,
-    table: Option<&str>,
-    limit: Option<u64>,
-) -> Result<()> {
-    let names = Names::read(context).await?;
-    let table = table.map(TableName::new).transpose().map_err(ahenk::ReadError::from)?;
-    let (mut from, mut kept, limit) = (0, VecDeque::new(), at_most(limit));
-    // The ledger is bounded, so it may be read as a whole.
-    loop {
-        let page = context.db.conflicts(from, PAGE as usize)?;
-        let Some(last) = page.last().map(|conflict| conflict.id) else { break };
-        from = last + 1;
-        for conflict in page {
-            if table.as_ref().is_none_or(|table| conflict.table == *table) {
-                kept.push_back(conflict);
-                if kept.len() > limit {
-                    kept.pop_front();
-                }
-            }
-        }
-    }
-    for conflict in kept {
-        caller.item(conflict_entry(context, &names, conflict)?).await?;
-    }
-    Ok(())
-}
-
-fn conflict_entry(context: &Context, names: &Names, conflict: Conflict) -> Result<ConflictEntry> {
-    let winner = won(context, &conflict)?;
-    let (lost, won) = (conflict.loser, conflict.winner);
-    let why = if won.hlc != lost.hlc {
-        Loss::Later
-    } else if won.dot.replica.device != lost.dot.replica.device {
-        Loss::HigherDevice
-    } else {
-        Loss::HigherIncarnation
-    };
-    Ok(ConflictEntry {
-        id: conflict.id,
-        table: conflict.table.to_string(),
-        row: conflict.row.to_string(),
-        field: conflict.field.to_string(),
-        lost: Side { by: names.writer(lost), value: Json(conflict.value), deleted: false },
-        won: Side {
-            by: names.writer(won),
-            deleted: winner.is_none(),
-            value: Json(winner.unwrap_or(Value::Null)),
-        },
-        why,
-        noticed_ms: conflict.noticed_ms,
-    })
-}
-
-/// The value that the winner wrote; `None` if it deleted the row, or replaced it without this field.
-fn won(context: &Context, conflict: &Conflict) -> Result<Option<Value>> {
-    let dot = conflict.winner.dot;
-    let stored = context.db.store().commits(&dot.replica, dot.seq, 1, usize::MAX)?;
-    let ops =
-        stored.into_iter().filter(|stored| stored.commit.dot == dot).flat_map(|stored| stored.commit.ops);
-    let mut ops = ops.filter(|op| (&op.table, &op.row) == (&conflict.table, &conflict.row));
-    Ok(ops.next().and_then(|mut op| op.fields.remove(&conflict.field)))
 }
 
 pub(super) async fn watch(

@@ -1,19 +1,26 @@
 //! Requests about rows, the log and conflicts: what they are ([`DataRequest`]) and how they are
 //! carried out ([`call`]).
 
+mod batch;
+mod conflicts;
+pub(crate) mod filter;
 pub(crate) mod json;
 mod log;
 pub(crate) mod record;
 mod rows;
 pub(crate) mod source;
+mod story;
 pub(crate) mod time;
 mod transfer;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use batch::{Applied, Operation};
+pub(crate) use conflicts::{ConflictDetail, ConflictEntry, Loss, Restored, Side};
 use json::JsonFields;
-pub(crate) use log::{Changed, ConflictEntry, LogEntry, Loss, Side, Since, Watched};
-pub(crate) use rows::{Listed, TableCount};
+pub(crate) use log::{Changed, LogEntry, Since, Watched, Writer};
+pub(crate) use rows::{Listed, Selection, Shape, TableCount};
+pub(crate) use story::{Explanation, FieldReason, HistoryEntry, Holder, Rival};
 pub(crate) use transfer::{Exported, ImportState, Imported};
 
 use crate::error::{CliError, Kind, Result};
@@ -46,16 +53,21 @@ pub(crate) enum DataRequest {
         /// The row's key.
         row: String,
     },
-    /// Rows of a table, ascending by key. A stream of [`Listed`].
+    /// Rows of a table. A stream of [`Listed`].
     List {
         /// The table.
         table: String,
-        /// Only rows whose key starts so.
-        prefix: Option<String>,
-        /// Only rows after this key.
-        after: Option<String>,
-        /// Most rows.
-        limit: Option<u64>,
+        /// Which rows.
+        selection: Selection,
+        /// In which form.
+        shape: Shape,
+    },
+    /// How many rows of a table there are. One [`TableCount`].
+    Count {
+        /// The table.
+        table: String,
+        /// Which rows.
+        selection: Selection,
     },
     /// The tables that have rows. A stream of [`TableCount`].
     Tables,
@@ -86,6 +98,41 @@ pub(crate) enum DataRequest {
         table: Option<String>,
         /// Only the newest.
         limit: Option<u64>,
+    },
+    /// Several operations in one transaction. One [`Applied`].
+    Batch {
+        /// What to do, in order.
+        operations: Vec<Operation>,
+    },
+    /// The writes that touched a row, in the order in which this device applied them. A stream of [`HistoryEntry`].
+    History {
+        /// The table.
+        table: String,
+        /// The row's key.
+        row: String,
+        /// Only those that touched this field.
+        field: Option<String>,
+        /// Only the newest.
+        limit: Option<u64>,
+    },
+    /// Why a row is as it is, and who has that. One [`Explanation`].
+    Explain {
+        /// The table.
+        table: String,
+        /// The row's key.
+        row: String,
+        /// This field only.
+        field: Option<String>,
+    },
+    /// One conflict. One [`ConflictDetail`].
+    Conflict {
+        /// Its id.
+        id: u64,
+    },
+    /// Write the values that lost conflicts anew. One [`Restored`].
+    RestoreConflicts {
+        /// Their ids.
+        ids: Vec<u64>,
     },
     /// Values that lost a true conflict. A stream of [`ConflictEntry`].
     Conflicts {
@@ -122,8 +169,11 @@ pub(crate) async fn call(context: &Context, request: DataRequest, caller: &mut C
         }
         DataRequest::Get { table, row } => caller.item(rows::get(context, &table, &row)?).await,
         DataRequest::Delete { table, row } => caller.item(rows::delete(context, &table, &row).await?).await,
-        DataRequest::List { table, prefix, after, limit } => {
-            rows::list(context, caller, &table, prefix.as_deref(), after, limit).await
+        DataRequest::List { table, selection, shape } => {
+            rows::list(context, caller, &table, selection, shape).await
+        }
+        DataRequest::Count { table, selection } => {
+            caller.item(rows::count(context, &table, &selection).await?).await
         }
         DataRequest::Tables => rows::tables(context, caller).await,
         DataRequest::Export { table } => transfer::export(context, caller, table.as_deref()).await,
@@ -135,7 +185,16 @@ pub(crate) async fn call(context: &Context, request: DataRequest, caller: &mut C
             log::operations(context, caller, since, device.as_deref(), table.as_deref(), limit).await
         }
         DataRequest::Conflicts { table, limit } => {
-            log::conflicts(context, caller, table.as_deref(), limit).await
+            conflicts::list(context, caller, table.as_deref(), limit).await
+        }
+        DataRequest::Conflict { id } => caller.item(conflicts::show(context, id).await?).await,
+        DataRequest::RestoreConflicts { ids } => caller.item(conflicts::restore(context, &ids).await?).await,
+        DataRequest::Batch { operations } => caller.item(batch::apply(context, &operations).await?).await,
+        DataRequest::History { table, row, field, limit } => {
+            story::history(context, caller, (&table, &row, field.as_deref()), limit).await
+        }
+        DataRequest::Explain { table, row, field } => {
+            caller.item(story::explain(context, &table, &row, field.as_deref()).await?).await
         }
         DataRequest::Watch { from, table, follow } => {
             log::watch(context, caller, from.as_deref(), table.as_deref(), follow).await

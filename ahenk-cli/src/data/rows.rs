@@ -4,12 +4,12 @@
 //! way may or may not be in it.
 
 use ahenk::{Fields, Row, Scan};
-use engine::name::TableName;
 use serde::{Deserialize, Serialize};
 
+use super::filter::{self, CONDITIONS_MAX, Condition, SortKey};
 use super::json::{JsonFields, RawFields};
 use super::{Wrote, at_most, no_row};
-use crate::error::Result;
+use crate::error::{CliError, Result};
 use crate::service::{Caller, Context};
 
 /// Rows read from the store at a time.
@@ -76,42 +76,144 @@ impl Pages<'_> {
     }
 }
 
+/// What of a table is asked for.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Selection {
+    /// Only rows whose key starts so.
+    pub(crate) prefix: Option<String>,
+    /// Only rows after this key.
+    pub(crate) after: Option<String>,
+    /// Only rows that meet all of these.
+    pub(crate) conditions: Vec<Condition>,
+}
+
+/// The form in which selected rows are given back.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Shape {
+    /// Ascending by key, if there are none.
+    pub(crate) sort: Vec<SortKey>,
+    /// Only these fields, where a row has them.
+    pub(crate) columns: Option<Vec<String>>,
+    /// Most rows.
+    pub(crate) limit: Option<u64>,
+}
+
+impl Selection {
+    fn check(&self, sort: &[SortKey]) -> Result<()> {
+        if self.conditions.len().max(sort.len()) <= CONDITIONS_MAX {
+            return Ok(());
+        }
+        Err(CliError::usage(format!("more than {CONDITIONS_MAX} conditions")).hint("ask for less at a time"))
+    }
+
+    fn takes(&self, fields: &RawFields) -> bool {
+        self.conditions.iter().all(|condition| condition.met_by(fields))
+    }
+
+    /// Hands each selected row to `take`.
+    async fn each(
+        &self,
+        context: &Context,
+        table: &str,
+        mut take: impl FnMut(String, RawFields) + Send,
+    ) -> Result<()> {
+        let prefix = self.prefix.as_deref().unwrap_or_default();
+        let mut pages = Pages { context, table, prefix, after: self.after.clone(), left: usize::MAX };
+        loop {
+            let page = pages.next()?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            for (row, found) in page {
+                let fields = raw(found);
+                if self.takes(&fields) {
+                    take(row, fields);
+                }
+            }
+            // Long tables leave room for others, and a caller that goes away ends the work.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 pub(super) async fn list(
     context: &Context,
     caller: &Caller,
     table: &str,
-    prefix: Option<&str>,
-    after: Option<String>,
-    limit: Option<u64>,
+    selection: Selection,
+    shape: Shape,
 ) -> Result<()> {
-    let prefix = prefix.unwrap_or_default();
-    let mut pages = Pages { context, table, prefix, after, left: at_most(limit) };
-    loop {
+    selection.check(&shape.sort)?;
+    let limit = at_most(shape.limit);
+    let listed = |row: String, mut fields: RawFields| {
+        if let Some(columns) = &shape.columns {
+            fields.retain(|name, _| columns.contains(name));
+        }
+        Listed { row, fields: JsonFields(fields) }
+    };
+    if !shape.sort.is_empty() {
+        for (row, fields) in sorted(context, table, &selection, &shape.sort, limit).await? {
+            caller.item(listed(row, fields)).await?;
+        }
+        return Ok(());
+    }
+    let prefix = selection.prefix.as_deref().unwrap_or_default();
+    let (mut left, unfiltered) = (limit, selection.conditions.is_empty());
+    let read = if unfiltered { limit } else { usize::MAX };
+    let mut pages = Pages { context, table, prefix, after: selection.after.clone(), left: read };
+    while left > 0 {
         let page = pages.next()?;
         if page.is_empty() {
             return Ok(());
         }
-        for (row, found) in page {
-            caller.item(Listed { row, fields: JsonFields(raw(found)) }).await?;
+        let rows = page.into_iter().map(|(row, found)| (row, raw(found)));
+        for (row, fields) in rows.filter(|(_, fields)| selection.takes(fields)).take(left) {
+            left -= 1;
+            caller.item(listed(row, fields)).await?;
         }
-    }
-}
-
-pub(super) async fn tables(context: &Context, caller: &Caller) -> Result<()> {
-    for table in context.db.tables()? {
-        let rows = count(context, &table)?;
-        caller.item(TableCount { table: table.to_string(), rows }).await?;
+        tokio::task::yield_now().await;
     }
     Ok(())
 }
 
-fn count(context: &Context, table: &TableName) -> Result<u64> {
-    let table = table.as_str();
-    let (mut pages, mut rows) = (Pages { context, table, prefix: "", after: None, left: usize::MAX }, 0);
-    loop {
-        match pages.next()?.len() {
-            0 => return Ok(rows),
-            page => rows += page as u64,
-        }
+/// The first `limit` selected rows in an order. Keeps no more than twice as many in memory.
+async fn sorted(
+    context: &Context,
+    table: &str,
+    selection: &Selection,
+    sort: &[SortKey],
+    limit: usize,
+) -> Result<Vec<(String, RawFields)>> {
+    let mut rows: Vec<(String, RawFields)> = Vec::new();
+    // A stable sort of what came in key order: equal rows stay in that order.
+    let arrange = |rows: &mut Vec<(String, RawFields)>| {
+        rows.sort_by(|(_, a), (_, b)| filter::order(sort, a, b));
+        rows.truncate(limit);
+    };
+    selection
+        .each(context, table, |row, fields| {
+            rows.push((row, fields));
+            if rows.len() > limit.saturating_mul(2).max(PAGE) {
+                arrange(&mut rows);
+            }
+        })
+        .await?;
+    arrange(&mut rows);
+    Ok(rows)
+}
+
+pub(super) async fn count(context: &Context, table: &str, selection: &Selection) -> Result<TableCount> {
+    selection.check(&[])?;
+    let mut rows = 0;
+    selection.each(context, table, |_, _| rows += 1).await?;
+    Ok(TableCount { table: table.to_owned(), rows })
+}
+
+pub(super) async fn tables(context: &Context, caller: &Caller) -> Result<()> {
+    for table in context.db.tables()? {
+        caller.item(count(context, table.as_str(), &Selection::default()).await?).await?;
     }
+    Ok(())
 }

@@ -9,8 +9,8 @@ use serde_json::Value as Json;
 
 use super::stage::{Device, Stage};
 use crate::backend::read_item;
+use crate::commands::conflicts::why;
 use crate::commands::inline;
-use crate::commands::log::why;
 use crate::data::ConflictEntry;
 use crate::error::{CliError, Result};
 use crate::output::Output;

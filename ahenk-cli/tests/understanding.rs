@@ -1,0 +1,220 @@
+//! Looking into the data: filters, counting, batches, the history of a row, conflicts, and why a value won.
+
+mod support;
+
+use serde_json::{Value as Json, json};
+use support::{Device, Ran, World};
+
+fn documents(ran: &Ran) -> Vec<Json> {
+    ran.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+fn all(device: &Device, args: &[&str]) -> Vec<Json> {
+    documents(&device.json(args).ok())
+}
+
+fn rows(device: &Device, args: &[&str]) -> Vec<String> {
+    let rows = all(device, &[&["list", "people"], args].concat());
+    rows.iter().map(|row| row["row"].as_str().expect("a key").to_owned()).collect()
+}
+
+fn people(device: &Device) {
+    for (row, fields) in [
+        ("ann", r#"{"age":31,"city":"Izmir","admin":true}"#),
+        ("bob", r#"{"age":4.5,"city":"Ankara"}"#),
+        ("cem", r#"{"age":"unknown","city":"Izmir"}"#),
+        ("dora", r#"{"city":null}"#),
+    ] {
+        device.run(&["put", "people", row, "--json", fields]).ok();
+    }
+}
+
+/// Two devices that have paired, without daemons.
+fn pair(world: &World) -> (Device, Device) {
+    let (a, b) = (world.founder("a"), world.device("b"));
+    a.admit(&b);
+    (a, b)
+}
+
+/// Two writes of one field that do not know of each other, exchanged: the device that lost, and the one that won.
+fn conflict(a: &Device, b: &Device) {
+    a.run(&["put", "t", "r", "x=base"]).ok();
+    exchange(a, b);
+    a.run(&["put", "t", "r", "x=from a"]).ok();
+    b.run(&["put", "t", "r", "x=from b"]).ok();
+    exchange(a, b);
+}
+
+fn exchange(a: &Device, b: &Device) {
+    a.start();
+    b.run(&["sync"]).ok();
+    a.run(&["stop"]).ok();
+}
+
+#[test]
+fn lists_are_filtered_sorted_and_cut_to_columns_with_a_daemon_and_without() {
+    let world = World::new();
+    let a = world.founder("a");
+    people(&a);
+    for daemon in [false, true] {
+        if daemon {
+            a.start();
+        }
+        assert_eq!(rows(&a, &["--where", "age>5"]), ["ann"]);
+        assert_eq!(rows(&a, &["--where", "age<=31", "--where", "admin!=true"]), ["bob"]);
+        assert_eq!(rows(&a, &["--where", "city~zm"]), ["ann", "cem"]);
+        assert_eq!(rows(&a, &["--where", "city=null"]), ["dora"]);
+        assert_eq!(rows(&a, &["--sort", "age"]), ["bob", "ann", "cem", "dora"]);
+        assert_eq!(rows(&a, &["--sort", "-age"]), ["cem", "ann", "bob", "dora"]);
+        assert_eq!(rows(&a, &["--sort", "city,-age", "--limit", "3"]), ["dora", "bob", "cem"]);
+        assert_eq!(rows(&a, &["--where", "city~z", "--after", "ann", "--limit", "1"]), ["cem"]);
+        let cut = all(&a, &["list", "people", "--columns", "age,admin", "--limit", "1"]);
+        assert_eq!(cut, [json!({ "row": "ann", "fields": { "age": 31, "admin": true } })]);
+        assert_eq!(a.json(&["count", "people"]).json(), json!({ "table": "people", "rows": 4 }));
+        assert_eq!(a.run(&["count", "people", "--where", "city=Izmir"]).ok().stdout, "2\n");
+        assert_eq!(a.run(&["count", "nobody"]).ok().stdout, "0\n");
+        assert!(a.json(&["list", "people", "--where", "age"]).error(2, "usage").contains("age"));
+    }
+    let table = a.run(&["list", "people", "--columns", "city,age"]).ok().stdout;
+    assert_eq!(
+        table,
+        "ROW   CITY    AGE\nann   Izmir   31\nbob   Ankara  4.5\ncem   Izmir   unknown\ndora  null\n"
+    );
+}
+
+#[test]
+fn a_batch_is_one_transaction_or_as_many_as_are_asked_for() {
+    let world = World::new();
+    let a = world.founder("a");
+    let put =
+        |row: &str, n: u32| format!(r#"{{"kind":"put","table":"t","row":"{row}","fields":{{"n":{n}}}}}"#);
+    let good = [
+        put("r1", 1),
+        put("r2", 2),
+        r#"{"kind":"update","table":"t","row":"r1","fields":{"m":3}}"#.to_owned(),
+        String::new(),
+        r#"{"kind":"replace","table":"t","row":"r2","fields":{"only":true}}"#.to_owned(),
+        put("r3", 3),
+        r#"{"kind":"delete","table":"t","row":"r3"}"#.to_owned(),
+    ];
+    let before = a.status()["position"].as_u64().expect("a number");
+    let ran = a.run_with_input(&["--json", "batch"], &good.join("\n")).ok();
+    assert_eq!(documents(&ran), [json!({ "operations": 6, "transactions": 1 })]);
+    assert_eq!(a.status()["position"], before + 1, "one commit");
+    let rows = all(&a, &["list", "t"]);
+    assert_eq!(
+        rows,
+        [
+            json!({ "row": "r1", "fields": { "n": 1, "m": 3 } }),
+            json!({ "row": "r2", "fields": { "only": true } })
+        ]
+    );
+    a.start();
+    let bad = [put("r8", 8), r#"{"kind":"update","table":"t","row":"nobody","fields":{}}"#.to_owned()];
+    let message = a.run_with_input(&["--json", "batch"], &bad.join("\n")).error(3, "not-found");
+    assert!(message.contains("lines 1 to 2") && message.contains("nobody"), "{message}");
+    assert_eq!(all(&a, &["list", "t"]), rows, "nothing of it was written");
+    let chunked = [put("r4", 4), put("r5", 5), put("r6", 6), "{\"kind\":\"putt\"}".to_owned()];
+    let ran = a.run_with_input(&["--json", "batch", "--chunk", "2"], &chunked.join("\n"));
+    assert!(ran.stderr.contains("the 2 operations before line 3 were written"), "{}", ran.stderr);
+    assert!(ran.error(2, "usage").contains("lines 3 to 4"));
+    assert_eq!(a.run(&["count", "t"]).ok().stdout, "4\n");
+    assert_eq!(a.run_with_input(&["batch"], "").ok().stdout, "0 operations in 0 transactions.\n");
+    assert!(a.json(&["batch", "/no/such/file"]).error(3, "not-found").contains("/no/such/file"));
+}
+
+#[test]
+fn the_history_of_a_row_names_every_write_and_which_of_them_still_shows() {
+    let world = World::new();
+    let a = world.founder("a");
+    a.run(&["put", "t", "r", "x=1", "y=1"]).ok();
+    a.run(&["put", "t", "other", "x=1"]).ok();
+    a.run(&["put", "t", "r", "x=2"]).ok();
+    let entries = all(&a, &["history", "t", "r"]);
+    let brief = |entry: &Json| json!([entry["kind"], entry["fields"], entry["shown"], entry["device"]]);
+    assert_eq!(
+        entries.iter().map(brief).collect::<Vec<_>>(),
+        [json!(["put", { "x": 1, "y": 1 }, ["y"], "a"]), json!(["put", { "x": 2 }, ["x"], "a"])]
+    );
+    assert_eq!(all(&a, &["history", "t", "r", "y"]).len(), 1);
+    assert_eq!(all(&a, &["history", "t", "r", "--limit", "1"])[0]["fields"], json!({ "x": 2 }));
+    a.run(&["delete", "t", "r"]).ok();
+    a.start();
+    let entries = all(&a, &["history", "t", "r", "y"]);
+    assert_eq!((entries.len(), &entries[1]["kind"]), (2, &json!("delete")), "a delete touches every field");
+    assert!(entries.iter().all(|entry| entry["shown"] == json!([])));
+    assert!(a.run(&["history", "t", "r"]).ok().stdout.contains("a  delete"));
+    assert!(a.json(&["history", "t", "nobody"]).error(3, "not-found").contains("nobody"));
+    assert!(a.json(&["history", "t", "r", "z"]).error(3, "not-found").contains("ever wrote"));
+}
+
+#[test]
+fn a_lost_value_is_listed_explained_and_restored_everywhere() {
+    let world = World::new();
+    let (a, b) = pair(&world);
+    conflict(&a, &b);
+    let listed = all(&a, &["conflicts"]);
+    assert_eq!(listed, all(&a, &["conflicts", "list"]));
+    assert_eq!(listed.len(), 1);
+    let (id, lost) = (listed[0]["id"].to_string(), listed[0]["lost"]["value"].clone());
+    let now = a.json(&["get", "t", "r", "x"]).json();
+    assert_eq!(listed[0]["won"]["value"], now);
+    assert_ne!(lost, now);
+    let explanation = a.json(&["explain", "t", "r", "x"]).json();
+    let field = &explanation["fields"][0];
+    assert_eq!((&explanation["present"], &field["value"]), (&json!(true), &now));
+    let rivals = field["rivals"].as_array().expect("a list");
+    let seen: Vec<_> = rivals.iter().map(|rival| (&rival["value"], &rival["seen"])).collect();
+    assert_eq!(seen, [(&lost, &json!(false)), (&json!("base"), &json!(true))]);
+    assert_eq!(rivals[0]["why"], listed[0]["why"]);
+    let detail = a.json(&["conflicts", "show", &id]).json();
+    assert_eq!((&detail["now"], &detail["present"], &detail["id"]), (&now, &json!(true), &listed[0]["id"]));
+    assert_eq!(
+        a.json(&["conflicts", "restore", &id]).json(),
+        json!({ "restored": [listed[0]["id"]], "unchanged": [] })
+    );
+    assert_eq!(a.json(&["get", "t", "r", "x"]).json(), lost);
+    assert_eq!(a.json(&["conflicts", "restore", &id]).json()["unchanged"], json!([listed[0]["id"]]));
+    exchange(&a, &b);
+    assert_eq!(
+        b.json(&["get", "t", "r", "x"]).json(),
+        lost,
+        "the restored value wins on the other device too"
+    );
+    assert_eq!(all(&a, &["conflicts"]).len(), 1, "restoring is no conflict, and the ledger stays");
+    assert!(a.json(&["conflicts", "show", "99"]).error(3, "not-found").contains("99"));
+    assert!(a.json(&["conflicts", "restore", "99"]).error(3, "not-found").contains("99"));
+    let twice = a.json(&["conflicts", "restore", &id, &id]).error(2, "usage");
+    assert!(twice.contains("same field"), "{twice}");
+}
+
+#[test]
+fn explain_says_which_devices_have_a_write_as_far_as_that_is_known() {
+    let world = World::new();
+    let (a, b) = pair(&world);
+    let holders = |device: &Device| {
+        let explanation = device.json(&["explain", "t", "r"]).json();
+        let part = if explanation["present"] == true { &explanation["fields"][0] } else { &explanation };
+        let holders = part["holders"].as_array().expect("a list").clone();
+        let mut known: Vec<_> =
+            holders.iter().map(|holder| (holder["device"].to_string(), holder["has"].clone())).collect();
+        known.sort_by_key(|(name, _)| name.clone());
+        known.into_iter().map(|(_, has)| has).collect::<Vec<_>>()
+    };
+    a.run(&["put", "t", "r", "x=1"]).ok();
+    assert_eq!(holders(&a), [json!(true), Json::Null], "b was not heard of since");
+    exchange(&a, &b);
+    b.run(&["put", "t", "s", "x=1"]).ok();
+    exchange(&a, &b);
+    assert_eq!(holders(&a), [json!(true), json!(true)], "b wrote something that shows that it had it");
+    a.start();
+    b.start();
+    a.run(&["sync"]).ok();
+    a.run(&["delete", "t", "r"]).ok();
+    a.run(&["sync"]).ok();
+    assert_eq!(holders(&a), [json!(true), json!(true)], "b is connected and said so");
+    let human = a.run(&["explain", "t", "r"]).ok().stdout;
+    assert!(human.contains("t/r  is deleted (by a, ") && human.contains("has it"), "{human}");
+    assert!(a.json(&["explain", "t", "nobody"]).error(3, "not-found").contains("nobody"));
+    assert!(a.json(&["explain", "t", "s", "z"]).error(3, "not-found").contains("no field"));
+}
