@@ -127,6 +127,11 @@ impl Peer {
         expected
     }
 
+    /// Whether all of `what` is among what the peer has or is about to have.
+    pub(crate) fn expects(&self, what: &Knowledge) -> bool {
+        what.minus(&self.known).is_empty() || what.minus(&self.expected()).is_empty()
+    }
+
     pub(crate) fn stats(&self, peer: PeerKey, ours: &Knowledge) -> PeerStats {
         PeerStats {
             peer,
