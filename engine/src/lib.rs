@@ -3,12 +3,14 @@
 //! Architecture invariant: no IO, no clock, no randomness of its own, no tokio. Time and seeds come
 //! in as arguments; effects go out as data.
 
+mod administer;
 mod answer;
 pub mod codec;
 pub mod commit;
 pub mod config;
 mod engine;
 mod exchange;
+mod fences;
 pub mod hlc;
 pub mod identity;
 pub mod io;
@@ -22,7 +24,9 @@ pub mod prng;
 mod remembered;
 mod reorder;
 mod replicated;
+mod rollback;
 pub mod row;
+pub mod statement;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

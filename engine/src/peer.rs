@@ -64,6 +64,8 @@ pub(crate) struct Peer {
     /// Damaged frames since the last good one.
     pub(crate) damaged: u32,
     pub(crate) told_diverged: bool,
+    /// Whether the peer says that it holds the account's root key.
+    pub(crate) has_root: bool,
     pub(crate) traffic: Traffic,
 }
 
@@ -90,6 +92,7 @@ impl Peer {
             clock_offset_ms: None,
             damaged: 0,
             told_diverged: false,
+            has_root: false,
             traffic: Traffic::default(),
         }
     }

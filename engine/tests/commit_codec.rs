@@ -62,6 +62,7 @@ fn plain() -> Commit {
         hlc: Hlc::new(1_700_000_000_000, 0),
         deps: Deps::new(),
         introduces: None,
+        statement: None,
         ops: Vec::new(),
     }
 }
