@@ -2,6 +2,13 @@
 //!
 //! Invariant: the same arguments give the same history, so figures of two runs compare.
 
+pub mod e2e;
+pub mod measure;
+#[cfg(feature = "peers")]
+pub mod peers;
+pub mod receiver;
+pub mod workload;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

@@ -200,7 +200,7 @@ impl Engine {
         for key in self.ready_peers() {
             let Some(peer) = self.peers.get(&key) else { continue };
             let room = peer.pushed_bytes - peer.pushed_acked + bytes <= self.config.push_bytes_max;
-            if peer.serve.is_some() || !room || !before.minus(&peer.expected()).is_empty() {
+            if peer.serve.is_some() || !room || !peer.expects(before) {
                 self.announce_to(now, key);
                 continue;
             }
@@ -288,6 +288,11 @@ fn next_in_order(
     ranges: &Knowledge,
     store: &impl StoreRead,
 ) -> Result<Option<(ReplicaId, u64, u64)>, StoreError> {
+    if ranges.replicas() == 1 {
+        // No other to compare with.
+        let only = ranges.iter().find_map(|(replica, set)| Some((*replica, *set.ranges().first()?)));
+        return Ok(only.map(|(replica, (first, end))| (replica, first, end)));
+    }
     let mut best: Option<(u64, ReplicaId, u64, u64)> = None;
     for (replica, set) in ranges.iter() {
         let Some((first, end)) = set.ranges().first().copied() else { continue };

@@ -149,6 +149,11 @@ impl Engine {
         self.state.members.values()
     }
 
+    /// Memory that commits take which wait for what they depend on, in bytes of their encoding.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.reorder.bytes() as u64
+    }
+
     /// What each peer with a session has applied durably, as far as it has said.
     pub fn peer_knowledge(&self) -> impl Iterator<Item = (DeviceId, &Knowledge)> {
         self.peers.values().filter(|peer| peer.ready()).map(|peer| (peer.device, &peer.known))
@@ -165,7 +170,7 @@ impl Engine {
             total,
             last_sync_ms: self.last_sync.0,
             waiting_commits: self.reorder.commits(),
-            waiting_bytes: self.reorder.bytes() as u64,
+            waiting_bytes: self.waiting_bytes(),
         }
     }
 

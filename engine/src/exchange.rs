@@ -111,15 +111,19 @@ impl Engine {
         if planted::is(Bug::NeverAsksForOwn) {
             lacking.retain(|replica| replica.device != self.identity.device());
         }
-        let idle = peer.want.is_none();
+        // Normally each commit is asked of one peer only. Where that brought nothing that could be kept, the parts may need
+        // each other: then this peer is asked for all of it, which it gives in causal order.
+        let (idle, fruitless) = (peer.want.is_none(), peer.fruitless);
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.synced = false;
         }
         if idle && !lacking.is_empty() {
-            lacking = lacking.minus(&self.reorder.knowledge());
-            for other in self.peers.values() {
-                if let Some(want) = &other.want {
-                    lacking = lacking.minus(&want.ranges);
+            if !fruitless {
+                lacking = lacking.minus(&self.reorder.knowledge());
+                for other in self.peers.values() {
+                    if let Some(want) = &other.want {
+                        lacking = lacking.minus(&want.ranges);
+                    }
                 }
             }
             lacking.truncate(WANT_RANGES_MAX);
@@ -158,7 +162,8 @@ impl Engine {
         if planted::is(Bug::WantNeverRetried) {
             return;
         }
-        if peer.want.take().is_some() {
+        if let Some(want) = peer.want.take() {
+            peer.fruitless = !want.progress;
             peer.want_ms = peer.want_ms.saturating_mul(2).min(self.config.want_ms_max);
             // Another peer may be quicker; this one is asked again on its retry timer at the latest.
             let others = self.ready_peers();
@@ -186,8 +191,10 @@ impl Engine {
                 break;
             }
         }
-        // Once for the whole frame: it looks at all that waits.
+        // Once for the whole frame: both look at all that waits.
         self.unblock(&mut draft, now)?;
+        let state = &self.state;
+        self.reorder.trim(|run| state.distance(run));
         self.settle(draft, true);
         if let Some((fault, text)) = bad {
             // What came before it in this frame was good, and stays.
@@ -297,10 +304,7 @@ impl Engine {
                     self.rewound();
                 }
             }
-            Fit::Waits => {
-                let state = &self.state;
-                self.reorder.insert(run, from, |run| state.distance(run));
-            }
+            Fit::Waits => self.reorder.insert(run, from),
             Fit::Fork { dot, ours, theirs } => self.event(Event::Fork { dot, ours, theirs }),
         }
         Ok(())
@@ -333,6 +337,7 @@ impl Engine {
         }
         if progress {
             peer.retry_ms = self.config.retry_ms;
+            peer.fruitless = false;
         }
         let Some(want) = &mut peer.want else { return };
         let mut wait_ms = None;

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::config::DEVICE_NAME_BYTES_MAX;
+use crate::remembered;
 
 /// A peer as a transport knows it: the Ed25519 public key that it proved to hold.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -151,8 +152,10 @@ fn array32(slice: &[u8]) -> [u8; 32] {
 /// Verifies by the one rule used everywhere (`verify_strict`: canonical points, no small-order keys).
 /// Differing rules between devices would let them diverge.
 pub fn verify(key: &[u8; 32], message: &[u8], sig: &Sig) -> bool {
-    let Ok(key) = VerifyingKey::from_bytes(key) else { return false };
-    key.verify_strict(message, &Signature::from_bytes(&sig.0)).is_ok()
+    remembered::verify(key, message, &sig.0, || {
+        let Ok(key) = VerifyingKey::from_bytes(key) else { return false };
+        key.verify_strict(message, &Signature::from_bytes(&sig.0)).is_ok()
+    })
 }
 
 /// A private Ed25519 key. Wiped from memory when dropped.
@@ -177,7 +180,7 @@ impl SecretKey {
 
     /// Signs a message.
     pub fn sign(&self, message: &[u8]) -> Sig {
-        Sig(self.0.sign(message).to_bytes())
+        Sig(remembered::sign(&self.public(), message, || self.0.sign(message).to_bytes()))
     }
 }
 

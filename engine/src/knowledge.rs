@@ -99,12 +99,29 @@ impl RangeSet {
         if first > last {
             return;
         }
+        // Nearly always it is the next number.
+        if let Some(newest) = self.0.last_mut().filter(|newest| newest.0 <= first) {
+            if first <= newest.1.saturating_add(1) {
+                newest.1 = newest.1.max(last);
+            } else {
+                self.0.push((first, last));
+            }
+            return;
+        }
         let from = self.0.partition_point(|range| range.1.saturating_add(1) < first);
         let to = self.0.partition_point(|range| range.0 <= last.saturating_add(1));
         let merged = self.0[from..to]
             .iter()
             .fold((first, last), |whole, range| (whole.0.min(range.0), whole.1.max(range.1)));
         self.0.splice(from..to, [merged]);
+    }
+
+    /// Whether all that is in `other` is in `self`, seen at a glance: `false` may be wrong.
+    fn plainly_covers(&self, other: &RangeSet) -> bool {
+        match (self.0.as_slice(), other.first(), other.last()) {
+            ([only], Some(first), Some(last)) => only.0 <= first && last <= only.1,
+            _ => self.0 == other.0,
+        }
     }
 
     /// Takes away all that is in `other`.
@@ -231,8 +248,12 @@ impl Knowledge {
     pub fn minus(&self, other: &Knowledge) -> Knowledge {
         let mut result = BTreeMap::new();
         for (replica, set) in &self.0 {
+            let theirs = other.0.get(replica);
+            if theirs.is_some_and(|theirs| theirs.plainly_covers(set)) {
+                continue;
+            }
             let mut rest = set.clone();
-            if let Some(theirs) = other.0.get(replica) {
+            if let Some(theirs) = theirs {
                 rest.subtract(theirs);
             }
             if !rest.is_empty() {

@@ -19,6 +19,7 @@ mod peer;
 #[cfg_attr(not(feature = "planted"), doc(hidden))]
 pub mod planted;
 pub mod prng;
+mod remembered;
 mod reorder;
 mod replicated;
 pub mod row;

@@ -51,6 +51,8 @@ pub(crate) struct Peer {
     pub(crate) serve: Option<Serve>,
     pub(crate) want: Option<OpenWant>,
     pub(crate) want_last: u32,
+    /// Whether the last request ended without bringing anything new.
+    pub(crate) fruitless: bool,
     /// The current wait for the next part of an answer, in milliseconds.
     pub(crate) want_ms: u64,
     /// The current wait before a statement is repeated, in milliseconds.
@@ -79,6 +81,7 @@ impl Peer {
             serve: None,
             want: None,
             want_last: 0,
+            fruitless: false,
             want_ms: config.want_ms,
             retry_ms: config.retry_ms,
             synced: false,
@@ -122,6 +125,11 @@ impl Peer {
             expected.union(&serve.covered);
         }
         expected
+    }
+
+    /// Whether all of `what` is among what the peer has or is about to have.
+    pub(crate) fn expects(&self, what: &Knowledge) -> bool {
+        what.minus(&self.known).is_empty() || what.minus(&self.expected()).is_empty()
     }
 
     pub(crate) fn stats(&self, peer: PeerKey, ours: &Knowledge) -> PeerStats {

@@ -4,9 +4,10 @@
 //! when they were cut by devices that knew different things; so runs that only together are complete are applied
 //! together, commit by commit in causal order ([`Reorder::take_joint`]).
 //!
-//! Invariants: the bytes held stay within the bound; at the end of a frame no run that can be applied
-//! is in it, so the bound never refuses the very run that would unblock the others; when full, the run that is
-//! farthest from applicable goes, be it the newcomer.
+//! Invariants, at the end of a frame: no run that can be applied is in it; the bytes held are within the bound. What
+//! exceeds it goes only then ([`Reorder::trim`]), farthest from applicable first: so the bound never refuses the very
+//! run that would unblock the others, and runs of one frame that need each other are never torn apart. While a frame
+//! is taken in, its own runs may be held beyond the bound.
 
 use std::collections::BTreeMap;
 
@@ -55,13 +56,8 @@ impl Reorder {
         self.runs.values().map(|waiting| waiting.run.commits.len() as u64).sum()
     }
 
-    /// Holds a run; `distance` says how far each run is from applicable.
-    pub(crate) fn insert(
-        &mut self,
-        run: Run<HashedCommit>,
-        from: PeerKey,
-        distance: impl Fn(&Run<HashedCommit>) -> u64,
-    ) {
+    /// Holds a run, for now beyond the bound.
+    pub(crate) fn insert(&mut self, run: Run<HashedCommit>, from: PeerKey) {
         let Some(first) = run.commits.first() else { return };
         let key = (first.commit.dot.replica, first.commit.dot.seq);
         if self.runs.get(&key).is_some_and(|held| held.run.commits.len() >= run.commits.len()) {
@@ -71,6 +67,10 @@ impl Reorder {
         let bytes = run.commits.iter().map(|hashed| hashed.bytes).sum();
         self.bytes += bytes;
         self.runs.insert(key, Waiting { run, from, bytes });
+    }
+
+    /// Gives up what exceeds the bound; `distance` says how far each run is from applicable.
+    pub(crate) fn trim(&mut self, distance: impl Fn(&Run<HashedCommit>) -> u64) {
         let full = |buffer: &Reorder| buffer.bytes > buffer.bytes_max || buffer.runs.len() > RUNS_MAX;
         while full(self) && !planted::is(Bug::UnboundedBuffer) {
             let farthest = self.runs.iter().max_by_key(|(_, waiting)| distance(&waiting.run));

@@ -1,6 +1,6 @@
 //! The table of deadlines. Each has a reason, so that a wake-up can be explained.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::identity::PeerKey;
 use crate::time::Instant;
@@ -22,17 +22,25 @@ pub enum Timer {
     Pump,
 }
 
-/// Deadlines by reason; setting one replaces the earlier.
+/// Deadlines by reason; setting one replaces the earlier. Invariant: both maps hold the same.
 #[derive(Debug, Default)]
-pub(crate) struct Timers(BTreeMap<Timer, Instant>);
+pub(crate) struct Timers {
+    by_reason: BTreeMap<Timer, Instant>,
+    by_time: BTreeSet<(Instant, Timer)>,
+}
 
 impl Timers {
     pub(crate) fn set(&mut self, timer: Timer, at: Instant) {
-        self.0.insert(timer, at);
+        if let Some(before) = self.by_reason.insert(timer, at) {
+            self.by_time.remove(&(before, timer));
+        }
+        self.by_time.insert((at, timer));
     }
 
     pub(crate) fn clear(&mut self, timer: Timer) {
-        self.0.remove(&timer);
+        if let Some(at) = self.by_reason.remove(&timer) {
+            self.by_time.remove(&(at, timer));
+        }
     }
 
     pub(crate) fn clear_peer(&mut self, peer: PeerKey) {
@@ -48,12 +56,12 @@ impl Timers {
     }
 
     pub(crate) fn get(&self, timer: Timer) -> Option<Instant> {
-        self.0.get(&timer).copied()
+        self.by_reason.get(&timer).copied()
     }
 
     /// The earliest deadline.
     pub(crate) fn next(&self) -> Option<(Instant, Timer)> {
-        self.0.iter().map(|(timer, at)| (*at, *timer)).min()
+        self.by_time.first().copied()
     }
 
     /// Takes out one deadline that has passed.

@@ -29,11 +29,14 @@ struct Solo {
 
 impl Solo {
     fn new() -> Solo {
+        Solo::with(Config::default())
+    }
+
+    fn with(config: Config) -> Solo {
         let (store, author) = (MemStore::new(), Author::new(9));
         let now = Now { mono: Instant(0), wall: WallMs(EPOCH_MS) };
         let recovered = store.recover().unwrap();
-        let engine =
-            Engine::new(Config::default(), test_identity(0), [1; 32], recovered, now, &store).unwrap();
+        let engine = Engine::new(config, test_identity(0), [1; 32], recovered, now, &store).unwrap();
         let mut solo = Solo { engine, store, now: now.mono, author, wants: Vec::new() };
         solo.perform();
         let key = solo.author.identity.peer_key();
@@ -146,4 +149,20 @@ fn what_a_slow_peer_has_under_way_is_not_asked_for_again_and_again() {
     }
     assert_eq!(solo.engine.knowledge().prefix_len(&replica), 12);
     assert!(solo.wants.len() <= 2, "{} requests", solo.wants.len());
+}
+
+#[test]
+fn runs_of_one_frame_that_need_each_other_are_applied_however_small_the_buffer() {
+    let mut solo = Solo::with(Config { reorder_bytes_max: 1, ..Config::default() });
+    let (mut left, mut right) = (Author::new(9), Author::new(8));
+    let commit = |author: &mut Author, deps: &[(ReplicaId, u64)]| {
+        author.commit(Hlc::new(EPOCH_MS, 0), deps.iter().copied().collect(), Vec::new())
+    };
+    let (l1, r1) = (commit(&mut left, &[]), commit(&mut right, &[(left.replica, 1)]));
+    let (l2, r2) = (commit(&mut left, &[(right.replica, 1)]), commit(&mut right, &[(left.replica, 2)]));
+    let run = |first: (Commit, Sig), last: (Commit, Sig)| Run { commits: vec![first.0, last.0], sig: last.1 };
+    let runs = vec![run(l1, l2), run(r1, r2)];
+    solo.frame(pack_ops(SESSION, &Ops { want: 0, offset: 1, done: true, runs }).unwrap());
+    let known = solo.engine.knowledge();
+    assert_eq!((known.prefix_len(&left.replica), known.prefix_len(&right.replica)), (2, 2));
 }

@@ -414,6 +414,8 @@ impl<'a> Full<'a> {
         for (node, knowledge, digest) in &equal {
             self.trace.update(&[*node as u8]).update(&knowledge.digest()).update(&digest.to_be_bytes());
         }
+        let equal: Vec<(usize, &Knowledge, u128)> =
+            equal.iter().map(|(node, knowledge, digest)| (*node, knowledge, *digest)).collect();
         check_equal(&equal)
     }
 

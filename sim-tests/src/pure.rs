@@ -339,12 +339,12 @@ impl<'a> Pure<'a> {
                 continue;
             }
             let engine = self.mesh.engine(node);
-            if *engine.knowledge() != self.observers[node].knowledge() {
+            if engine.knowledge() != self.observers[node].knowledge() {
                 let sentence = format!("{} claims {:?}", letter(node), engine.knowledge());
                 return violation("knowledge is exactly what the log holds", sentence);
             }
-            check_bounds(node, &engine.stats(), &self.config)?;
-            equal.push((node, engine.knowledge().clone(), engine.digest()));
+            check_bounds(node, engine.waiting_bytes(), &self.config)?;
+            equal.push((node, engine.knowledge(), engine.digest()));
         }
         check_equal(&equal)?;
         for (node, event) in &self.mesh.events[self.events_seen..] {

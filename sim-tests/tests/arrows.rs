@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("transport-sim", &["engine"]),
     ("ahenk", &["engine"]),
     ("sim-tests", &["engine", "ahenk", "store", "transport-sim"]),
-    ("benches", &["engine", "store"]),
+    ("benches", &["engine", "store", "ahenk", "transport-libp2p"]),
     ("ahenk-cli", &["engine", "ahenk", "store", "transport-libp2p"]),
 ];
 
@@ -27,8 +27,11 @@ const TEST_ARROWS: &[(&str, &[&str])] =
     &[("ahenk", &["store", "transport-sim"]), ("transport-libp2p", &["store", "ahenk"])];
 
 /// Who may name these at all: the rest reach them through the crate that wraps them.
-const OWNERS: &[(&str, &[&str])] =
-    &[("libp2p", &["transport-libp2p"]), ("redb", &["store"]), ("turmoil", &["transport-sim", "sim-tests"])];
+const OWNERS: &[(&str, &[&str])] = &[
+    ("libp2p", &["transport-libp2p"]),
+    ("redb", &["store", "benches"]),
+    ("turmoil", &["transport-sim", "sim-tests"]),
+];
 
 /// Crates that would give the engine IO, a clock, threads or randomness of its own.
 const IMPURE: &[&str] = &[

@@ -15,7 +15,7 @@ use crate::protocol::Request;
 
 const AFTER_HELP: &str = "\
 Each line is {\"table\":…,\"row\":…,\"fields\":{…}}; `import` without --table reads such a file back, and nothing is
-lost on the way. Rows that are written while the export runs may or may not be in it.";
+lost on the way. A row that is larger than one transaction takes several lines, each with some of its fields. Rows that are written while the export runs may or may not be in it.";
 
 /// Arguments of `export`.
 #[derive(Debug, clap::Args)]
@@ -46,9 +46,12 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
     let rows = env
         .with_backend(Need::Store, async |backend| {
             let (mut call, mut rows) = (backend.call(request).await?, 0_u64);
+            let mut last = None;
             while let Some(item) = call.next().await? {
                 file.line(&item.to_string())?;
-                rows += 1;
+                let row = Some((item["table"].clone(), item["row"].clone()));
+                rows += u64::from(row != last);
+                last = row;
             }
             Ok(rows)
         })

@@ -1,13 +1,15 @@
 //! `import`: rows from a file, in transactions of bounded size, so that an interrupted import goes on where it
 //! stopped.
 //!
-//! Invariants: a chunk of rows is written as a whole or not at all; how far the import has come is noted after the
+//! Invariants: a chunk of rows is written as a whole or not at all (a row that no transaction holds, in parts); how far the import has come is noted after the
 //! chunk is durable, so after an interruption at most one chunk is looked at again, and rows that are as the file
 //! has them are never written again; each record that is not imported is reported with its line and the reason.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 
+use engine::config::ROW_FIELDS_MAX;
 use engine::name::{FieldName, TableName};
 use serde::Serialize;
 
@@ -48,7 +50,7 @@ Interrupted or repeated:
 
 What cannot be used is skipped and reported with its line. The exit code is 2 if nothing at all could be used, if
 the file breaks off, or, with --strict or in a file that `export` wrote, if anything was skipped.
-A row takes at most 983040 bytes in one transaction; a larger one is skipped.";
+A row that takes more than one transaction holds (983040 bytes, 4096 fields) is written in several.";
 
 /// Arguments of `import`.
 #[derive(Debug, clap::Args)]
@@ -227,28 +229,53 @@ impl Importing<'_> {
             Ok(row) => row,
             Err(reason) => return self.tally.skip(line, &reason),
         };
-        let Some(Sized { row, bytes }) = row else {
+        let Some(mut parts) = row else {
             self.tally.other_table();
             return Ok(());
         };
-        self.tally.usable(&row);
+        let Some(last) = parts.pop() else { return Ok(()) };
+        self.tally.usable(&last.row);
         if self.tally.records() <= self.from {
             self.tally.resumed();
             return Ok(());
         }
-        let full = self.chunk.len() >= self.chunk_rows || self.chunk_bytes + bytes > CHUNK_BYTES;
+        if parts.is_empty() { self.take(last).await } else { self.large(parts, last).await }
+    }
+
+    /// Adds a row to the chunk; writes what was there before if it is enough.
+    async fn take(&mut self, Sized { row, bytes }: Sized) -> Result<()> {
+        let key = (row.table.clone(), row.row.clone());
+        // The same row again in one transaction: together they must be within the limits of one row.
+        let again = self.chunk.get(&key).map_or(0, |held| held.fields.0.len());
+        let full = self.chunk.len() >= self.chunk_rows
+            || self.chunk_bytes + bytes > CHUNK_BYTES
+            || again + row.fields.0.len() > ROW_FIELDS_MAX;
         if full && !self.chunk.is_empty() {
             self.write(self.tally.records() - 1, false).await?;
         }
         self.chunk_bytes += bytes;
-        match self.chunk.entry((row.table.clone(), row.row.clone())) {
-            std::collections::btree_map::Entry::Vacant(entry) => {
+        match self.chunk.entry(key) {
+            Entry::Vacant(entry) => {
                 entry.insert(row);
             }
-            std::collections::btree_map::Entry::Occupied(mut entry) => {
-                entry.get_mut().fields.0.extend(row.fields.0);
-            }
+            Entry::Occupied(mut entry) => entry.get_mut().fields.0.extend(row.fields.0),
         }
+        Ok(())
+    }
+
+    /// Writes a row that no transaction holds, part by part. It counts as dealt with when the last is written.
+    async fn large(&mut self, parts: Vec<Sized>, last: Sized) -> Result<()> {
+        let before = self.tally.records() - 1;
+        if !self.chunk.is_empty() {
+            self.write(before, false).await?;
+        }
+        let mut written = 0;
+        for part in parts {
+            written += self.send(vec![part.row], before, false).await?.written;
+        }
+        written += self.send(vec![last.row], before + 1, false).await?.written;
+        let one = u64::from(written > 0);
+        self.tally.imported(Imported { written: one, unchanged: 1 - one });
         Ok(())
     }
 
@@ -260,14 +287,17 @@ impl Importing<'_> {
     async fn write(&mut self, records: u64, done: bool) -> Result<()> {
         let rows: Vec<Exported> = std::mem::take(&mut self.chunk).into_values().collect();
         self.chunk_bytes = 0;
+        let imported = self.send(rows, records, done).await?;
+        self.tally.imported(imported);
+        Ok(())
+    }
+
+    async fn send(&self, rows: Vec<Exported>, records: u64, done: bool) -> Result<Imported> {
         let state = self.import.clone().map(|import| {
             let state = ImportState { records: records.max(self.from), done, at_ms: now_ms() };
             (import, state)
         });
-        let request = Request::Data(DataRequest::Import { rows, state });
-        let imported: Imported = self.backend.one(request).await?;
-        self.tally.imported(imported);
-        Ok(())
+        self.backend.one(Request::Data(DataRequest::Import { rows, state })).await
     }
 
     fn unreadable(&self, error: &SourceError) -> CliError {

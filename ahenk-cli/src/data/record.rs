@@ -1,7 +1,7 @@
-//! From a record of a file to a row.
+//! From a record of a file to a row, in parts that one transaction holds.
 
 use engine::codec::Writer;
-use engine::config::COMMIT_BYTES_MAX;
+use engine::config::{COMMIT_BYTES_MAX, ROW_FIELDS_MAX};
 use engine::name::{FieldName, NameError, RowKey, TableName};
 use engine::value::Value;
 
@@ -13,6 +13,8 @@ use super::transfer::Exported;
 const AROUND_BYTES: usize = 48 * 1024;
 /// Room for an operation and each field besides names and values, in bytes.
 const EACH_BYTES: usize = 16;
+/// Most of a row in one transaction, in bytes.
+const PART_BYTES_MAX: usize = COMMIT_BYTES_MAX - AROUND_BYTES;
 
 /// How records become rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +33,7 @@ pub(crate) enum Shape {
     },
 }
 
-/// A row to import and about how many bytes it takes in a commit.
+/// A row, or a part of its fields, and about how many bytes it takes in a commit.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Sized {
     pub(crate) row: Exported,
@@ -39,8 +41,8 @@ pub(crate) struct Sized {
 }
 
 impl Shape {
-    /// The row; `None` if it is of a table that was not asked for.
-    pub(crate) fn row(&self, content: Content) -> Result<Option<Sized>, Unusable> {
+    /// The row in its parts, at least one; `None` if it is of a table that was not asked for.
+    pub(crate) fn row(&self, content: Content) -> Result<Option<Vec<Sized>>, Unusable> {
         let row = match self {
             Shape::Rows { table, key } => {
                 let fields = match content {
@@ -58,11 +60,7 @@ impl Shape {
                 row
             }
         };
-        let bytes = check(&row)?;
-        if bytes > COMMIT_BYTES_MAX - AROUND_BYTES {
-            return Err(Unusable::TooLarge { bytes });
-        }
-        Ok(Some(Sized { row, bytes }))
+        parts(row).map(Some)
     }
 }
 
@@ -83,16 +81,33 @@ fn exported(content: Content) -> Result<Exported, Unusable> {
     })
 }
 
-/// Checks all names; gives the row's size.
-fn check(row: &Exported) -> Result<usize, NameError> {
-    let (table, key) = (TableName::new(&row.table)?, RowKey::new(&row.row)?);
-    let mut writer = Writer::new();
-    for (name, value) in &row.fields.0 {
-        writer.bytes(FieldName::new(name)?.as_str().as_bytes());
-        value.encode(&mut writer);
+/// Checks all names, and divides the fields so that each part fits a transaction. A row can have outgrown that by
+/// several writes; a single field cannot have.
+pub(crate) fn parts(row: Exported) -> Result<Vec<Sized>, Unusable> {
+    let Exported { table, row, fields: JsonFields(fields) } = row;
+    let around = TableName::new(&table)?.as_str().len() + RowKey::new(&row)?.as_str().len() + EACH_BYTES;
+    let part = || Exported { table: table.clone(), row: row.clone(), fields: JsonFields::default() };
+    let (mut parts, mut next) = (Vec::new(), Sized { row: part(), bytes: around });
+    for (name, value) in fields {
+        let bytes = field_bytes(&name, &value)?;
+        if around + bytes > PART_BYTES_MAX {
+            return Err(Unusable::TooLarge { field: name, bytes });
+        }
+        if next.bytes + bytes > PART_BYTES_MAX || next.row.fields.0.len() >= ROW_FIELDS_MAX {
+            parts.push(std::mem::replace(&mut next, Sized { row: part(), bytes: around }));
+        }
+        next.bytes += bytes;
+        next.row.fields.0.insert(name, value);
     }
-    let each = (row.fields.0.len() + 1) * EACH_BYTES;
-    Ok(writer.len() + table.as_str().len() + key.as_str().len() + each)
+    parts.push(next);
+    Ok(parts)
+}
+
+fn field_bytes(name: &str, value: &Value) -> Result<usize, NameError> {
+    let mut writer = Writer::new();
+    writer.bytes(FieldName::new(name)?.as_str().as_bytes());
+    value.encode(&mut writer);
+    Ok(writer.len() + EACH_BYTES)
 }
 
 #[cfg(test)]
@@ -114,9 +129,10 @@ mod tests {
     fn the_key_field_names_the_row_and_stays_in_it() {
         for (text, key) in [(r#"{"id":"a","b":1}"#, "a"), (r#"{"id":-7}"#, "-7")] {
             let fields = parse_fields(text).expect("reads");
-            let sized = rows().row(Content::Json(text.to_owned())).expect("usable").expect("asked for");
+            let parts = rows().row(Content::Json(text.to_owned())).expect("usable").expect("asked for");
+            assert_eq!(parts.len(), 1);
             assert_eq!(
-                sized.row,
+                parts[0].row,
                 Exported { table: "t".into(), row: key.into(), fields: JsonFields(fields) }
             );
         }
@@ -141,13 +157,32 @@ mod tests {
     }
 
     #[test]
+    fn a_row_beyond_one_transaction_comes_in_parts_that_fit_and_lose_nothing() {
+        let large = (0..5).map(|n| (format!("large-{n}"), Value::Text("x".repeat(400_000))));
+        let many = (0..ROW_FIELDS_MAX + 1).map(|n| (format!("field-{n}"), Value::Int(n as i64)));
+        for fields in [large.collect::<RawFields>(), many.collect()] {
+            let row = Exported { table: "t".into(), row: "r".into(), fields: JsonFields(fields.clone()) };
+            let parts = parts(row).expect("usable");
+            assert!(parts.len() > 1);
+            let mut together = RawFields::new();
+            for Sized { row, bytes } in parts {
+                assert!(bytes <= PART_BYTES_MAX && row.fields.0.len() <= ROW_FIELDS_MAX);
+                together.extend(row.fields.0);
+            }
+            assert_eq!(together, fields);
+        }
+        let empty = Exported { table: "t".into(), row: "r".into(), fields: JsonFields::default() };
+        assert_eq!(parts(empty).expect("usable").len(), 1, "a row without fields is a row");
+    }
+
+    #[test]
     fn a_line_of_an_export_names_its_own_row() {
         let all = Shape::Exported { only: None };
         let deepest = format!("{}{}", "[".repeat(32), "]".repeat(32));
         let fields = format!(r#"{{"$bytes":"a field's name","a":[1,{{"$bytes":"AP8="}}],"b":{deepest}}}"#);
         let text = &format!(r#"{{"table":"t","row":"r","fields":{fields}}}"#);
-        let sized = all.row(Content::Json(text.to_owned())).expect("usable").expect("asked for");
-        assert_eq!(serde_json::to_string(&sized.row).expect("writes"), *text);
+        let parts = all.row(Content::Json(text.to_owned())).expect("usable").expect("asked for");
+        assert_eq!(serde_json::to_string(&parts[0].row).expect("writes"), *text);
         let other = Shape::Exported { only: Some(TableName::new("u").expect("a name")) };
         assert_eq!(other.row(Content::Json(text.to_owned())).expect("usable"), None);
         for text in [

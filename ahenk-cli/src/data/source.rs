@@ -20,7 +20,8 @@ mod text;
 pub(crate) use delimited::Layout;
 use text::Text;
 
-/// Longest text of one record, in bytes. A row has less than 1 MiB, and its text may take several times that.
+/// Longest text of one record, in bytes. What fits one transaction has less than 1 MiB, and its text may take several
+/// times that; `export` writes a larger row as several records.
 pub(crate) const RECORD_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// How a file holds its rows.
@@ -89,9 +90,11 @@ pub(crate) enum Unusable {
     /// A name that is not possible.
     #[error("{0}")]
     Name(#[from] NameError),
-    /// Too much for one transaction.
-    #[error("the row takes {bytes} bytes, and one transaction at most {COMMIT_BYTES_MAX}")]
+    /// A field that no transaction holds.
+    #[error("the field {field:?} takes {bytes} bytes, and one transaction at most {COMMIT_BYTES_MAX}")]
     TooLarge {
+        /// Its name.
+        field: String,
         /// Its size in bytes.
         bytes: usize,
     },

@@ -10,6 +10,7 @@ use engine::store::StoreRead as _;
 use serde::{Deserialize, Serialize};
 
 use super::json::JsonFields;
+use super::record::parts;
 use super::rows::{Pages, raw};
 use crate::error::{CliError, Kind, Result};
 use crate::service::{Caller, Context};
@@ -117,7 +118,11 @@ pub(super) async fn export(context: &Context, caller: &Caller, only: Option<&str
             }
             for (row, found) in page {
                 let fields = JsonFields(raw(found));
-                caller.item(Exported { table: table.clone(), row, fields }).await?;
+                // What a line holds can be written back in one transaction.
+                let parts = parts(Exported { table: table.clone(), row, fields });
+                for part in parts.map_err(CliError::internal)? {
+                    caller.item(part.row).await?;
+                }
             }
         }
     }

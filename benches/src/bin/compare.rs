@@ -1,106 +1,365 @@
-//! One small table of ratios, all measured in this run: what merging costs beside a bare map, what an operation takes
-//! on the wire, and what committing in groups saves.
+//! One table: what Ahenk costs, what else there is, and what it is to reach, all measured in this run.
+//!
+//! `cargo run --release -p benches --features peers --bin compare [PART...] [--million]`, where a part is a word of
+//! a heading's beginning. Without the feature, the peers are left out, and with them the goals that are ratios.
 
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, reason = "this is a table for people")]
 
-use std::collections::{BTreeMap, HashMap};
-use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::collections::HashMap;
+use std::path::Path;
 
-use benches::{apply_durably, batches, history, merge, shuffled, writes};
-use engine::commit::{Commit, Op, Stamp};
-use engine::name::{FieldName, RowKey, TableName};
-use engine::value::Value;
-use engine::wire::message::{Ops, Run, pack_ops};
+use benches::e2e::{self, Way};
+use benches::measure::{Goal, Spent, Table, best, once};
+use benches::receiver::Receiver;
+use benches::workload::{Choice, Workload};
+use benches::{apply_durably, batches, shuffled};
+use engine::codec::{Reader, Writer};
+use engine::commit::{Commit, Op, Stamp, hash_commit, verify_commit};
+use engine::config::Config;
+use engine::identity::AccountId;
+use engine::name::{RowKey, TableName};
+use engine::row::RowState;
+use engine::store::{MemStore, StoreRead};
+use engine::testing::{Mesh, test_identity, test_root};
+use engine::wire::columns::{decode_run, encode_run};
+use store::RedbStore;
 
-const OPERATIONS: u64 = 10_000;
-const TRANSACTIONS: u64 = 512;
-const ROUNDS: usize = 9;
+const OPERATIONS: u64 = 100_000;
+const MILLION: u64 = 1_000_000;
+const ROUNDS: usize = 3;
 
-type Key = (TableName, RowKey, FieldName);
+fn account() -> AccountId {
+    AccountId(test_root().public())
+}
 
-/// Last write wins on single fields, without deletes, creates or a record of what lost.
-fn bare_ordered(writes: &[(Stamp, Op)]) -> BTreeMap<Key, (Stamp, Value)> {
-    let mut fields = BTreeMap::new();
+fn new_store(folder: &Path) -> RedbStore {
+    RedbStore::create(&folder.join("ahenk.redb"), account(), [7; 16]).expect("a new database")
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+/// Merges writes into rows by the engine's rules; returns how many rows there are.
+fn merge(writes: &[(Stamp, &Op)]) -> usize {
+    let (mut rows, mut lost) = (HashMap::<&RowKey, RowState>::new(), Vec::new());
     for (stamp, op) in writes {
-        for (field, value) in &op.fields {
-            let entry = fields.entry((op.table.clone(), op.row.clone(), field.clone()));
-            let cell = entry.or_insert_with(|| (*stamp, value.clone()));
-            if cell.0 < *stamp {
-                *cell = (*stamp, value.clone());
-            }
+        rows.entry(&op.row).or_default().apply(*stamp, op, &mut lost);
+        lost.clear();
+    }
+    rows.len()
+}
+
+/// Receives frames into a store; what it takes includes inflating, decoding, hashing, verifying, merging and storing.
+fn receive<S: engine::store::Store>(store: S, frames: &[Vec<u8>]) -> Receiver<S> {
+    let mut receiver = Receiver::new(store);
+    frames.iter().for_each(|frame| receiver.frame(frame));
+    receiver
+}
+
+fn memory(table: &mut Table, operations: u64) {
+    table.section(&format!("memory: merge of {operations} operations, processor time an operation"));
+    for (devices, choice) in [(2, Choice::Uniform), (8, Choice::Uniform), (8, Choice::Zipf)] {
+        let workload = Workload::new(devices, operations, choice);
+        let writes = workload.writes();
+        let mixed = shuffled(&writes);
+        let name = format!("{devices} devices, {choice:?}");
+        let ours = best(ROUNDS, || (), |()| merge(&mixed)).per(operations).cpu_ns;
+        table.row(&format!("{name}, shuffled"), ours, "ns", Goal::None);
+        let twice: Vec<_> = mixed.iter().chain(&mixed).copied().collect();
+        let doubled = best(ROUNDS, || (), |()| merge(&twice)).per(operations).cpu_ns - ours;
+        table.row(&format!("{name}, each once more"), doubled, "ns", Goal::AtMost(40.0));
+        #[cfg(feature = "peers")]
+        {
+            let bare = best(ROUNDS, || (), |()| benches::peers::bare_map(&mixed)).per(operations).cpu_ns;
+            table.row(&format!("{name}, a bare hash map"), bare, "ns", Goal::None);
+            table.row("  ratio to the bare map", ours / bare, "x", Goal::AtMost(2.0));
         }
     }
-    fields
+    let workload = Workload::new(8, operations, Choice::Uniform);
+    let frames = workload.frames(1_000);
+    let ours = best(ROUNDS, || (), |()| receive(MemStore::new(), &frames)).per(operations).cpu_ns;
+    table.row("from frames into a store in memory, all included", ours, "ns", Goal::None);
+    #[cfg(feature = "peers")]
+    crdts(table, &workload, ours);
 }
 
-fn bare_hashed(writes: &[(Stamp, Op)]) -> HashMap<Key, (Stamp, Value)> {
-    let mut fields = HashMap::new();
-    for (stamp, op) in writes {
-        for (field, value) in &op.fields {
-            let entry = fields.entry((op.table.clone(), op.row.clone(), field.clone()));
-            let cell = entry.or_insert_with(|| (*stamp, value.clone()));
-            if cell.0 < *stamp {
-                *cell = (*stamp, value.clone());
-            }
+#[cfg(feature = "peers")]
+fn crdts(table: &mut Table, workload: &Workload, ours: f64) {
+    use benches::peers::{automerge, loro, yrs};
+    let mut writes = workload.writes();
+    writes.truncate(20_000);
+    let count = writes.len() as u64;
+    let mut compare = |name: &str, spent: Spent, bytes: usize| {
+        let each = spent.per(count).cpu_ns;
+        table.row(&format!("{name}, merge of {count} from updates of 100"), each, "ns", Goal::None);
+        table.row("  ratio to ours", each / ours, "x", Goal::None);
+        table.row("  a whole document", bytes as f64 / count as f64, "B/op", Goal::None);
+    };
+    let made = yrs::make(&writes, 8);
+    compare("yrs", best(1, || (), |()| yrs::merge(&made.updates)), made.whole_bytes);
+    let made = automerge::make(&writes, 8);
+    compare("automerge", best(1, || (), |()| automerge::merge(&made.updates)), made.whole_bytes);
+    let made = loro::make(&writes, 8);
+    compare("loro", best(1, || (), |()| loro::merge(&made.updates)), made.whole_bytes);
+}
+
+fn durable(table: &mut Table, operations: u64) {
+    table.section(&format!("durable: merge of {operations} operations, processor time an operation"));
+    let workload = Workload::new(8, operations, Choice::Uniform);
+    for batch in [100, 1_000, 10_000] {
+        let frames = workload.frames(batch);
+        let goal = match (batch, operations) {
+            (1_000, OPERATIONS) => Goal::AtMost(1.0),
+            (10_000, MILLION) => Goal::AtMost(1.5),
+            _ => Goal::None,
+        };
+        let rounds = if operations == OPERATIONS && batch > 100 { ROUNDS } else { 1 };
+        let ours = best(rounds, folder, |folder| {
+            let receiver = receive(new_store(folder.path()), &frames);
+            drop(receiver);
+            folder
+        });
+        let ours = ours.per(operations);
+        table.row(&format!("from frames of {batch} into redb, all included"), ours.cpu_ns / 1e3, "us", goal);
+        table.row("  the same by the clock", ours.wall_ns / 1e3, "us", Goal::None);
+        #[cfg(feature = "peers")]
+        durable_peers(table, &workload, &frames, batch, ours);
+    }
+    let (folder, frames) = (folder(), workload.frames(1_000));
+    drop(receive(new_store(folder.path()), &frames));
+    let bytes = std::fs::metadata(folder.path().join("ahenk.redb")).expect("the file").len();
+    table.row("on disk", bytes as f64 / operations as f64, "B/op", Goal::None);
+}
+
+#[cfg(feature = "peers")]
+fn durable_peers(table: &mut Table, workload: &Workload, frames: &[Vec<u8>], batch: usize, ours: Spent) {
+    use benches::peers;
+    let writes = workload.writes();
+    let count = writes.len() as u64;
+    let mut compare = |name: &str, goal: Goal, work: &dyn Fn(&Path)| {
+        let spent = best(1, folder, |folder| {
+            work(folder.path());
+            folder
+        });
+        let each = spent.per(count).cpu_ns;
+        table.row(&format!("  {name}"), each / 1e3, "us", Goal::None);
+        table.row("    ratio to ours", each / ours.cpu_ns, "x", goal);
+    };
+    let goal = if batch == 1_000 { Goal::AtLeast(3.0) } else { Goal::None };
+    compare("SQLite upsert, synchronous NORMAL", goal, &|folder| {
+        peers::sqlite(folder, &writes, batch, false);
+    });
+    compare("SQLite upsert, synchronous FULL", Goal::None, &|folder| {
+        peers::sqlite(folder, &writes, batch, true);
+    });
+    compare("redb, rows", Goal::None, &|folder| peers::redb_rows(folder, &writes, batch));
+    compare("redb, frames appended as they are", Goal::None, &|folder| peers::redb_blobs(folder, frames));
+}
+
+fn commits(table: &mut Table) {
+    const COUNT: u64 = 1_024;
+    table.section(&format!("commits: {COUNT} local transactions, by the clock"));
+    let mut single = 0.0;
+    for writers in [1, 8, 64] {
+        let batches = batches(COUNT, writers);
+        let work = |folder: tempfile::TempDir| {
+            apply_durably(folder.path(), &batches);
+            folder
+        };
+        let each = best(ROUNDS, folder, work).per(COUNT).wall_ns / 1e3;
+        table.row(&format!("{writers} writers at a time, a transaction"), each, "us", Goal::None);
+        if writers == 1 {
+            single = each;
+        } else {
+            let goal = if writers == 64 { Goal::AtLeast(20.0) } else { Goal::None };
+            table.row("  times the rate of one", single / each, "x", goal);
         }
     }
-    fields
+    #[cfg(feature = "peers")]
+    {
+        use benches::peers;
+        let mut compare = |name: &str, goal: Goal, work: &dyn Fn(&Path)| {
+            let spent = best(ROUNDS, folder, |folder| {
+                work(folder.path());
+                folder
+            });
+            let each = spent.per(COUNT).wall_ns / 1e3;
+            table.row(name, each, "us", Goal::None);
+            table.row("  ours alone, beside it", single / each, "x", goal);
+        };
+        compare("redb, a small record", Goal::AtMost(1.3), &|folder| peers::redb_commits(folder, COUNT));
+        compare("file and fdatasync", Goal::None, &|folder| peers::fdatasync(folder, COUNT));
+        let workload = Workload::new(1, COUNT, Choice::Uniform);
+        let writes = workload.writes();
+        compare("SQLite, synchronous FULL", Goal::None, &|folder| peers::sqlite_commits(folder, &writes));
+    }
 }
 
-/// The median of a few rounds.
-fn time<R>(mut work: impl FnMut() -> R) -> Duration {
-    let mut times: Vec<Duration> = (0..ROUNDS)
-        .map(|_| {
-            let start = Instant::now();
-            black_box(work());
-            start.elapsed()
-        })
-        .collect();
-    times.sort_unstable();
-    times[ROUNDS / 2]
+fn wire(table: &mut Table, operations: u64) {
+    table.section(&format!("wire: {operations} operations of 8 devices"));
+    let workload = Workload::new(8, operations, Choice::Uniform);
+    let frames = workload.frames(4_000);
+    let bytes = frames.iter().map(Vec::len).sum::<usize>() as f64 / operations as f64;
+    table.row("initial sync, everything included", bytes, "B/op", Goal::AtMost(20.0));
+    let entropy = (workload.rows as f64).log2() / 8.0 + 3.0 / 8.0 + 600f64.log2() / 8.0 + 3.0 / 8.0 + 7.5;
+    table.row("  what a row, field, stamp, author and value tell at least", entropy, "B/op", Goal::None);
+    for missing in [0, 1, 100] {
+        let (bytes, payload, round_trips) = delta(missing);
+        let (name, goal) = match missing {
+            0 => ("a delta of nothing", Goal::AtMost(64.0)),
+            1 => ("a delta of one commit, beyond the commit", Goal::AtMost(150.0)),
+            _ => ("a delta of 100 commits, beyond the commits", Goal::None),
+        };
+        table.row(name, bytes as f64 - payload as f64, "B", goal);
+        table.row("  frames there and back", round_trips as f64, "", Goal::None);
+    }
+
+    let run: Vec<Commit> = Workload::new(1, 1_000, Choice::Uniform).commits().cloned().collect();
+    let encode = |()| {
+        let mut writer = Writer::new();
+        encode_run(&run, &mut writer);
+        writer.into_bytes()
+    };
+    let encoded = encode(());
+    let each = |spent: Spent| spent.per(run.len() as u64).cpu_ns;
+    table.row("encode a run of 1000, an operation", each(best(20, || (), encode)), "ns", Goal::None);
+    let decode = |()| decode_run(&mut Reader::new(&encoded), &account()).expect("it decodes");
+    table.row("decode and hash it, an operation", each(best(20, || (), decode)), "ns", Goal::None);
+
+    let author = test_identity(1).peer_key();
+    let hash = hash_commit(&run[0].encode());
+    let sig = engine::commit::sign_commit(&test_identity(1), &hash);
+    let verify = |()| assert!(verify_commit(&account(), &author, &hash, &sig));
+    let verify = best(200, || (), verify).cpu_ns / 1e3;
+    table.row("verify a signature", verify, "us", Goal::None);
+    table.row("  in runs of 125, an operation", verify / 125.0, "us", Goal::AtMost(0.5));
 }
 
-fn durable(group: usize) -> Duration {
-    let batches = batches(TRANSACTIONS, group);
-    time(|| {
-        let folder = tempfile::tempdir().expect("a folder");
-        apply_durably(folder.path(), &batches);
-        folder
-    })
+/// What two devices that were in sync say to each other when one asks after `missing` writes of the other that it
+/// did not hear of: bytes, of which commits, and frames.
+fn delta(missing: u64) -> (u64, u64, u64) {
+    let mut mesh = Mesh::new(2, 1, Config::default());
+    mesh.connect(0, 1);
+    assert!(mesh.run_until_equal(60_000));
+    mesh.run_ms(1_000);
+    mesh.cut(0, 1);
+    let before = mesh.engine(0).stats().total;
+    let field = engine::name::FieldName::new("title").expect("a name");
+    let change = |n: u64| engine::io::Change {
+        table: TableName::new("tasks").expect("a name"),
+        row: RowKey::new(&format!("task-{n:05}")).expect("a key"),
+        kind: engine::commit::OpKind::Put,
+        fields: [(field.clone(), format!("value is {:015x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).into())]
+            .into(),
+    };
+    let before = if missing == 0 { before } else { mesh.engine(0).stats().total };
+    for n in 0..missing {
+        mesh.write(0, vec![change(n)]);
+    }
+    // What was said into the cut is not part of it.
+    let (mut from, mut back) = (mesh.engine(0).stats().total, mesh.engine(1).stats().total);
+    if missing == 0 {
+        from = before;
+    } else {
+        from.frames_sent = mesh.engine(0).stats().total.frames_sent;
+        back.frames_sent = mesh.engine(1).stats().total.frames_sent;
+    }
+    mesh.connect(0, 1);
+    mesh.input(1, engine::io::Input::SyncNow);
+    assert!(mesh.run_until_equal(60_000));
+    mesh.run_ms(500);
+    let (to, backed) = (mesh.engine(0).stats().total, mesh.engine(1).stats().total);
+    let bytes = to.bytes_sent - from.bytes_sent + backed.bytes_sent - back.bytes_sent;
+    let frames = to.frames_sent - from.frames_sent + backed.frames_sent - back.frames_sent;
+    let own = mesh.store(0).commits(&mesh.engine(0).replica(), 2, usize::MAX, usize::MAX).expect("memory");
+    let payload = own.iter().map(|stored| stored.commit.encode().len() as u64 + 64).sum();
+    (bytes, payload, frames)
+}
+
+fn sync(table: &mut Table, operations: u64) {
+    table.section(&format!("sync: {operations} operations from one device to a new one"));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    for way in [Way::Memory, Way::Tcp] {
+        let folder = folder();
+        e2e::prepare(folder.path(), operations);
+        let synced = runtime.block_on(e2e::initial_sync(folder.path(), way));
+        let rate = operations as f64 / synced.spent.wall_ns * 1e9;
+        let (name, goal) = match way {
+            Way::Memory => ("queues in memory", Goal::None),
+            Way::Tcp => ("libp2p, TCP over loopback", Goal::AtLeast(400_000.0)),
+        };
+        table.row(name, rate, "op/s", goal);
+        let each = synced.spent.per(operations).cpu_ns / 1e3;
+        table.row("  processor time of both, an operation", each, "us", Goal::None);
+        let memory = synced.memory_bytes as f64 / 2e6;
+        table.row("  peak memory, a device", memory, "MB", Goal::AtMost(150.0));
+        table.row("  received", synced.received_bytes as f64 / operations as f64, "B/op", Goal::AtMost(20.0));
+        table.row("  on its disk", synced.disk_bytes as f64 / operations as f64, "B/op", Goal::None);
+    }
+    #[cfg(feature = "peers")]
+    table.row(
+        "loopback TCP alone",
+        benches::peers::loopback_bytes_a_second(1 << 30) / 1e6,
+        "MB/s",
+        Goal::None,
+    );
+}
+
+fn open(table: &mut Table, operations: u64) {
+    table.section(&format!("open: a database of {operations} operations"));
+    let folder = folder();
+    let workload = Workload::new(8, operations, Choice::Uniform);
+    drop(receive(new_store(folder.path()), &workload.frames(10_000)));
+    let path = folder.path().join("ahenk.redb");
+    let writes = workload.writes();
+    let tasks = writes[0].1.table.clone();
+    let (store, spent) = once(|| {
+        let store = RedbStore::open(&path, account(), [8; 16]).expect("it opens");
+        store.row(&tasks, &writes[7].1.row).expect("a read").expect("a row");
+        store
+    });
+    let goal = if operations == MILLION { Goal::AtMost(100.0) } else { Goal::None };
+    table.row("open and first read", spent.wall_ns / 1e6, "ms", goal);
+    let mixed = shuffled(&writes);
+    let reads = &mixed[..10_000];
+    let read = |()| reads.iter().for_each(|(_, op)| drop(store.row(&tasks, &op.row).expect("a read")));
+    let each = best(ROUNDS, || (), read).per(reads.len() as u64).cpu_ns / 1e3;
+    table.row("point read", each, "us", Goal::None);
+    let all = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
+    let scan = |()| store.scan(&tasks, all, 10_000).expect("a scan").len();
+    let each = best(ROUNDS, || (), scan).per(workload.rows.min(10_000)).cpu_ns / 1e3;
+    table.row("scan, a row", each, "us", Goal::None);
 }
 
 fn main() {
-    let writes = shuffled(&writes(&history(8, OPERATIONS)));
-    let ours = time(|| merge(&writes));
-    let (ordered, hashed) = (time(|| bare_ordered(&writes)), time(|| bare_hashed(&writes)));
-    let micros = |time: Duration, per: u64| time.as_secs_f64() * 1e6 / per as f64;
-    println!("{:<58} {:>10}  ratio", "", "us each");
-    let row = |name: &str, value: f64, base: f64| println!("{name:<58} {value:>10.2}  {:.2}", value / base);
-    let base = micros(ours, OPERATIONS);
-    row("merge an operation, 8 devices, shuffled", base, base);
-    row("the same into a bare BTreeMap of fields", micros(ordered, OPERATIONS), base);
-    row("the same into a bare HashMap of fields", micros(hashed, OPERATIONS), base);
-    let (single, grouped) = (micros(durable(1), TRANSACTIONS), micros(durable(64), TRANSACTIONS));
-    row("a durable transaction, committed alone", single, single);
-    row("a durable transaction, 64 committed together", grouped, single);
-
-    let signed = history(1, 1_000);
-    let sig = signed[signed.len() - 1].1;
-    let commits: Vec<Commit> = signed.into_iter().map(|(commit, _)| commit).collect();
-    let count = commits.len() as f64;
-    let canonical: usize = commits.iter().map(|commit| commit.encode().len() + 64).sum();
-    let ops = Ops { want: 1, offset: 0, done: true, runs: vec![Run { commits, sig }] };
-    let frame = pack_ops(1, &ops).expect("it fits a frame");
-    println!("\n{:<58} {:>10}  ratio", "", "B each");
-    row(
-        "an operation on the wire, in a run of 1000, deflated",
-        frame.len() as f64 / count,
-        frame.len() as f64 / count,
-    );
-    row(
-        "the same, each commit by itself with its signature",
-        canonical as f64 / count,
-        frame.len() as f64 / count,
-    );
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let million = arguments.iter().any(|argument| argument == "--million");
+    let parts: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
+    let wanted =
+        |part: &str| parts.is_empty() || parts.iter().any(|wanted| part.starts_with(wanted.as_str()));
+    let sizes: &[u64] = if million { &[OPERATIONS, MILLION] } else { &[OPERATIONS] };
+    let mut table = Table::default();
+    for operations in sizes {
+        if wanted("memory") {
+            memory(&mut table, *operations);
+        }
+        if wanted("durable") {
+            durable(&mut table, *operations);
+        }
+        if wanted("sync") {
+            sync(&mut table, *operations);
+        }
+        if wanted("open") {
+            open(&mut table, *operations);
+        }
+        if wanted("wire") {
+            wire(&mut table, *operations);
+        }
+    }
+    if wanted("commits") {
+        commits(&mut table);
+    }
+    println!("\n{} goals reached, {} missed", table.goals.0, table.goals.1);
 }

@@ -5,6 +5,7 @@ mod mesh;
 pub use mesh::{EPOCH_MS, LinkFaults, Mesh, MeshCounts};
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use proptest::prelude::*;
 
@@ -62,7 +63,10 @@ pub fn test_root() -> SecretKey {
 
 /// The n-th device of the test account.
 pub fn test_identity(n: u8) -> Identity {
-    identity_of(&test_root(), n)
+    // Simulations ask for the same few identities thousands of times a second.
+    static MADE: Mutex<BTreeMap<u8, Identity>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    made.entry(n).or_insert_with(|| identity_of(&test_root(), n)).clone()
 }
 
 /// The n-th device of the account of a root key.
