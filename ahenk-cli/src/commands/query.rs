@@ -63,18 +63,18 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
         Ok(())
     })
     .await?;
-    connection.authorizer(Some(only_reading)).map_err(internal)?;
-    let mut statement = connection.prepare(&sql).map_err(refused)?;
+    connection.authorizer(Some(only_reading)).map_err(|error| internal(&error))?;
+    let mut statement = connection.prepare(&sql).map_err(|error| refused(&error))?;
     print(env, &mut statement)
 }
 
 fn open() -> Result<Connection> {
     // The empty name means a private database that lies in memory until it is too large for it.
-    let connection = Connection::open("").map_err(internal)?;
+    let connection = Connection::open("").map_err(|error| internal(&error))?;
     let settings =
         format!("PRAGMA cache_size=-{CACHE_KIB_MAX}; PRAGMA journal_mode=OFF; ATTACH '' AS ahenk;");
-    connection.execute_batch(&settings).map_err(internal)?;
-    connection.set_limit(Limit::SQLITE_LIMIT_WORKER_THREADS, 0).map_err(internal)?;
+    connection.execute_batch(&settings).map_err(|error| internal(&error))?;
+    connection.set_limit(Limit::SQLITE_LIMIT_WORKER_THREADS, 0).map_err(|error| internal(&error))?;
     Ok(connection)
 }
 
@@ -87,24 +87,24 @@ fn only_reading(context: AuthContext<'_>) -> Authorization {
     }
 }
 
-fn internal(error: rusqlite::Error) -> CliError {
+fn internal(error: &rusqlite::Error) -> CliError {
     CliError::internal(format!("SQLite: {error}"))
 }
 
 /// What SQLite says of the statement.
-fn refused(error: rusqlite::Error) -> CliError {
+fn refused(error: &rusqlite::Error) -> CliError {
     let denied = error.sqlite_error_code() == Some(rusqlite::ErrorCode::AuthorizationForStatementDenied);
     if denied {
         return CliError::usage("a query can only read").hint("`put`, `batch` and `delete` write");
     }
-    let hint = match &error {
+    let hint = match error {
         rusqlite::Error::MultipleStatement => "give one statement; several can be joined with UNION or WITH",
         other if other.to_string().contains("no such table") => {
             "`ahenk-cli tables` lists the tables; a name with special characters stands in double quotes"
         }
         _ => "`ahenk-cli help query` lists the columns and has examples",
     };
-    let message = match &error {
+    let message = match error {
         // Without the statement, which the user has just typed.
         rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
         other => other.to_string(),
@@ -117,9 +117,10 @@ fn print(env: &Env, statement: &mut Statement<'_>) -> Result<()> {
     for name in statement.column_names() {
         names.push(unique(name, |taken| names.iter().any(|name: &String| name.eq_ignore_ascii_case(taken))));
     }
-    let (mut lines, mut rows) = (Vec::new(), statement.query([]).map_err(refused)?);
-    while let Some(row) = rows.next().map_err(refused)? {
-        let values = (0..names.len()).map(|column| row.get_ref(column).map(value_of).map_err(refused));
+    let (mut lines, mut rows) = (Vec::new(), statement.query([]).map_err(|error| refused(&error))?);
+    while let Some(row) = rows.next().map_err(|error| refused(&error))? {
+        let values =
+            (0..names.len()).map(|column| row.get_ref(column).map(value_of).map_err(|error| refused(&error)));
         let values = values.collect::<Result<Vec<_>>>()?;
         if env.out.json() {
             let fields: RawFields = names.iter().cloned().zip(values).collect();

@@ -67,9 +67,9 @@ impl Snapshot<'_> {
         for attempt in 1..=ATTEMPTS_MAX {
             clear(connection)?;
             let before = position().await?;
-            let transaction = connection.transaction().map_err(failed)?;
+            let transaction = connection.transaction().map_err(|error| failed(&error))?;
             Snapshot { connection: &transaction, backend, sql: sql.to_lowercase() }.copy().await?;
-            transaction.commit().map_err(failed)?;
+            transaction.commit().map_err(|error| failed(&error))?;
             if position().await? == before {
                 return Ok(true);
             }
@@ -207,7 +207,9 @@ impl<'a> Table<'a> {
     fn create(connection: &'a Connection, schema: &str, name: &str, columns: &[&str]) -> Result<Table<'a>> {
         let name = format!("{schema}.{}", quoted(name));
         let list: Vec<String> = columns.iter().map(|column| quoted(column)).collect();
-        connection.execute_batch(&format!("CREATE TABLE {name} ({})", list.join(","))).map_err(failed)?;
+        connection
+            .execute_batch(&format!("CREATE TABLE {name} ({})", list.join(",")))
+            .map_err(|error| failed(&error))?;
         let columns = columns.iter().map(|&column| column.to_owned()).collect();
         let mut table = Table { connection, name, columns, fields: BTreeMap::new(), insert: String::new() };
         table.prepare();
@@ -227,7 +229,7 @@ impl<'a> Table<'a> {
         let column =
             unique(field, |other| self.columns.iter().any(|taken| taken.eq_ignore_ascii_case(other)));
         let add = format!("ALTER TABLE {} ADD COLUMN {}", self.name, quoted(&column));
-        self.connection.execute_batch(&add).map_err(failed)?;
+        self.connection.execute_batch(&add).map_err(|error| failed(&error))?;
         let at = self.columns.len();
         self.columns.push(column);
         self.fields.insert(field.to_owned(), at);
@@ -237,8 +239,8 @@ impl<'a> Table<'a> {
 
     fn insert(&mut self, mut values: Vec<SqlValue>) -> Result<()> {
         values.resize(self.columns.len(), SqlValue::Null);
-        let mut statement = self.connection.prepare_cached(&self.insert).map_err(failed)?;
-        statement.execute(params_from_iter(values)).map(|_| ()).map_err(failed)
+        let mut statement = self.connection.prepare_cached(&self.insert).map_err(|error| failed(&error))?;
+        statement.execute(params_from_iter(values)).map(|_| ()).map_err(|error| failed(&error))
     }
 }
 
@@ -246,18 +248,20 @@ impl<'a> Table<'a> {
 fn clear(connection: &Connection) -> Result<()> {
     for schema in ["main", "ahenk"] {
         let list = format!("SELECT name FROM {schema}.sqlite_schema WHERE type = 'table'");
-        let mut statement = connection.prepare(&list).map_err(failed)?;
-        let names = statement.query_map([], |row| row.get::<_, String>(0)).map_err(failed)?;
-        let names = names.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let mut statement = connection.prepare(&list).map_err(|error| failed(&error))?;
+        let names = statement.query_map([], |row| row.get::<_, String>(0)).map_err(|error| failed(&error))?;
+        let names = names.collect::<Result<Vec<_>, _>>().map_err(|error| failed(&error))?;
         for name in names {
-            connection.execute_batch(&format!("DROP TABLE {schema}.{}", quoted(&name))).map_err(failed)?;
+            connection
+                .execute_batch(&format!("DROP TABLE {schema}.{}", quoted(&name)))
+                .map_err(|error| failed(&error))?;
         }
     }
     Ok(())
 }
 
 /// The copy could not be made: a name that SQLite keeps for itself, too many columns, or no room for it.
-fn failed(error: rusqlite::Error) -> CliError {
+fn failed(error: &rusqlite::Error) -> CliError {
     match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::DiskFull | rusqlite::ErrorCode::SystemIoFailure) => {
             CliError::new(Kind::Storage, format!("the copy for the query cannot be written: {error}"))
