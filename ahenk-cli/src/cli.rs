@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
@@ -40,7 +41,9 @@ pub(crate) struct Cli {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Globals {
     /// The device's home folder [default: the platform's data folder]
-    #[arg(long, global = true, value_name = "DIR", env = "AHENK_HOME", hide_env_values = true)]
+    // An empty variable counts as none, which clap's own parser of paths would refuse.
+    #[arg(long, global = true, value_name = "DIR", env = "AHENK_HOME", hide_env_values = true,
+        value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub(crate) home: Option<PathBuf>,
     /// Print JSON, one document a line
     #[arg(long, global = true)]
