@@ -218,3 +218,136 @@ fn explain_says_which_devices_have_a_write_as_far_as_that_is_known() {
     assert!(a.json(&["explain", "t", "nobody"]).error(3, "not-found").contains("nobody"));
     assert!(a.json(&["explain", "t", "s", "z"]).error(3, "not-found").contains("no field"));
 }
+
+#[test]
+fn sql_reads_tables_log_conflicts_and_peers_the_same_with_a_daemon_and_without() {
+    let world = World::new();
+    let (a, b) = pair(&world);
+    people(&a);
+    let odd = r#"{"Age":1,"row":"mine","tags":["x","y"],"raw":{"$bytes":"AP8="}}"#;
+    a.run(&["put", "people", "eve", "--json", odd]).ok();
+    conflict(&a, &b);
+    let query = |sql: &str| all(&a, &["query", sql]);
+    for daemon in [false, true] {
+        if daemon {
+            a.start();
+        }
+        assert_eq!(
+            query("SELECT city, count(*) AS n FROM people WHERE city IS NOT NULL GROUP BY city ORDER BY n"),
+            [json!({ "city": "Ankara", "n": 1 }), json!({ "city": "Izmir", "n": 2 })]
+        );
+        assert_eq!(
+            query("SELECT row, age FROM people WHERE admin AND typeof(age) = 'integer'"),
+            [json!({ "row": "ann", "age": 31 })]
+        );
+        assert_eq!(
+            query(
+                "SELECT row_2, Age_2, json_extract(tags, '$[1]') AS tag, raw FROM people WHERE row = 'eve'"
+            ),
+            [json!({ "row_2": "mine", "Age_2": 1, "tag": "y", "raw": { "$bytes": "AP8=" } })]
+        );
+        let log = query("SELECT count(*) AS n FROM oplog WHERE device = 'b' AND \"table\" = 't'");
+        assert_eq!(log, [json!({ "n": 1 })]);
+        let lost = &all(&a, &["conflicts"])[0];
+        assert_eq!(
+            query("SELECT lost_value, won_value FROM ahenk.conflicts"),
+            [json!({ "lost_value": lost["lost"]["value"], "won_value": lost["won"]["value"] })]
+        );
+        assert_eq!(query("SELECT name, connected FROM peers"), [json!({ "name": "b", "connected": 0 })]);
+        assert_eq!(
+            query(
+                "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM c WHERE n<3) SELECT max(n) AS m FROM c"
+            ),
+            [json!({ "m": 3 })]
+        );
+        assert_eq!(query("SELECT 1 AS x, 2 AS x"), [json!({ "x": 1, "x_2": 2 })]);
+    }
+    let human = a.run(&["query", "SELECT row, city FROM people ORDER BY row LIMIT 2"]).ok().stdout;
+    assert_eq!(human, "row  city\nann  Izmir\nbob  Ankara\n");
+}
+
+#[test]
+fn a_query_can_do_nothing_but_read() {
+    let world = World::new();
+    let a = world.founder("a");
+    people(&a);
+    let target = world.path().join("stolen.db").display().to_string();
+    let (attach, vacuum) = (format!("ATTACH '{target}' AS x"), format!("VACUUM INTO '{target}'"));
+    for sql in [
+        "DELETE FROM people",
+        "INSERT INTO people(row) VALUES ('x')",
+        "DROP TABLE people",
+        "CREATE TABLE x(y)",
+        "PRAGMA journal_mode",
+        "SELECT load_extension('x')",
+        &attach,
+        &vacuum,
+    ] {
+        let message = a.json(&["query", sql]).error(2, "usage");
+        assert!(message.contains("can only read") || message.contains("load_extension"), "{sql}: {message}");
+    }
+    assert!(a.json(&["query", "SELECT 1; SELECT 2"]).error(2, "usage").contains("Multiple"));
+    assert!(a.json(&["query", "SELECT * FROM nobody"]).error(2, "usage").contains("no such table"));
+    assert!(a.json(&["query", "SELEC"]).error(2, "usage").contains("syntax error"));
+    assert!(!std::path::Path::new(&target).exists());
+    assert_eq!(a.run(&["count", "people"]).ok().stdout, "4\n");
+}
+
+/// Puts a row into a device's database behind its back.
+fn tamper(device: &Device, table: &str, row: &str) {
+    use engine::commit::{OpKind, Stamp};
+    use engine::hlc::Hlc;
+    use engine::identity::{AccountId, Dot, ReplicaId};
+    use engine::name::{RowKey, TableName};
+    use engine::store::{Batch, Store as _, StoreRead as _};
+    let account = device.status()["account"].as_str().expect("an id").to_owned();
+    let bytes: Vec<u8> =
+        (0..32).map(|n| u8::from_str_radix(&account[2 * n..2 * n + 2], 16).expect("hexadecimal")).collect();
+    let account = AccountId(bytes.try_into().expect("32 bytes"));
+    let store = store::RedbStore::open(&device.home.join("ahenk.redb"), account, [9; 16]).expect("opens");
+    let recovered = store.recover().expect("recovered");
+    let replica = ReplicaId { device: engine::testing::test_identity(9).device(), incarnation: 1 };
+    let stamp = Stamp { hlc: Hlc::new(1, 0), dot: Dot { replica, seq: 1 } };
+    let mut state = engine::row::RowState::default();
+    state.apply(stamp, &engine::testing::op(table, row, OpKind::Put, [].into()), &mut Vec::new());
+    let key = (TableName::new(table).expect("a table"), RowKey::new(row).expect("a key"));
+    let digest = recovered.digest.wrapping_add(state.digest(&key.0, &key.1));
+    let batch = Batch {
+        position: recovered.position + 1,
+        rows: [(key, state)].into(),
+        clock: recovered.clock,
+        digest,
+        ..Batch::default()
+    };
+    store.apply(&batch).expect("applied");
+}
+
+#[test]
+fn verify_finds_devices_equal_and_names_the_rows_that_are_not() {
+    let world = World::new();
+    let (a, b) = pair(&world);
+    people(&a);
+    assert_eq!(a.json(&["verify", "--local"]).json()["local"]["rows"], 4);
+    assert!(a.json(&["verify", "--timeout", "1"]).error(7, "network").contains("no other device"));
+    b.start();
+    let alone = a.json(&["verify", "--peer", "b"]).json();
+    assert_eq!((&alone["peers"][0]["outcome"], &alone["peers"][0]["rows"]), (&json!("equal"), &json!(4)));
+    a.start();
+    assert_eq!(a.json(&["verify"]).json()["peers"], alone["peers"]);
+    assert!(a.run(&["verify"]).ok().stdout.contains("4 rows, all equal"));
+    a.run(&["stop"]).ok();
+    tamper(&a, "people", "ghost");
+    a.start();
+    let ran = a.json(&["verify"]);
+    let found: Json = serde_json::from_str(&ran.stdout).expect("JSON");
+    assert_eq!(found["local"]["equal"], true, "the record was changed as well");
+    let rows = found["peers"][0]["differences"].as_array().expect("a list");
+    assert_eq!(rows.len(), 1, "{found}");
+    assert_eq!(
+        (&rows[0]["table"], &rows[0]["row"], &rows[0]["theirs"]),
+        (&json!("people"), &json!("ghost"), &Json::Null)
+    );
+    assert!(ran.error(6, "conflict").contains("differ from those of b"));
+    assert!(a.json(&["verify", "--peer", "nobody"]).error(3, "not-found").contains("nobody"));
+    assert!(a.json(&["verify", "--peer", "a"]).error(2, "usage").contains("itself"));
+}

@@ -60,12 +60,17 @@ mod db;
 mod memory;
 mod node;
 mod transaction;
+mod verify;
 mod watch;
 
 pub use clock::SystemClock;
-pub use db::{CloseError, Db, Fields, ReadError, Row, Scan, SyncError, SyncReport, WriteFailed};
+pub use db::{
+    CloseError, Db, Fields, OrderFailed, ReadError, RestoreError, Row, Scan, SyncError, SyncReport,
+    WriteFailed,
+};
 pub use engine;
 pub use memory::{MemoryNet, MemoryTransport, Offline};
 pub use node::{Node, NodeError, NodeStatus, Options, PeerPath};
 pub use transaction::{Transaction, TransactionError};
+pub use verify::{Comparison, DIFFERENCES_MAX, Difference, Verdict};
 pub use watch::{Change, Cursor, Watch, WatchError};

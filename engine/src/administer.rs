@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use crate::commit::{Commit, hash_commit};
 use crate::config::REPLICAS_MAX;
 use crate::engine::Engine;
+use crate::hlc::Hlc;
 use crate::identity::{DeviceCert, DeviceId, Dot, PeerKey, SecretKey, Sig};
 use crate::io::{AdminError, Event, Order, Output};
 use crate::peer::Peer;
@@ -101,7 +102,7 @@ impl Engine {
             }
         };
         let mut clock = self.state.clock;
-        let hlc = clock.tick(now.wall, None).unwrap_or_default();
+        let hlc = clock.tick(now.wall, None).unwrap_or(Hlc(1));
         Ok(Ok(statement.into_commit(root, hlc)))
     }
 

@@ -25,7 +25,8 @@ use crate::time::{Instant, Now, WallMs};
 use crate::timer::{Timer, Timers};
 use crate::wire::frame::FrameError;
 use crate::wire::message::{
-    Announce, Bye, Control, ErrorMessage, Fault, HAS_ROOT, Have, Hello, MINOR, Message, Ping, Pong, pack_control, parse,
+    Announce, Bye, Control, ErrorMessage, Fault, HAS_ROOT, Have, Hello, MINOR, Message, Ping, Pong,
+    pack_control, parse,
 };
 
 /// Damaged frames in a row after which a peer is cut off.
@@ -127,6 +128,7 @@ impl Engine {
             Input::Write(requests) => self.write(now, requests, store)?,
             Input::Members(certs) => self.learn(&certs, store),
             Input::SyncNow => self.sync_now(now),
+            Input::Audit { id, device, after, detail } => self.ask_audit(id, device, after, detail),
             Input::Shutdown => self.shutdown(now),
         }
         self.enforce(now, store)?;
@@ -306,6 +308,8 @@ impl Engine {
             Message::Ping(ping) => self.on_ping(now, key, ping),
             Message::Pong(pong) => self.on_pong(now, key, pong),
             Message::Grant(root) => self.on_grant(now, key, root),
+            Message::Audit(audit) => self.on_audit(key, &audit, store)?,
+            Message::Audited(audited) => self.on_audited(key, &audited),
             Message::Bye(bye) => {
                 self.peer_down(now, key, None, &bye.text);
                 self.output_disconnect(key, "the peer said goodbye");
@@ -321,7 +325,14 @@ impl Engine {
         Ok(())
     }
 
-    fn on_hello(&mut self, now: Now, key: PeerKey, session: u32, hello: &Hello, store: &impl StoreRead) -> Result<(), StoreError> {
+    fn on_hello(
+        &mut self,
+        now: Now,
+        key: PeerKey,
+        session: u32,
+        hello: &Hello,
+        store: &impl StoreRead,
+    ) -> Result<(), StoreError> {
         if hello.cert.account != self.state.account {
             self.fault(now, key, Fault::ForeignAccount, "");
             return Ok(());

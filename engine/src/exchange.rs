@@ -45,6 +45,9 @@ impl Engine {
             None if equal => peer.known.union(&self.state.knowledge),
             None => {}
         }
+        if equal {
+            peer.rows_equal = Some(!diverged);
+        }
         if diverged && !std::mem::replace(&mut peer.told_diverged, true) {
             let device = peer.device;
             self.event(Event::Diverged { device });
@@ -254,7 +257,9 @@ impl Engine {
         if !known && !verify_commit(&self.state.account, &author, &hash, &run.sig) {
             return Ok(Err((Fault::BadSignature, "")));
         }
-        if !self.state.heads.contains_key(&replica) && self.replicas() >= REPLICAS_MAX - REPLICAS_FOR_STATEMENTS {
+        if !self.state.heads.contains_key(&replica)
+            && self.replicas() >= REPLICAS_MAX - REPLICAS_FOR_STATEMENTS
+        {
             return Ok(Err((Fault::Protocol, "the account has too many replicas")));
         }
         let commits = run.commits.len();

@@ -5,6 +5,7 @@
 
 mod administer;
 mod answer;
+pub mod audit;
 pub mod codec;
 pub mod commit;
 pub mod config;

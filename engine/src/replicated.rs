@@ -76,7 +76,8 @@ impl Replicated {
         store: &impl StoreRead,
     ) -> Result<Replicated, StoreError> {
         let mut fences = Fences::new(identity.device());
-        for replica in recovered.heads.keys().filter(|replica| replica.device == identity.account().device()) {
+        for replica in recovered.heads.keys().filter(|replica| replica.device == identity.account().device())
+        {
             for stored in store.commits(replica, 1, 1, usize::MAX)? {
                 stored.commit.statement.iter().for_each(|said| fences.join(said, stored.commit.dot));
             }
@@ -403,8 +404,8 @@ impl Draft<'_> {
     }
 
     /// Puts a row in a state that does not follow from the one it was in.
-    pub(crate) fn put(&mut self, table: TableName, row: RowKey, state: RowState) -> Result<(), StoreError> {
-        self.touch(&table, &row)?.state = state;
+    pub(crate) fn put(&mut self, table: &TableName, row: &RowKey, state: RowState) -> Result<(), StoreError> {
+        self.touch(table, row)?.state = state;
         Ok(())
     }
 

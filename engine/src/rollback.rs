@@ -139,7 +139,7 @@ impl Replicated {
             }
         }
         for ((table, row), state) in rows {
-            draft.put(table, row, state)?;
+            draft.put(&table, &row, state)?;
         }
         Ok(())
     }

@@ -11,9 +11,7 @@
 use std::collections::BTreeMap;
 
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::commit::{
-    Commit, CommitHash, Deps, get_cert, get_device, hash_commit, put_cert, verify_commit,
-};
+use crate::commit::{Commit, CommitHash, Deps, get_cert, get_device, hash_commit, put_cert, verify_commit};
 use crate::config::{COMMIT_BYTES_MAX, REASON_BYTES_MAX, REPLICAS_MAX, RUN_COMMITS_MAX};
 use crate::hlc::Hlc;
 use crate::identity::{AccountId, DeviceCert, DeviceId, Dot, PeerKey, ReplicaId, SecretKey, Sig};
@@ -193,8 +191,8 @@ const FORK: u8 = 3;
 pub(crate) const NO_SIG: Sig = Sig([0; 64]);
 
 /// The commit that carries a proof of a fork. Equal proofs give equal commits, whoever makes them.
-pub(crate) fn fork_commit(account: &AccountId, proof: ForkProof) -> Commit {
-    carry(account, Hlc::default(), Statement::Fork(Box::new(proof)))
+pub fn fork_commit(account: &AccountId, proof: ForkProof) -> Commit {
+    carry(account, Hlc(1), Statement::Fork(Box::new(proof)))
 }
 
 fn carry(account: &AccountId, hlc: Hlc, statement: Statement) -> Commit {

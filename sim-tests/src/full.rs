@@ -176,7 +176,7 @@ async fn application(
     board: Rc<RefCell<Board>>,
 ) {
     while let Some(changes) = writes.recv().await {
-        let outcome = db.write(WriteRequest { id: 0, changes, expect: Vec::new() }).await;
+        let outcome = db.write(WriteRequest { changes, ..WriteRequest::default() }).await;
         board.borrow_mut().outcomes.push(outcome);
     }
 }

@@ -1,6 +1,7 @@
 //! Requests about rows, the log and conflicts: what they are ([`DataRequest`]) and how they are
 //! carried out ([`call`]).
 
+mod backup;
 mod batch;
 mod conflicts;
 pub(crate) mod filter;
@@ -12,9 +13,15 @@ pub(crate) mod source;
 mod story;
 pub(crate) mod time;
 mod transfer;
+mod verify;
 
+use std::path::PathBuf;
+use std::time::Duration;
+
+use engine::name::TableName;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use backup::BackedUp;
 pub(crate) use batch::{Applied, Operation};
 pub(crate) use conflicts::{ConflictDetail, ConflictEntry, Loss, Restored, Side};
 use json::JsonFields;
@@ -22,6 +29,7 @@ pub(crate) use log::{Changed, LogEntry, Since, Watched, Writer};
 pub(crate) use rows::{Listed, Selection, Shape, TableCount};
 pub(crate) use story::{Explanation, FieldReason, HistoryEntry, Holder, Rival};
 pub(crate) use transfer::{Exported, ImportState, Imported};
+pub(crate) use verify::{Compared, Outcome, Verified};
 
 use crate::error::{CliError, Kind, Result};
 use crate::service::{Caller, Context};
@@ -71,6 +79,8 @@ pub(crate) enum DataRequest {
     },
     /// The tables that have rows. A stream of [`TableCount`].
     Tables,
+    /// The names of the tables that have rows. One list.
+    TableNames,
     /// All rows. A stream of [`Exported`].
     Export {
         /// Of this table only.
@@ -103,6 +113,18 @@ pub(crate) enum DataRequest {
     Batch {
         /// What to do, in order.
         operations: Vec<Operation>,
+    },
+    /// A copy of the whole database, of one moment. One [`BackedUp`].
+    Backup {
+        /// The file to write, which must not be there; an absolute path.
+        path: PathBuf,
+    },
+    /// Whether rows are what they should be, and the same elsewhere. One [`Verified`].
+    Verify {
+        /// The device of this name, or whose id starts so; all that can be reached, if there is none.
+        peer: Option<String>,
+        /// How long to try to reach other devices, in milliseconds; 0 to look at this device only.
+        within_ms: u64,
     },
     /// The writes that touched a row, in the order in which this device applied them. A stream of [`HistoryEntry`].
     History {
@@ -176,6 +198,10 @@ pub(crate) async fn call(context: &Context, request: DataRequest, caller: &mut C
             caller.item(rows::count(context, &table, &selection).await?).await
         }
         DataRequest::Tables => rows::tables(context, caller).await,
+        DataRequest::TableNames => {
+            let names = context.db.tables()?;
+            caller.item(names.iter().map(TableName::as_str).collect::<Vec<_>>()).await
+        }
         DataRequest::Export { table } => transfer::export(context, caller, table.as_deref()).await,
         DataRequest::ImportState { import } => caller.item(transfer::state(context, &import)?).await,
         DataRequest::Import { rows, state } => {
@@ -190,6 +216,11 @@ pub(crate) async fn call(context: &Context, request: DataRequest, caller: &mut C
         DataRequest::Conflict { id } => caller.item(conflicts::show(context, id).await?).await,
         DataRequest::RestoreConflicts { ids } => caller.item(conflicts::restore(context, &ids).await?).await,
         DataRequest::Batch { operations } => caller.item(batch::apply(context, &operations).await?).await,
+        DataRequest::Backup { path } => caller.item(backup::backup(context, path).await?).await,
+        DataRequest::Verify { peer, within_ms } => {
+            let within = Duration::from_millis(within_ms);
+            caller.item(verify::verify(context, peer.as_deref(), within).await?).await
+        }
         DataRequest::History { table, row, field, limit } => {
             story::history(context, caller, (&table, &row, field.as_deref()), limit).await
         }

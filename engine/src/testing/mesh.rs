@@ -11,7 +11,9 @@ use super::test_identity;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::identity::{Dot, Identity, PeerKey};
-use crate::io::{AdminError, Change, Event, Input, Order, Output, WriteError, WriteRequest, Written};
+use crate::io::{
+    AdminError, Change, Event, Input, Order, Output, PeerPage, WriteError, WriteRequest, Written,
+};
 use crate::prng::Prng;
 use crate::store::{MemStore, Store, StoreError, StoreRead};
 use crate::time::{Instant, Now, WallMs};
@@ -112,6 +114,8 @@ pub struct Mesh {
     pub administered: BTreeMap<u64, Result<Dot, AdminError>>,
     /// Events in order, each with its node.
     pub events: Vec<(usize, Event)>,
+    /// Answers of peers about their rows, each with the node that asked.
+    pub audited: Vec<(usize, Option<Box<PeerPage>>)>,
     /// The conversation as text, if recorded.
     pub transcript: Option<Vec<String>>,
     /// What happened to frames and stores so far.
@@ -150,6 +154,7 @@ impl Mesh {
             results: BTreeMap::new(),
             administered: BTreeMap::new(),
             events: Vec::new(),
+            audited: Vec::new(),
             transcript: None,
             counts: MeshCounts::default(),
             trace: blake3::Hasher::new(),
@@ -504,6 +509,7 @@ impl Mesh {
                 Output::Broadcast(frame) => self.gossip(node, &frame),
                 Output::Disconnect { peer, .. } => self.hang_up(node, peer),
                 Output::Members(_) => {}
+                Output::Audited { page, .. } => self.audited.push((node, page)),
                 Output::Event(event) => {
                     self.trace.update(format!("{event:?}").as_bytes());
                     self.events.push((node, event));
@@ -646,6 +652,8 @@ fn describe(message: &Message) -> String {
         Message::Error(error) => format!("Error {:?}", error.fault),
         Message::Bye(_) => "Bye".into(),
         Message::Grant(_) => "Grant".into(),
+        Message::Audit(audit) => format!("Audit #{} after {:?}", audit.id, audit.after),
+        Message::Audited(audited) => format!("Audited #{} {} rows", audited.id, audited.rows.len()),
         Message::Unknown(kind) => format!("unknown kind {kind}"),
     }
 }

@@ -102,6 +102,32 @@ pub struct Pong {
     pub wall_ms: u64,
 }
 
+/// Asks for digests of the receiver's rows behind a place, in the order of tables and keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// Comes back in the answer.
+    pub id: u32,
+    /// Table and key of a row, which need not be there; `None` for the beginning.
+    pub after: Option<(String, String)>,
+    /// Asks for the digests of single rows too.
+    pub detail: bool,
+}
+
+/// Answers an `Audit`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audited {
+    /// From the `Audit`.
+    pub id: u32,
+    /// Digest of the speaker's knowledge.
+    pub digest: [u8; 16],
+    /// Table and key of the last row that is covered; `None` if all to the end are.
+    pub upto: Option<(String, String)>,
+    /// The sum of the digests of the rows covered, modulo 2^128, big-endian.
+    pub state: [u8; 16],
+    /// If asked for: table, key and digest of each row covered, ascending.
+    pub rows: Vec<(String, String, [u8; 16])>,
+}
+
 /// Why a session ends by a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error)]
 pub enum Fault {
@@ -189,6 +215,8 @@ pub enum Message {
     Bye(Bye),
     /// The account's root key, for a device that is certified as an administrator.
     Grant(SecretKey),
+    Audit(Audit),
+    Audited(Audited),
     /// A kind of a later minor version: to be skipped.
     Unknown(u8),
 }
@@ -207,6 +235,8 @@ const GRANT: u8 = 11;
 
 /// Feature bit in `Hello`: the speaker holds the account's root key.
 pub const HAS_ROOT: u64 = 1;
+const AUDIT: u8 = 32;
+const AUDITED: u8 = 33;
 
 /// A message to send: all kinds that are small.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -222,6 +252,8 @@ pub enum Control {
     Error(ErrorMessage),
     Bye(Bye),
     Grant(SecretKey),
+    Audit(Audit),
+    Audited(Audited),
 }
 
 /// Packs a small message. `None` if it exceeds the cap for control frames.
@@ -237,6 +269,8 @@ pub fn pack_control(session: u32, message: &Control) -> Option<Vec<u8>> {
         Control::Error(body) => with_kind(ERROR, body),
         Control::Bye(body) => with_kind(BYE, body),
         Control::Grant(body) => with_kind(GRANT, &*body.to_bytes()),
+        Control::Audit(body) => with_kind(AUDIT, body),
+        Control::Audited(body) => with_kind(AUDITED, body),
     }?;
     pack(session, &payload).filter(|frame| frame.len().max(payload.len()) <= CONTROL_BYTES_MAX)
 }
@@ -286,7 +320,9 @@ pub fn parse(frame: &[u8], account: &AccountId) -> Result<(u32, Message), FrameE
             Message::Error(ErrorMessage { text: printable(&error.text), ..error })
         }
         BYE => Message::Bye(Bye { text: printable(&control::<Bye>(body)?.text) }),
-        GRANT => Message::Grant(SecretKey::from_bytes(&*Zeroizing::new(control(body)?))),
+        GRANT => Message::Grant(SecretKey::from_bytes(&Zeroizing::new(control(body)?))),
+        AUDIT => Message::Audit(control(body)?),
+        AUDITED => Message::Audited(control(body)?),
         kind => Message::Unknown(kind),
     };
     Ok((session, message))
