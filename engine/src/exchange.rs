@@ -118,7 +118,7 @@ impl Engine {
             peer.synced = false;
         }
         if idle && !lacking.is_empty() {
-            if !fruitless {
+            if !fruitless || planted::is(Bug::FruitlessAsksApart) {
                 lacking = lacking.minus(&self.reorder.knowledge());
                 for other in self.peers.values() {
                     if let Some(want) = &other.want {
@@ -304,7 +304,13 @@ impl Engine {
                     self.rewound();
                 }
             }
-            Fit::Waits => self.reorder.insert(run, from),
+            Fit::Waits => {
+                self.reorder.insert(run, from);
+                if planted::is(Bug::TrimsEarly) {
+                    let state = &self.state;
+                    self.reorder.trim(|run| state.distance(run));
+                }
+            }
             Fit::Fork { dot, ours, theirs } => self.event(Event::Fork { dot, ours, theirs }),
         }
         Ok(())

@@ -60,6 +60,8 @@ bugs! {
     DuplicateAppliedTwice "duplicate-applied-twice" "What arrives twice counts twice."
     UnboundedBuffer "unbounded-buffer" "The reorder buffer never evicts."
     FullBufferRefuses "full-buffer-refuses" "While the reorder buffer is nearly full, commits that could be applied are dropped, too."
+    TrimsEarly "trims-early" "The reorder buffer gives up what exceeds it while a frame is still being taken in."
+    FruitlessAsksApart "fruitless-asks-apart" "After an answer that could not be kept, what is lacking is split between peers again."
     JointRunsWait "joint-runs-wait" "Runs that can only be applied together wait for ever."
     WantNeverRetried "want-never-retried" "A request whose answer was lost is under way for ever."
     PushTakenAsKnown "push-taken-as-known" "What was pushed counts as known by the peer, and a lost push is not repeated."

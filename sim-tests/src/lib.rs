@@ -14,6 +14,7 @@ mod plan;
 mod pure;
 mod reference;
 mod run;
+mod shrink;
 mod sim_store;
 
 pub use disk::{DiskCounts, SimDisk};
@@ -25,6 +26,7 @@ pub use plan::{Event, Knobs, PAIR, Plan, PlanError, Step, TABLE, Timed, letter};
 pub use pure::{Pure, Sabotage};
 pub use reference::{Reference, RowView};
 pub use run::{Counts, Failure, Outcome, Report, Summary, run_plan, run_seeds};
+pub use shrink::{Kept, Shrunk, shrink};
 
 /// What carries a plan out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

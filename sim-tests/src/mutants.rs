@@ -2,14 +2,14 @@
 //! run until one fails.
 
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use engine::planted::{Bug, plant};
 
-use crate::{Failure, Harness, plan, run_plan};
+use crate::{Failure, Harness, Plan, Shrunk, plan, run_plan, shrink};
 
 /// The first seed that noticed a bug.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Kill {
     /// The harness.
     pub harness: Harness,
@@ -19,10 +19,12 @@ pub struct Kill {
     pub oracle: &'static str,
     /// What was found, in one sentence.
     pub sentence: String,
+    /// The seed's plan made small, if that was asked for.
+    pub shrunk: Option<Shrunk>,
 }
 
 /// What became of one bug.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Trial {
     /// The bug.
     pub bug: Bug,
@@ -55,13 +57,14 @@ pub struct FailsByItself {
 
 /// Plants a bug and runs at least `sample` seeds of the pure harness, for the share that notices it; then more, until one
 /// does or they end, and in that case as many `full` seeds of the full harness. Stops at the deadline. The seed that
-/// noticed the bug is run again without it.
+/// noticed the bug is run again without it; so is what `shrink_time` makes of it, if that is not zero.
 pub fn try_bug(
     bug: Bug,
     seeds: Range<u64>,
     sample: u64,
     full: u64,
     deadline: Instant,
+    shrink_time: Duration,
 ) -> Result<Trial, FailsByItself> {
     plant(Some(bug));
     let _planted = Planted;
@@ -80,15 +83,20 @@ pub fn try_bug(
             }
             if let (None, Some(failure)) = (&trial.kill, failure) {
                 let (oracle, sentence) = (failure.violation.oracle, failure.violation.sentence);
-                trial.kill = Some(Kill { harness, seed, oracle, sentence });
+                trial.kill = Some(Kill { harness, seed, oracle, sentence, shrunk: None });
             }
         }
     }
-    if let Some(Kill { harness, seed, .. }) = trial.kill {
+    if let Some(kill) = &mut trial.kill {
+        let (harness, seed, whole) = (kill.harness, kill.seed, plan(kill.seed, kill.harness));
+        if shrink_time > Duration::ZERO {
+            kill.shrunk = shrink(&whole, harness, shrink_time);
+        }
         plant(None);
-        run_plan(&plan(seed, harness), harness, false)
-            .1
-            .map_err(|failure| FailsByItself { seed, failure })?;
+        let holds =
+            |plan: &Plan| run_plan(plan, harness, false).1.map_err(|failure| FailsByItself { seed, failure });
+        holds(&whole)?;
+        kill.shrunk.as_ref().map_or(Ok(()), |shrunk| holds(&shrunk.plan))?;
     }
     Ok(trial)
 }
