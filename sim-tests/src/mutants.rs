@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use engine::planted::{Bug, plant};
 
-use crate::{Failure, Harness, Plan, Shrunk, plan, run_plan, shrink};
+use crate::{Failure, Harness, Kept, Plan, Shrunk, kept, plan, run_plan, shrink};
 
 /// The first seed that noticed a bug.
 #[derive(Debug, Clone)]
@@ -15,6 +15,8 @@ pub struct Kill {
     pub harness: Harness,
     /// The seed.
     pub seed: u64,
+    /// The kept plan that noticed it, if no seed did.
+    pub kept: Option<&'static str>,
     /// The property that does not hold.
     pub oracle: &'static str,
     /// What was found, in one sentence.
@@ -56,7 +58,7 @@ pub struct FailsByItself {
 }
 
 /// Plants a bug and runs at least `sample` seeds of the pure harness, for the share that notices it; then more, until one
-/// does or they end, and in that case as many `full` seeds of the full harness. Stops at the deadline. The seed that
+/// does or they end, and in that case as many `full` seeds of the full harness, and the kept plans. Stops at the deadline. The seed that
 /// noticed the bug is run again without it; so is what `shrink_time` makes of it, if that is not zero.
 pub fn try_bug(
     bug: Bug,
@@ -83,12 +85,17 @@ pub fn try_bug(
             }
             if let (None, Some(failure)) = (&trial.kill, failure) {
                 let (oracle, sentence) = (failure.violation.oracle, failure.violation.sentence);
-                trial.kill = Some(Kill { harness, seed, oracle, sentence, shrunk: None });
+                trial.kill = Some(Kill { harness, seed, kept: None, oracle, sentence, shrunk: None });
             }
         }
     }
+    if trial.kill.is_none() {
+        trial.kill = kept().into_iter().find_map(|(name, kept)| kill_by_kept(name, &kept));
+    }
     if let Some(kill) = &mut trial.kill {
-        let (harness, seed, whole) = (kill.harness, kill.seed, plan(kill.seed, kill.harness));
+        let (harness, seed) = (kill.harness, kill.seed);
+        let by_kept = kept().into_iter().find(|(name, _)| kill.kept == Some(name));
+        let whole = by_kept.map_or_else(|| plan(seed, harness), |(_, kept)| kept.plan);
         if shrink_time > Duration::ZERO {
             kill.shrunk = shrink(&whole, harness, shrink_time);
         }
@@ -99,4 +106,18 @@ pub fn try_bug(
         kill.shrunk.as_ref().map_or(Ok(()), |shrunk| holds(&shrunk.plan))?;
     }
     Ok(trial)
+}
+
+/// A kept plan is for what few seeds show.
+fn kill_by_kept(name: &'static str, kept: &Kept) -> Option<Kill> {
+    let violation = run_plan(&kept.plan, Harness::Pure, false).1.err()?.violation;
+    let (oracle, sentence) = (violation.oracle, violation.sentence);
+    Some(Kill {
+        harness: Harness::Pure,
+        seed: kept.plan.seed,
+        kept: Some(name),
+        oracle,
+        sentence,
+        shrunk: None,
+    })
 }

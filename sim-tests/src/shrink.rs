@@ -7,11 +7,9 @@
 
 use std::time::{Duration, Instant};
 
-use engine::config::Config;
-use serde::{Deserialize, Serialize};
-
 use crate::plan::{Event, Plan};
 use crate::{Failure, Harness, run_plan};
+use engine::config::Config;
 
 /// Most passes over the whole plan. Each pass that changes nothing ends the search earlier.
 const PASSES_MAX: usize = 8;
@@ -31,16 +29,6 @@ pub struct Shrunk {
     pub tries: u64,
     /// Wall time that it took.
     pub took: Duration,
-}
-
-/// A failure in files: the plan, and what notices it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Kept {
-    /// What it shows, in one sentence.
-    pub about: String,
-    /// The plan.
-    pub plan: Plan,
 }
 
 /// Shrinks a plan that fails, for at most so long. `None` if it does not fail.

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use sim_tests::{Harness, Plan, plan};
+use sim_tests::{Harness, Kept, Plan, plan};
 
 /// Runs many devices in virtual time, breaks what can break, and checks that nothing is lost.
 #[derive(Debug, Parser)]
@@ -169,7 +169,7 @@ impl Chosen {
             return Ok(plan(seed, self.harness.harness()));
         }
         let json = std::fs::read_to_string(&self.plan).map_err(|error| format!("{}: {error}", self.plan))?;
-        Plan::from_json(&json).map_err(|error| format!("{}: {error}", self.plan))
+        Ok(Kept::from_json(&json).map_err(|error| format!("{}: {error}", self.plan))?.plan)
     }
 }
 

@@ -77,5 +77,6 @@ fn verdict(trial: &Trial) -> String {
         let (events, nodes) = (shrunk.plan.events.len(), shrunk.plan.nodes);
         format!("{events:>3} events, {nodes} devices, {:>4.1} s  ", shrunk.took.as_secs_f64())
     });
-    format!("{harness} seed {:<5}  {share:>10} seeds  {small}{}", kill.seed, kill.oracle)
+    let seed = kill.kept.map_or_else(|| format!("seed {}", kill.seed), |name| format!("plan {name}"));
+    format!("{harness} {seed:<12}  {share:>10} seeds  {small}{}", kill.oracle)
 }
