@@ -13,6 +13,7 @@ mod open;
 mod overlay;
 mod record;
 mod redb_store;
+mod restore;
 mod schema;
 
 pub use error::{BackupError, OpenError};

@@ -13,7 +13,7 @@ use engine::hlc::Hlc;
 use engine::identity::{AccountId, DeviceCert, DeviceId, Dot, PeerKey, ReplicaId, Sig};
 use engine::name::{FieldName, RowKey, TableName};
 use engine::row::{Cell, RowState};
-use engine::store::{Conflict, Head, StoreError, StoredCommit};
+use engine::store::{Conflict, Head, Quarantined, StoreError, StoredCommit};
 use engine::value::Value;
 
 use crate::error::damaged;
@@ -80,13 +80,17 @@ pub(crate) fn split_row_key(key: &[u8]) -> Result<RowKey, StoreError> {
 }
 
 pub(crate) fn log_record(position: u64, commit: &Commit, sig: Option<&Sig>) -> Vec<u8> {
+    log_bytes(position, &commit.encode(), sig)
+}
+
+fn log_bytes(position: u64, commit: &[u8], sig: Option<&Sig>) -> Vec<u8> {
     let mut writer = Writer::new();
     writer.raw(&position.to_be_bytes());
     writer.u8(u8::from(sig.is_some()));
     if let Some(sig) = sig {
         writer.raw(&sig.0);
     }
-    writer.raw(&commit.encode());
+    writer.raw(commit);
     writer.into_bytes()
 }
 
@@ -113,6 +117,16 @@ impl<'a> LogRecord<'a> {
         read().map_err(damaged("a commit's record"))
     }
 
+    /// The key of its position.
+    pub(crate) fn position(&self) -> [u8; 8] {
+        self.position.to_be_bytes()
+    }
+
+    /// The same record with a signature.
+    pub(crate) fn signed(&self, sig: &Sig) -> Vec<u8> {
+        log_bytes(self.position, self.commit, Some(sig))
+    }
+
     pub(crate) fn decode(&self, account: &AccountId, dot: Dot) -> Result<StoredCommit, StoreError> {
         let commit = Commit::decode(self.commit, account).map_err(damaged("a commit"))?;
         if commit.dot != dot {
@@ -120,6 +134,40 @@ impl<'a> LogRecord<'a> {
         }
         Ok(StoredCommit { position: self.position, commit, sig: self.sig })
     }
+}
+
+/// The key of a commit in the quarantine: its whole dot, so that the table is in the order of dots.
+pub(crate) fn quarantine_key(dot: &Dot) -> Vec<u8> {
+    let mut writer = Writer::new();
+    put_replica(&mut writer, &dot.replica);
+    writer.raw(&dot.seq.to_be_bytes());
+    writer.into_bytes()
+}
+
+/// The dot of the commit that retracted it, then the record of the log.
+pub(crate) fn quarantine_record(because: &Dot, log_record: &[u8]) -> Vec<u8> {
+    let mut bytes = quarantine_key(because);
+    bytes.extend_from_slice(log_record);
+    bytes
+}
+
+pub(crate) fn read_quarantined(
+    key: &[u8],
+    bytes: &[u8],
+    account: &AccountId,
+) -> Result<Quarantined, StoreError> {
+    let dot = |reader: &mut Reader<'_>| {
+        Ok(Dot { replica: get_replica(reader)?, seq: u64::from_be_bytes(reader.array()?) })
+    };
+    let mut reader = Reader::new(bytes);
+    let (name, because) = dot(&mut Reader::new(key))
+        .and_then(|name| Ok((name, dot(&mut reader)?)))
+        .map_err(damaged("a retracted commit"))?;
+    if key.len() != quarantine_key(&name).len() {
+        return Err(StoreError::Corrupt("a retracted commit's key is malformed".into()));
+    }
+    let record = &bytes[bytes.len() - reader.remaining()..];
+    Ok(Quarantined { stored: LogRecord::read(record)?.decode(account, name)?, because })
 }
 
 fn put_stamp(writer: &mut Writer, stamp: &Stamp, names: &mut Arc<Names>) {

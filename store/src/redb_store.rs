@@ -10,15 +10,17 @@ use std::sync::{Arc, PoisonError, RwLock};
 use engine::identity::{AccountId, Dot, ReplicaId};
 use engine::name::{RowKey, TableName};
 use engine::row::RowState;
-use engine::store::{Batch, Conflict, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit};
+use engine::store::{
+    Batch, Conflict, Quarantined, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit,
+};
 use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
 
 use crate::error::redb;
 use crate::names::{self, Names, replica_number, table_number};
 use crate::record::{self, LogRecord};
 use crate::schema::{
-    self, CONFLICTS, Definition, HEADS, LOCAL, LOG, MEMBERS, META, META_STATE, POSITIONS, REPLICAS, ROWS,
-    TABLES,
+    self, CONFLICTS, Definition, HEADS, LOCAL, LOG, MEMBERS, META, META_STATE, POSITIONS, QUARANTINE,
+    REPLICAS, ROWS, TABLES,
 };
 
 pub(crate) type Table = ReadOnlyTable<&'static [u8], &'static [u8]>;
@@ -171,11 +173,19 @@ impl StoreRead for RedbStore {
     }
 
     fn tables(&self) -> Result<Vec<TableName>, StoreError> {
-        // A table gets its number with its first row, and rows stay.
         // The names in memory may be ahead of what is committed.
         let txn = self.db()?.begin_read().map_err(redb)?;
         let tables = names::load_tables(&txn.open_table(TABLES).map_err(redb)?)?;
-        Ok(tables.sorted().cloned().collect())
+        let rows = txn.open_table(ROWS).map_err(redb)?;
+        let mut found = Vec::new();
+        // A table keeps its number when a retraction has taken its last row.
+        for (table, number) in tables.sorted() {
+            let (from, to) = (record::row_key(number, ""), record::row_key(number + 1, ""));
+            if rows.range(from.as_slice()..to.as_slice()).map_err(redb)?.next().is_some() {
+                found.push(table.clone());
+            }
+        }
+        Ok(found)
     }
 
     fn commits(
@@ -231,6 +241,22 @@ impl StoreRead for RedbStore {
         Ok(found)
     }
 
+    fn quarantine(&self, after: Option<&Dot>, limit: usize) -> Result<Vec<Quarantined>, StoreError> {
+        let table = match self.snapshot()?.txn.open_table(QUARANTINE) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(redb(error)),
+        };
+        let after = after.map(record::quarantine_key);
+        let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut found = Vec::new();
+        for entry in table.range::<&[u8]>((from, Bound::Unbounded)).map_err(redb)?.take(limit) {
+            let (key, value) = entry.map_err(redb)?;
+            found.push(record::read_quarantined(key.value(), value.value(), &self.account)?);
+        }
+        Ok(found)
+    }
+
     fn local(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let value = self.snapshot()?.table(LOCAL)?.get(key.as_bytes()).map_err(redb)?;
         Ok(value.map(|value| value.value().to_vec()))
@@ -268,6 +294,7 @@ impl Store for RedbStore {
         let before = self.names();
         let mut names = before.clone();
         write_log(&txn, batch, &mut names)?;
+        write_retractions(&txn, batch, &names)?;
         write_rows(&txn, batch, &mut names)?;
         write_knowledge(&txn, batch, &mut names)?;
         write_conflicts(&txn, batch, &mut names)?;
@@ -314,11 +341,50 @@ fn write_log(txn: &WriteTransaction, batch: &Batch, names: &mut Arc<Names>) -> R
     Ok(())
 }
 
+/// Signatures, retractions and releases. Rare.
+fn write_retractions(txn: &WriteTransaction, batch: &Batch, names: &Names) -> Result<(), StoreError> {
+    if batch.signatures.is_empty() && batch.retractions.is_empty() && batch.released.is_empty() {
+        return Ok(());
+    }
+    let mut log = txn.open_table(LOG).map_err(redb)?;
+    let mut positions = txn.open_table(POSITIONS).map_err(redb)?;
+    let mut quarantine = txn.open_table(QUARANTINE).map_err(redb)?;
+    for (dot, sig) in &batch.signatures {
+        let key = names.replicas.number(&dot.replica).map(|number| record::dot_key(number, dot.seq));
+        let entry = key.map(|key| log.get(key.as_slice()).map_err(redb)).transpose()?.flatten();
+        let Some(entry) = entry.map(|entry| entry.value().to_vec()) else {
+            return Err(StoreError::Corrupt("a batch signs a commit that is not in the log".into()));
+        };
+        let signed = LogRecord::read(&entry)?.signed(sig);
+        log.insert(key.unwrap_or_default().as_slice(), signed.as_slice()).map_err(redb)?;
+    }
+    for retraction in &batch.retractions {
+        let Some(number) = names.replicas.number(&retraction.replica) else { continue };
+        let (from, to) = (record::dot_key(number, retraction.from_seq), record::dot_key(number, u64::MAX));
+        for entry in log.extract_from_if(from.as_slice()..=to.as_slice(), |_, _| true).map_err(redb)? {
+            let (key, value) = entry.map_err(redb)?;
+            let (_, seq) = record::split_dot_key(key.value())?;
+            positions.remove(LogRecord::read(value.value())?.position().as_slice()).map_err(redb)?;
+            let key = record::quarantine_key(&Dot { replica: retraction.replica, seq });
+            let record = record::quarantine_record(&retraction.because, value.value());
+            quarantine.insert(key.as_slice(), record.as_slice()).map_err(redb)?;
+        }
+    }
+    for dot in &batch.released {
+        quarantine.remove(record::quarantine_key(dot).as_slice()).map_err(redb)?;
+    }
+    Ok(())
+}
+
 fn write_rows(txn: &WriteTransaction, batch: &Batch, names: &mut Arc<Names>) -> Result<(), StoreError> {
     let mut rows = txn.open_table(ROWS).map_err(redb)?;
     for ((table, row), state) in &batch.rows {
         let key = record::row_key(table_number(names, table), row.as_str());
-        rows.insert(key.as_slice(), record::row_record(state, names).as_slice()).map_err(redb)?;
+        if *state == RowState::default() {
+            rows.remove(key.as_slice()).map_err(redb)?;
+        } else {
+            rows.insert(key.as_slice(), record::row_record(state, names).as_slice()).map_err(redb)?;
+        }
     }
     Ok(())
 }
@@ -327,7 +393,11 @@ fn write_knowledge(txn: &WriteTransaction, batch: &Batch, names: &mut Arc<Names>
     let mut heads = txn.open_table(HEADS).map_err(redb)?;
     for (replica, head) in &batch.heads {
         let key = replica_number(names, replica).to_be_bytes();
-        heads.insert(key.as_slice(), record::head_record(head, names).as_slice()).map_err(redb)?;
+        if head.seq == 0 {
+            heads.remove(key.as_slice()).map_err(redb)?;
+        } else {
+            heads.insert(key.as_slice(), record::head_record(head, names).as_slice()).map_err(redb)?;
+        }
     }
     let mut members = txn.open_table(MEMBERS).map_err(redb)?;
     for cert in &batch.members {
@@ -344,7 +414,11 @@ fn write_conflicts(txn: &WriteTransaction, batch: &Batch, names: &mut Arc<Names>
         conflicts.insert(conflict.id.to_be_bytes().as_slice(), record.as_slice()).map_err(redb)?;
     }
     let from = batch.conflicts_from.to_be_bytes();
-    conflicts.retain_in::<&[u8], _>(..from.as_slice(), |_, _| false).map_err(redb)
+    conflicts.retain_in::<&[u8], _>(..from.as_slice(), |_, _| false).map_err(redb)?;
+    for id in &batch.conflicts_void {
+        conflicts.remove(id.to_be_bytes().as_slice()).map_err(redb)?;
+    }
+    Ok(())
 }
 
 fn write_state(txn: &WriteTransaction, batch: &Batch) -> Result<(), StoreError> {

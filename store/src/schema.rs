@@ -26,9 +26,11 @@ pub(crate) const ROWS: Definition = Definition::new("rows");
 pub(crate) const HEADS: Definition = Definition::new("heads");
 pub(crate) const MEMBERS: Definition = Definition::new("members");
 pub(crate) const CONFLICTS: Definition = Definition::new("conflicts");
+/// Made with the first retraction: a file may lack it.
+pub(crate) const QUARANTINE: Definition = Definition::new("quarantine");
 pub(crate) const LOCAL: Definition = Definition::new("local");
 
-/// All tables of format 1. A valid file has each of them.
+/// All tables of format 1 but the quarantine. A valid file has each of them.
 pub(crate) const ALL: [Definition; 10] =
     [META, REPLICAS, TABLES, LOG, POSITIONS, ROWS, HEADS, MEMBERS, CONFLICTS, LOCAL];
 

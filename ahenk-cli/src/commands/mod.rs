@@ -1,5 +1,6 @@
 //! One file a command: its arguments, the request that it makes, and what it prints.
 
+pub(crate) mod backup;
 pub(crate) mod batch;
 pub(crate) mod conflicts;
 pub(crate) mod delete;
@@ -13,6 +14,8 @@ pub(crate) mod list;
 pub(crate) mod log;
 pub(crate) mod peer;
 pub(crate) mod put;
+#[cfg(feature = "query")]
+pub(crate) mod query;
 pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod stop;
@@ -39,13 +42,19 @@ pub(crate) struct Env {
 }
 
 impl Env {
+    /// Sends what libraries warn of to stderr; with `--json` only if `RUST_LOG` asks for it, since scripts read errors
+    /// there.
+    pub(crate) fn init_logging(&self) {
+        init_logging(if self.out.json() { "off" } else { "warn" });
+    }
+
     /// Reaches the service, has `body` use it, and closes what was opened, whatever `body` returned.
     pub(crate) async fn with_backend<R>(
         &self,
         need: Need,
         body: impl AsyncFnOnce(&Backend) -> Result<R>,
     ) -> Result<R> {
-        init_logging("warn");
+        self.init_logging();
         let backend = Backend::open(&self.home, need).await?;
         let result = body(&backend).await;
         let closed = backend.close().await;
