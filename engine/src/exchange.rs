@@ -44,6 +44,9 @@ impl Engine {
             None if equal => peer.known.union(&self.state.knowledge),
             None => {}
         }
+        if equal {
+            peer.rows_equal = Some(!diverged);
+        }
         if diverged && !std::mem::replace(&mut peer.told_diverged, true) {
             let device = peer.device;
             self.event(Event::Diverged { device });
