@@ -8,12 +8,15 @@
 mod error;
 mod files;
 mod guard;
+mod log;
 mod names;
 mod open;
 mod overlay;
+mod pending;
 mod record;
 mod redb_store;
 mod schema;
+mod view;
 
 pub use error::{BackupError, OpenError};
 pub use files::{guard_path, move_aside};

@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use engine::codec::{DecodeError, Reader, Writer};
-use engine::commit::{Commit, CommitHash, Deps, Stamp};
+use engine::commit::{CommitHash, Deps, Stamp};
 use engine::config::{DEVICE_NAME_BYTES_MAX, FIELD_BYTES_MAX, ROW_KEY_BYTES_MAX, TABLE_BYTES_MAX};
 use engine::hlc::Hlc;
 use engine::identity::{AccountId, DeviceCert, DeviceId, Dot, PeerKey, ReplicaId, Sig};
 use engine::name::{FieldName, RowKey, TableName};
 use engine::row::{Cell, RowState};
-use engine::store::{Conflict, Head, StoreError, StoredCommit};
+use engine::store::{Conflict, Head, StoreError};
 use engine::value::Value;
 
 use crate::error::damaged;
@@ -77,49 +77,6 @@ pub(crate) fn split_row_key(key: &[u8]) -> Result<RowKey, StoreError> {
     let text = key.get(4..).and_then(|bytes| std::str::from_utf8(bytes).ok());
     text.and_then(|text| RowKey::new(text).ok())
         .ok_or_else(|| StoreError::Corrupt("a row key is malformed".into()))
-}
-
-pub(crate) fn log_record(position: u64, commit: &Commit, sig: Option<&Sig>) -> Vec<u8> {
-    let mut writer = Writer::new();
-    writer.raw(&position.to_be_bytes());
-    writer.u8(u8::from(sig.is_some()));
-    if let Some(sig) = sig {
-        writer.raw(&sig.0);
-    }
-    writer.raw(&commit.encode());
-    writer.into_bytes()
-}
-
-/// A record of the log, its commit not decoded yet.
-pub(crate) struct LogRecord<'a> {
-    position: u64,
-    sig: Option<Sig>,
-    pub(crate) commit: &'a [u8],
-}
-
-impl<'a> LogRecord<'a> {
-    pub(crate) fn read(bytes: &'a [u8]) -> Result<LogRecord<'a>, StoreError> {
-        let mut reader = Reader::new(bytes);
-        let mut read = || {
-            let position = u64::from_be_bytes(reader.array()?);
-            let sig = match reader.u8()? {
-                0 => None,
-                1 => Some(Sig(reader.array()?)),
-                tag => return Err(DecodeError::UnknownTag(tag)),
-            };
-            let commit = reader.raw(reader.remaining())?;
-            Ok(LogRecord { position, sig, commit })
-        };
-        read().map_err(damaged("a commit's record"))
-    }
-
-    pub(crate) fn decode(&self, account: &AccountId, dot: Dot) -> Result<StoredCommit, StoreError> {
-        let commit = Commit::decode(self.commit, account).map_err(damaged("a commit"))?;
-        if commit.dot != dot {
-            return Err(StoreError::Corrupt("a commit lies under another's key".into()));
-        }
-        Ok(StoredCommit { position: self.position, commit, sig: self.sig })
-    }
 }
 
 fn put_stamp(writer: &mut Writer, stamp: &Stamp, names: &mut Arc<Names>) {
@@ -384,17 +341,5 @@ mod tests {
         assert_eq!(read_member(&bytes, &account), Ok(cert));
         exact(&bytes, |bytes| read_member(bytes, &account), member_record);
         assert!(read_member(&bytes, &AccountId([1; 32])).is_err());
-    }
-
-    #[test]
-    fn a_commit_under_the_key_of_another_is_damage() {
-        let account = AccountId(test_root().public());
-        let (commit, sig) = Author::new(1).commit(Hlc(1), Deps::new(), vec![]);
-        let bytes = log_record(9, &commit, Some(&sig));
-        let record = LogRecord::read(&bytes).expect("a record");
-        let other = Dot { seq: 2, ..commit.dot };
-        assert!(matches!(record.decode(&account, other), Err(StoreError::Corrupt(_))));
-        let stored = record.decode(&account, commit.dot);
-        assert_eq!(stored, Ok(StoredCommit { position: 9, commit, sig: Some(sig) }));
     }
 }
