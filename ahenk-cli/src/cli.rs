@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    batch, conflicts, delete, demo, device, export, get, import, init, list, log, peer, put, start, status,
-    stop, story, sync, watch,
+    backup, batch, conflicts, delete, demo, device, export, get, import, init, list, log, peer, put, start,
+    status, stop, story, sync, watch,
 };
 
 const AFTER_HELP: &str = "\
@@ -83,12 +83,19 @@ pub(crate) enum Command {
     Count(list::CountArgs),
     /// Show the tables and how many rows they have
     Tables,
+    /// Ask in SQL: one SELECT over tables, log, conflicts and peers
+    #[cfg(feature = "query")]
+    Query(crate::commands::query::Args),
     /// Print changes as they come, from this device and others
     Watch(watch::Args),
     /// Read rows from a JSON array, JSON Lines, or a file with columns
     Import(import::Args),
     /// Write rows as JSON Lines, which `import` reads
     Export(export::Args),
+    /// Copy the whole database to a file, while everything goes on
+    Backup(backup::Args),
+    /// Put a backup in the place of the database
+    Restore(backup::RestoreArgs),
     /// Show the log: who wrote what when
     Oplog(log::Args),
     /// Show the writes of one row: who wrote what when
@@ -119,9 +126,13 @@ impl Command {
             Command::List(args) => list::run(env, args).await,
             Command::Count(args) => list::count(env, args).await,
             Command::Tables => list::tables(env).await,
+            #[cfg(feature = "query")]
+            Command::Query(args) => crate::commands::query::run(env, args).await,
             Command::Watch(args) => watch::run(env, args).await,
             Command::Import(args) => import::run(env, args).await,
             Command::Export(args) => export::run(env, args).await,
+            Command::Backup(args) => backup::run(env, args).await,
+            Command::Restore(args) => backup::restore(env, args).await,
             Command::Oplog(args) => log::oplog(env, args).await,
             Command::History(args) => story::history(env, args).await,
             Command::Explain(args) => story::explain(env, args).await,

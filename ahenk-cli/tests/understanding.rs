@@ -218,3 +218,77 @@ fn explain_says_which_devices_have_a_write_as_far_as_that_is_known() {
     assert!(a.json(&["explain", "t", "nobody"]).error(3, "not-found").contains("nobody"));
     assert!(a.json(&["explain", "t", "s", "z"]).error(3, "not-found").contains("no field"));
 }
+
+#[test]
+fn sql_reads_tables_log_conflicts_and_peers_the_same_with_a_daemon_and_without() {
+    let world = World::new();
+    let (a, b) = pair(&world);
+    people(&a);
+    let odd = r#"{"Age":1,"row":"mine","tags":["x","y"],"raw":{"$bytes":"AP8="}}"#;
+    a.run(&["put", "people", "eve", "--json", odd]).ok();
+    conflict(&a, &b);
+    let query = |sql: &str| all(&a, &["query", sql]);
+    for daemon in [false, true] {
+        if daemon {
+            a.start();
+        }
+        assert_eq!(
+            query("SELECT city, count(*) AS n FROM people WHERE city IS NOT NULL GROUP BY city ORDER BY n"),
+            [json!({ "city": "Ankara", "n": 1 }), json!({ "city": "Izmir", "n": 2 })]
+        );
+        assert_eq!(
+            query("SELECT row, age FROM people WHERE admin AND typeof(age) = 'integer'"),
+            [json!({ "row": "ann", "age": 31 })]
+        );
+        assert_eq!(
+            query(
+                "SELECT row_2, Age_2, json_extract(tags, '$[1]') AS tag, raw FROM people WHERE row = 'eve'"
+            ),
+            [json!({ "row_2": "mine", "Age_2": 1, "tag": "y", "raw": { "$bytes": "AP8=" } })]
+        );
+        let log = query("SELECT count(*) AS n FROM oplog WHERE device = 'b' AND \"table\" = 't'");
+        assert_eq!(log, [json!({ "n": 1 })]);
+        let lost = &all(&a, &["conflicts"])[0];
+        assert_eq!(
+            query("SELECT lost_value, won_value FROM ahenk.conflicts"),
+            [json!({ "lost_value": lost["lost"]["value"], "won_value": lost["won"]["value"] })]
+        );
+        assert_eq!(query("SELECT name, connected FROM peers"), [json!({ "name": "b", "connected": 0 })]);
+        assert_eq!(
+            query(
+                "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM c WHERE n<3) SELECT max(n) AS m FROM c"
+            ),
+            [json!({ "m": 3 })]
+        );
+        assert_eq!(query("SELECT 1 AS x, 2 AS x"), [json!({ "x": 1, "x_2": 2 })]);
+    }
+    let human = a.run(&["query", "SELECT row, city FROM people ORDER BY row LIMIT 2"]).ok().stdout;
+    assert_eq!(human, "row  city\nann  Izmir\nbob  Ankara\n");
+}
+
+#[test]
+fn a_query_can_do_nothing_but_read() {
+    let world = World::new();
+    let a = world.founder("a");
+    people(&a);
+    let target = world.path().join("stolen.db").display().to_string();
+    let (attach, vacuum) = (format!("ATTACH '{target}' AS x"), format!("VACUUM INTO '{target}'"));
+    for sql in [
+        "DELETE FROM people",
+        "INSERT INTO people(row) VALUES ('x')",
+        "DROP TABLE people",
+        "CREATE TABLE x(y)",
+        "PRAGMA journal_mode",
+        "SELECT load_extension('x')",
+        &attach,
+        &vacuum,
+    ] {
+        let message = a.json(&["query", sql]).error(2, "usage");
+        assert!(message.contains("can only read") || message.contains("load_extension"), "{sql}: {message}");
+    }
+    assert!(a.json(&["query", "SELECT 1; SELECT 2"]).error(2, "usage").contains("Multiple"));
+    assert!(a.json(&["query", "SELECT * FROM nobody"]).error(2, "usage").contains("no such table"));
+    assert!(a.json(&["query", "SELEC"]).error(2, "usage").contains("syntax error"));
+    assert!(!std::path::Path::new(&target).exists());
+    assert_eq!(a.run(&["count", "people"]).ok().stdout, "4\n");
+}

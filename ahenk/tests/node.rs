@@ -10,12 +10,12 @@ use ahenk::{
     Cursor, Db, Fields, MemoryNet, Node, Offline, Options, Scan, SyncError, SystemClock, TransactionError,
     Watch, WriteFailed,
 };
-use engine::identity::{PeerKey, ReplicaId};
+use engine::identity::{Dot, PeerKey, ReplicaId};
 use engine::io::{Event, WriteError};
 use engine::name::{RowKey, TableName};
 use engine::row::RowState;
 use engine::store::{
-    Batch, Conflict, MemStore, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit,
+    Batch, Conflict, MemStore, Quarantined, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit,
 };
 use engine::testing::test_identity;
 use engine::time::{Clock, Instant, Now, WallMs};
@@ -90,6 +90,10 @@ impl StoreRead for Failing {
     fn conflicts(&self, from_id: u64, limit: usize) -> Result<Vec<Conflict>, StoreError> {
         self.inner.conflicts(from_id, limit)
     }
+    fn quarantine(&self, after: Option<&Dot>, limit: usize) -> Result<Vec<Quarantined>, StoreError> {
+        self.inner.quarantine(after, limit)
+    }
+
     fn local(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
         self.inner.local(key)
     }
@@ -455,6 +459,10 @@ impl StoreRead for Between {
     fn conflicts(&self, from_id: u64, limit: usize) -> Result<Vec<Conflict>, StoreError> {
         self.0.conflicts(from_id, limit)
     }
+    fn quarantine(&self, after: Option<&Dot>, limit: usize) -> Result<Vec<Quarantined>, StoreError> {
+        self.0.quarantine(after, limit)
+    }
+
     fn local(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
         self.0.local(key)
     }

@@ -9,7 +9,7 @@ use engine::io::Written;
 use engine::name::{RowKey, TableName};
 use engine::row::RowState;
 use engine::store::{Batch, MemStore, Store};
-use engine::store::{Conflict, Recovered, RowRange, StoreError, StoreRead, StoredCommit};
+use engine::store::{Conflict, Quarantined, Recovered, RowRange, StoreError, StoreRead, StoredCommit};
 use engine::testing::{LinkFaults, Mesh};
 
 use crate::oracle::{Global, Observer, Violation, check_bounds, check_equal, check_event, violation};
@@ -130,6 +130,14 @@ impl StoreRead for View<'_> {
 
     fn conflicts(&self, from_id: u64, limit: usize) -> Result<Vec<Conflict>, StoreError> {
         self.store.conflicts(from_id, limit)
+    }
+
+    fn quarantine(
+        &self,
+        after: Option<&engine::identity::Dot>,
+        limit: usize,
+    ) -> Result<Vec<Quarantined>, StoreError> {
+        self.store.quarantine(after, limit)
     }
 
     fn local(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {

@@ -2,10 +2,12 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use engine::identity::{AccountId, ReplicaId};
+use engine::identity::{AccountId, Dot, ReplicaId};
 use engine::name::{RowKey, TableName};
 use engine::row::RowState;
-use engine::store::{Batch, Conflict, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit};
+use engine::store::{
+    Batch, Conflict, Quarantined, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit,
+};
 use store::{OpenError, RedbStore};
 
 use crate::disk::SimDisk;
@@ -69,6 +71,10 @@ impl StoreRead for SimStore {
 
     fn conflicts(&self, from_id: u64, limit: usize) -> Result<Vec<Conflict>, StoreError> {
         self.get()?.conflicts(from_id, limit)
+    }
+
+    fn quarantine(&self, after: Option<&Dot>, limit: usize) -> Result<Vec<Quarantined>, StoreError> {
+        self.get()?.quarantine(after, limit)
     }
 
     fn local(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {

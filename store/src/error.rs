@@ -87,6 +87,26 @@ pub enum BackupError {
 }
 
 impl OpenError {
+    /// The same about another file.
+    pub(crate) fn about(self, path: &std::path::Path) -> OpenError {
+        let path = path.to_owned();
+        match self {
+            OpenError::NotFound(_) => OpenError::NotFound(path),
+            OpenError::Exists(_) => OpenError::Exists(path),
+            OpenError::Locked(_) => OpenError::Locked(path),
+            OpenError::NewerFormat { found, supported, .. } => {
+                OpenError::NewerFormat { path, found, supported }
+            }
+            OpenError::Damaged { reason, .. } => OpenError::Damaged { path, reason },
+            OpenError::ForeignAccount { found, wanted, .. } => {
+                OpenError::ForeignAccount { path, found, wanted }
+            }
+            OpenError::NonceReused(_) => OpenError::NonceReused(path),
+            OpenError::Full(_) => OpenError::Full(path),
+            OpenError::Io { source, .. } => OpenError::Io { path, source },
+        }
+    }
+
     pub(crate) fn io(path: &std::path::Path, source: io::Error) -> OpenError {
         let path = path.to_owned();
         match source.kind() {

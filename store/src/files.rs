@@ -69,7 +69,7 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     sync_directory(path)
 }
 
-fn sync_directory(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     // Only Unix lets a directory be opened for this; elsewhere renames are journalled.
     #[cfg(unix)]
     {
@@ -84,13 +84,22 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 /// Makes room for a new database: moves a file that does not open to a free name beside it, which is
 /// returned. Nothing is deleted.
 pub fn move_aside(path: &Path) -> io::Result<PathBuf> {
+    free_name(path, "damaged", |target| place(path, target))
+}
+
+/// Does something with the first name beside `path` that is free, and returns that name.
+pub(crate) fn free_name(
+    path: &Path,
+    what: &str,
+    mut take: impl FnMut(&Path) -> io::Result<()>,
+) -> io::Result<PathBuf> {
     for n in 1..=NAMES_MAX {
-        let target = beside(path, &format!(".damaged-{n}"));
-        match place(path, &target) {
+        let target = beside(path, &format!(".{what}-{n}"));
+        match take(&target) {
             Ok(()) => return Ok(target),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
     }
-    Err(io::Error::new(io::ErrorKind::AlreadyExists, "too many damaged files beside the database"))
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("too many {what} files beside the database")))
 }

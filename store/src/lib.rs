@@ -13,8 +13,10 @@ mod names;
 mod open;
 mod overlay;
 mod pending;
+mod quarantine;
 mod record;
 mod redb_store;
+mod restore;
 mod schema;
 mod view;
 

@@ -26,11 +26,14 @@ pub(crate) trait Readable: ReadableTable<&'static [u8], &'static [u8]> {}
 
 impl<T: ReadableTable<&'static [u8], &'static [u8]>> Readable for T {}
 
+/// A table that is being written.
+type Table<'txn> = redb::Table<'txn, &'static [u8], &'static [u8]>;
+
 /// A commit in a chunk, not decoded yet.
-struct Entry<'a> {
-    position: u64,
-    sig: Option<Sig>,
-    commit: &'a [u8],
+pub(crate) struct Entry<'a> {
+    pub(crate) position: u64,
+    pub(crate) sig: Option<Sig>,
+    pub(crate) commit: &'a [u8],
 }
 
 impl Entry<'_> {
@@ -168,10 +171,7 @@ pub(crate) fn append(
     Ok(written + bytes.len() as u64)
 }
 
-fn add_stretches(
-    index: &mut redb::Table<'_, &'static [u8], &'static [u8]>,
-    stretches: &mut Vec<Stretch>,
-) -> Result<(), StoreError> {
+fn add_stretches(index: &mut Table<'_>, stretches: &mut Vec<Stretch>) -> Result<(), StoreError> {
     for stretch in stretches.drain(..) {
         // Stretches do not overlap, so only the last that begins before this one's end could.
         let before = stretch_at(index, stretch.replica, stretch.end() - 1)?;
@@ -180,6 +180,75 @@ fn add_stretches(
         }
         let key = dot_key(stretch.replica, stretch.first);
         index.insert(key.as_slice(), stretch.value().as_slice()).map_err(redb)?;
+    }
+    Ok(())
+}
+
+/// What becomes of a commit in a chunk that is rewritten.
+pub(crate) enum Fate {
+    Stays,
+    /// Stays, with this signature.
+    Signed(Sig),
+    Goes,
+}
+
+/// The chunk that holds a commit.
+pub(crate) fn chunk_of(index: &impl Readable, replica: u32, seq: u64) -> Result<Option<u64>, StoreError> {
+    Ok(stretch_at(index, replica, seq)?.filter(|stretch| stretch.end() > seq).map(|stretch| stretch.chunk))
+}
+
+/// Removes the commits of a replica from a sequence number on from the index. Gives the chunks that hold them.
+pub(crate) fn cut_stretches(
+    index: &mut Table<'_>,
+    replica: u32,
+    from_seq: u64,
+) -> Result<Vec<u64>, StoreError> {
+    let start = stretch_at(index, replica, from_seq)?.map_or(from_seq, |stretch| stretch.first);
+    let (from, to) = (dot_key(replica, start), dot_key(replica, u64::MAX));
+    let mut cut = Vec::new();
+    for entry in index.range(from.as_slice()..=to.as_slice()).map_err(redb)? {
+        let (key, value) = entry.map_err(redb)?;
+        cut.push(Stretch::read(key.value(), value.value())?);
+    }
+    cut.retain(|stretch| stretch.end() > from_seq);
+    for stretch in &cut {
+        let key = dot_key(replica, stretch.first);
+        if stretch.first < from_seq {
+            let shorter = Stretch { count: from_seq - stretch.first, ..*stretch };
+            index.insert(key.as_slice(), shorter.value().as_slice()).map_err(redb)?;
+        } else {
+            index.remove(key.as_slice()).map_err(redb)?;
+        }
+    }
+    let mut chunks: Vec<u64> = cut.iter().map(|stretch| stretch.chunk).collect();
+    chunks.sort_unstable();
+    chunks.dedup();
+    Ok(chunks)
+}
+
+/// Rewrites a chunk, or removes it if nothing stays.
+pub(crate) fn rewrite(
+    log: &mut Table<'_>,
+    chunk: u64,
+    mut fate: impl FnMut(ReplicaId, u64, &Entry<'_>) -> Result<Fate, StoreError>,
+) -> Result<(), StoreError> {
+    let key = chunk.to_be_bytes();
+    let bytes = log.remove(key.as_slice()).map_err(redb)?.map(|value| value.value().to_vec());
+    let bytes = bytes.ok_or_else(|| StoreError::Corrupt("a chunk of the log is missing".into()))?;
+    let (mut written, mut next) = (Writer::new(), chunk);
+    for entry in Chunk::new(chunk, &bytes) {
+        let entry = entry?;
+        let (replica, seq) = entry.dot().map_err(damaged("a commit"))?;
+        let sig = match fate(replica, seq, &entry)? {
+            Fate::Goes => continue,
+            Fate::Signed(sig) => Some(sig),
+            Fate::Stays => entry.sig,
+        };
+        put_entry(&mut written, entry.position - next, sig.as_ref(), entry.commit);
+        next = entry.position + 1;
+    }
+    if !written.is_empty() {
+        log.insert(key.as_slice(), written.into_bytes().as_slice()).map_err(redb)?;
     }
     Ok(())
 }

@@ -38,9 +38,9 @@ impl<T: Ord + Clone> Numbered<T> {
         self.values.get(usize::try_from(number).ok()?)
     }
 
-    /// All values, ascending.
-    pub(crate) fn sorted(&self) -> impl Iterator<Item = &T> {
-        self.numbers.keys()
+    /// All values, ascending, with their numbers.
+    pub(crate) fn sorted(&self) -> impl Iterator<Item = (&T, u32)> {
+        self.numbers.iter().map(|(value, number)| (value, *number))
     }
 
     fn add(&mut self, value: T) -> u32 {

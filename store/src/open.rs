@@ -156,7 +156,7 @@ fn copy(source: &ReadTransaction, db: &Database) -> Result<(), StoreError> {
 
 /// Opens the file through an [`Overlay`], with every checksum verified, so that whatever redb would
 /// repair or write on the way stays in memory.
-fn check(path: &Path, account: &AccountId) -> Result<(), OpenError> {
+pub(crate) fn check(path: &Path, account: &AccountId) -> Result<(), OpenError> {
     let io = |error| OpenError::io(path, error);
     let metadata = fs::metadata(path).map_err(io)?;
     if !metadata.is_file() {

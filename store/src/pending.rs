@@ -32,6 +32,11 @@ impl Pending {
         self.bytes
     }
 
+    /// Whether there is a row of a table.
+    pub(crate) fn has(&self, table: u32) -> bool {
+        self.tables.get(&table).is_some_and(|rows| !rows.is_empty())
+    }
+
     pub(crate) fn get(&self, table: u32, row: &RowKey) -> Option<&Arc<RowState>> {
         self.tables.get(&table)?.get(row)
     }

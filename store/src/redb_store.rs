@@ -5,20 +5,26 @@
 //! Architecture invariants: a batch is one write transaction, durable when `apply` returns; each read is of one batch;
 //! the table of rows is what the log amounts to up to the checkpoint.
 
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use engine::identity::{AccountId, ReplicaId};
+use engine::identity::{AccountId, Dot, ReplicaId};
 use engine::name::{RowKey, TableName};
 use engine::row::RowState;
-use engine::store::{Batch, Conflict, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit};
+use engine::store::{
+    Batch, Conflict, Quarantined, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit,
+};
 use redb::{Database, ReadableTable, WriteTransaction};
 
 use crate::error::redb;
 use crate::log::{self, Limits};
 use crate::names::{self, Names, replica_number, table_number};
+use crate::quarantine;
 use crate::record;
-use crate::schema::{CONFLICTS, HEADS, INDEX, LOCAL, LOG, MEMBERS, META, META_STATE, ROWS, State};
+use crate::schema::{
+    CONFLICTS, HEADS, INDEX, LOCAL, LOG, MEMBERS, META, META_STATE, QUARANTINE, ROWS, State,
+};
 use crate::view::{self, Open, View};
 
 /// Memory for rows that are not in the table yet, roughly, in bytes. A checkpoint keeps it below this.
@@ -161,8 +167,20 @@ impl StoreRead for RedbStore {
     }
 
     fn tables(&self) -> Result<Vec<TableName>, StoreError> {
-        // A table gets its number with its first row, and rows stay.
-        Ok(self.view()?.names.tables.sorted().cloned().collect())
+        let numbered = self.with(|open| {
+            let names = &open.view.names;
+            let has = |(table, number): (&TableName, u32)| (table.clone(), number, open.pending.has(number));
+            (names.tables.sorted().map(has).collect::<Vec<_>>(), open.view.clone())
+        });
+        let (numbered, view) = numbered?;
+        let mut found = Vec::new();
+        // A table keeps its number when a retraction has taken its last row.
+        for (table, number, has_newer) in numbered {
+            if has_newer || view.has_rows(number)? {
+                found.push(table);
+            }
+        }
+        Ok(found)
     }
 
     fn commits(
@@ -190,6 +208,19 @@ impl StoreRead for RedbStore {
         for entry in view.table(CONFLICTS)?.range(from.as_slice()..).map_err(redb)?.take(limit) {
             let (key, value) = entry.map_err(redb)?;
             found.push(record::read_conflict(record::u64_key(key.value())?, value.value(), &view.names)?);
+        }
+        Ok(found)
+    }
+
+    fn quarantine(&self, after: Option<&Dot>, limit: usize) -> Result<Vec<Quarantined>, StoreError> {
+        let view = self.view()?;
+        let after = after.map(quarantine::key);
+        let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut found = Vec::new();
+        let table = view.table(QUARANTINE)?;
+        for entry in table.range::<&[u8]>((from, Bound::Unbounded)).map_err(redb)?.take(limit) {
+            let (key, value) = entry.map_err(redb)?;
+            found.push(quarantine::read(key.value(), value.value(), &self.account)?);
         }
         Ok(found)
     }
@@ -277,6 +308,9 @@ impl Store for RedbStore {
             return Err(StoreError::Corrupt("a batch does not continue the log".into()));
         }
         let bytes = log::append(txn, batch.position, &batch.commits, names)?;
+        if quarantine::concerns(batch) {
+            quarantine::write(txn, batch, names)?;
+        }
         write_knowledge(txn, batch, names)?;
         write_conflicts(txn, batch, names)?;
         state.position += batch.commits.len() as u64;
@@ -285,10 +319,11 @@ impl Store for RedbStore {
         state.digest = batch.digest;
         state.conflict_next = batch.conflicts.last().map_or(state.conflict_next, |last| last.id + 1);
         let (pending_bytes, tail_bytes) = self.with(|open| (open.pending.bytes(), open.tail_bytes))?;
-        // What is in no commit would not come back by a replay.
-        let underived = batch.commits.is_empty() && !batch.rows.is_empty();
+        let replayable = batch.retractions.is_empty()
+            && (batch.rows.is_empty() || !batch.commits.is_empty())
+            && batch.rows.values().all(|row| *row != RowState::default());
         let (pending_max, tail_max) = self.checkpoint_at;
-        if pending_bytes >= pending_max || tail_bytes + bytes >= tail_max || underived {
+        if pending_bytes >= pending_max || tail_bytes + bytes >= tail_max || !replayable {
             self.write_checkpoint(&mut writing, batch)?;
             return self.commit(writing, Open::forget_pending);
         }
@@ -325,7 +360,11 @@ fn write_rows<'a>(
 ) -> Result<(), StoreError> {
     for (number, row, state) in rows {
         let key = record::row_key(number, row.as_str());
-        table.insert(key.as_slice(), record::row_record(state, names).as_slice()).map_err(redb)?;
+        if *state == RowState::default() {
+            table.remove(key.as_slice()).map_err(redb)?;
+        } else {
+            table.insert(key.as_slice(), record::row_record(state, names).as_slice()).map_err(redb)?;
+        }
     }
     Ok(())
 }
@@ -334,7 +373,11 @@ fn write_knowledge(txn: &WriteTransaction, batch: &Batch, names: &mut Arc<Names>
     let mut heads = txn.open_table(HEADS).map_err(redb)?;
     for (replica, head) in &batch.heads {
         let key = replica_number(names, replica).to_be_bytes();
-        heads.insert(key.as_slice(), record::head_record(head, names).as_slice()).map_err(redb)?;
+        if head.seq == 0 {
+            heads.remove(key.as_slice()).map_err(redb)?;
+        } else {
+            heads.insert(key.as_slice(), record::head_record(head, names).as_slice()).map_err(redb)?;
+        }
     }
     if batch.members.is_empty() {
         return Ok(());
@@ -357,6 +400,9 @@ fn write_conflicts(txn: &WriteTransaction, batch: &Batch, names: &mut Arc<Names>
     let first = conflicts.first().map_err(redb)?.map(|(key, _)| record::u64_key(key.value())).transpose()?;
     if first.is_some_and(|first| first < batch.conflicts_from) {
         conflicts.retain_in::<&[u8], _>(..from.as_slice(), |_, _| false).map_err(redb)?;
+    }
+    for id in &batch.conflicts_void {
+        conflicts.remove(id.to_be_bytes().as_slice()).map_err(redb)?;
     }
     Ok(())
 }

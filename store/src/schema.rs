@@ -26,11 +26,12 @@ pub(crate) const ROWS: Definition = Definition::new("rows");
 pub(crate) const HEADS: Definition = Definition::new("heads");
 pub(crate) const MEMBERS: Definition = Definition::new("members");
 pub(crate) const CONFLICTS: Definition = Definition::new("conflicts");
+pub(crate) const QUARANTINE: Definition = Definition::new("quarantine");
 pub(crate) const LOCAL: Definition = Definition::new("local");
 
 /// All tables of format 2. A valid file has each of them.
-pub(crate) const ALL: [Definition; 10] =
-    [META, REPLICAS, TABLES, LOG, INDEX, ROWS, HEADS, MEMBERS, CONFLICTS, LOCAL];
+pub(crate) const ALL: [Definition; 11] =
+    [META, REPLICAS, TABLES, LOG, INDEX, ROWS, HEADS, MEMBERS, CONFLICTS, QUARANTINE, LOCAL];
 
 pub(crate) const META_FORMAT: &[u8] = b"format";
 pub(crate) const META_ACCOUNT: &[u8] = b"account";

@@ -47,6 +47,12 @@ impl View {
         Ok(self.rows.get_or_init(|| opened))
     }
 
+    /// Whether a table has a row in the table of rows.
+    pub(crate) fn has_rows(&self, table: u32) -> Result<bool, StoreError> {
+        let (from, to) = (record::row_key(table, ""), record::row_key(table + 1, ""));
+        Ok(self.rows()?.range(from.as_slice()..to.as_slice()).map_err(redb)?.next().is_some())
+    }
+
     /// A row as the table has it.
     pub(crate) fn stored_row(&self, table: u32, row: &RowKey) -> Result<Option<RowState>, StoreError> {
         let entry = self.rows()?.get(record::row_key(table, row.as_str()).as_slice()).map_err(redb)?;

@@ -63,7 +63,7 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
 }
 
 /// An error if the file would lie in a device's home: a slip there replaces keys or the database.
-fn outside_homes(env: &Env, path: &Path) -> Result<()> {
+pub(super) fn outside_homes(env: &Env, path: &Path) -> Result<()> {
     let failed = |error: std::io::Error| CliError::io("find", path, &error);
     // Links are followed: what counts is the folder where the file would come to be.
     let folder = std::path::absolute(path).map_err(failed)?;

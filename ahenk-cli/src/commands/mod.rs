@@ -1,5 +1,6 @@
 //! One file a command: its arguments, the request that it makes, and what it prints.
 
+pub(crate) mod backup;
 pub(crate) mod batch;
 pub(crate) mod conflicts;
 pub(crate) mod delete;
@@ -13,6 +14,8 @@ pub(crate) mod list;
 pub(crate) mod log;
 pub(crate) mod peer;
 pub(crate) mod put;
+#[cfg(feature = "query")]
+pub(crate) mod query;
 pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod stop;

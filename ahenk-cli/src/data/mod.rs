@@ -1,6 +1,7 @@
 //! Requests about rows, the log and conflicts: what they are ([`DataRequest`]) and how they are
 //! carried out ([`call`]).
 
+mod backup;
 mod batch;
 mod conflicts;
 pub(crate) mod filter;
@@ -13,8 +14,12 @@ mod story;
 pub(crate) mod time;
 mod transfer;
 
+use std::path::PathBuf;
+
+use engine::name::TableName;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use backup::BackedUp;
 pub(crate) use batch::{Applied, Operation};
 pub(crate) use conflicts::{ConflictDetail, ConflictEntry, Loss, Restored, Side};
 use json::JsonFields;
@@ -71,6 +76,8 @@ pub(crate) enum DataRequest {
     },
     /// The tables that have rows. A stream of [`TableCount`].
     Tables,
+    /// The names of the tables that have rows. One list.
+    TableNames,
     /// All rows. A stream of [`Exported`].
     Export {
         /// Of this table only.
@@ -103,6 +110,11 @@ pub(crate) enum DataRequest {
     Batch {
         /// What to do, in order.
         operations: Vec<Operation>,
+    },
+    /// A copy of the whole database, of one moment. One [`BackedUp`].
+    Backup {
+        /// The file to write, which must not be there; an absolute path.
+        path: PathBuf,
     },
     /// The writes that touched a row, in the order in which this device applied them. A stream of [`HistoryEntry`].
     History {
@@ -176,6 +188,10 @@ pub(crate) async fn call(context: &Context, request: DataRequest, caller: &mut C
             caller.item(rows::count(context, &table, &selection).await?).await
         }
         DataRequest::Tables => rows::tables(context, caller).await,
+        DataRequest::TableNames => {
+            let names = context.db.tables()?;
+            caller.item(names.iter().map(TableName::as_str).collect::<Vec<_>>()).await
+        }
         DataRequest::Export { table } => transfer::export(context, caller, table.as_deref()).await,
         DataRequest::ImportState { import } => caller.item(transfer::state(context, &import)?).await,
         DataRequest::Import { rows, state } => {
@@ -190,6 +206,7 @@ pub(crate) async fn call(context: &Context, request: DataRequest, caller: &mut C
         DataRequest::Conflict { id } => caller.item(conflicts::show(context, id).await?).await,
         DataRequest::RestoreConflicts { ids } => caller.item(conflicts::restore(context, &ids).await?).await,
         DataRequest::Batch { operations } => caller.item(batch::apply(context, &operations).await?).await,
+        DataRequest::Backup { path } => caller.item(backup::backup(context, path).await?).await,
         DataRequest::History { table, row, field, limit } => {
             story::history(context, caller, (&table, &row, field.as_deref()), limit).await
         }

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use super::{Batch, Conflict, Recovered, RowRange, Store, StoreError, StoredCommit};
+use super::{Batch, Conflict, Quarantined, Recovered, RowRange, Store, StoreError, StoredCommit};
 use crate::commit::{Op, OpKind, Stamp};
 use crate::hlc::Hlc;
-use crate::identity::{Dot, ReplicaId};
+use crate::identity::{Dot, ReplicaId, Sig};
 use crate::name::{RowKey, TableName};
 use crate::testing::{Author, op, test_identity};
 use crate::value::Value;
@@ -35,6 +35,10 @@ pub fn run<S: Store>(cases: u32, open: impl Fn() -> S) {
     local_values_are_set_replaced_and_removed(&open());
     a_batch_that_does_not_continue_the_log_changes_nothing(&open());
     a_batch_that_repeats_a_commit_changes_nothing(&open());
+    retracted_commits_lie_in_the_quarantine_and_nowhere_else(&open());
+    a_row_that_nothing_stands_for_is_gone_and_so_is_its_table(&open());
+    released_commits_are_gone_and_others_stay(&open());
+    signatures_join_commits_that_the_log_holds(&open());
     large_rows_come_back(&open());
     many_replicas_come_back(&open());
     readers_see_whole_batches(&open());
@@ -381,6 +385,98 @@ fn refused(store: &impl Store, batch: &Batch, before: &Recovered) {
     assert_eq!(store.tables(), Ok(vec![table("t")]));
     assert_eq!(store.applied(0, 10).map(|found| found.len()), Ok(1));
     assert_eq!(store.conflicts(0, 10), Ok(vec![]));
+}
+
+/// A retraction takes commits out of every read of the log, and keeps them whole, in order of their dots.
+pub fn retracted_commits_lie_in_the_quarantine_and_nowhere_else(store: &impl Store) {
+    let mut history = History::default();
+    let ops = |n: i64| vec![put("t", "a", n), put("t", "b", n)];
+    let mut batch = history.batch((0..6).map(|n| (1 + n % 2, ops(i64::from(n)))).collect(), |n| n > 2);
+    let gone = history.authors[&1].replica;
+    batch.conflicts = (1..=4).map(|id| conflict(id, gone)).collect();
+    assert_eq!(store.apply(&batch), Ok(()));
+    let before = store.applied(1, 10).expect("the log");
+    let mut retraction = history.retract(2, 1, 2);
+    retraction.conflicts_void = vec![2, 9];
+    let because = retraction.commits[0].0.dot;
+    assert_eq!(store.apply(&retraction), Ok(()));
+
+    let all = store.quarantine(None, 10).expect("the quarantine");
+    let expected = [&before[2], &before[4]].map(|stored| Quarantined { stored: stored.clone(), because });
+    assert_eq!(all, expected);
+    assert_eq!(store.quarantine(None, 1), Ok(expected[..1].to_vec()));
+    assert_eq!(store.quarantine(Some(&expected[0].stored.dot()), 10), Ok(expected[1..].to_vec()));
+    assert_eq!(store.quarantine(Some(&expected[1].stored.dot()), 10), Ok(vec![]));
+    assert_eq!(store.quarantine(None, 0), Ok(vec![]));
+    assert_eq!(store.commits(&gone, 1, 10, usize::MAX), Ok(vec![before[0].clone()]));
+    let left = store.applied(1, 10).expect("the log");
+    assert_eq!(left.iter().map(|stored| stored.position).collect::<Vec<_>>(), [1, 2, 4, 6, 7]);
+    assert_eq!(store.applied(3, 1), Ok(vec![before[3].clone()]));
+    let recovered = store.recover().expect("recovered");
+    assert_eq!((recovered.position, &recovered.heads, recovered.digest), (7, &history.heads, history.digest));
+    assert_eq!(recovered.heads[&gone].seq, 1);
+    assert_eq!(recovered.conflict_next, 5);
+    let ids: Vec<u64> = store.conflicts(0, 10).expect("conflicts").iter().map(|one| one.id).collect();
+    assert_eq!(ids, [1, 3, 4]);
+    state_follows_from_log(store);
+    assert_eq!(store.apply(&history.put("t", "a", 9)), Ok(()));
+    state_follows_from_log(store);
+}
+
+/// A row whose writes were all retracted is unknown again, its table with it, and its replica has no head.
+pub fn a_row_that_nothing_stands_for_is_gone_and_so_is_its_table(store: &impl Store) {
+    let mut history = History::default();
+    assert_eq!(store.apply(&history.put("t", "a", 1)), Ok(()));
+    let batch = history.batch(vec![(2, vec![put("t", "b", 2), put("u", "c", 2)])], |_| true);
+    assert_eq!(store.apply(&batch), Ok(()));
+    assert_eq!(store.tables(), Ok(vec![table("t"), table("u")]));
+    let gone = history.authors[&2].replica;
+    assert_eq!(store.apply(&history.retract(1, 2, 1)), Ok(()));
+    assert_eq!(store.tables(), Ok(vec![table("t")]));
+    assert_eq!(store.row(&table("t"), &row("b")), Ok(None));
+    assert_eq!(store.row(&table("u"), &row("c")), Ok(None));
+    assert_eq!(store.scan(&table("u"), ALL, 10), Ok(vec![]));
+    assert_eq!(store.scan(&table("t"), ALL, 10).map(|rows| rows.len()), Ok(1));
+    assert!(!store.recover().expect("recovered").heads.contains_key(&gone));
+    state_follows_from_log(store);
+    assert_eq!(store.apply(&history.put("u", "d", 3)), Ok(()));
+    assert_eq!(store.tables(), Ok(vec![table("t"), table("u")]));
+}
+
+/// What is released from the quarantine is gone; what is not in it is not missed.
+pub fn released_commits_are_gone_and_others_stay(store: &impl Store) {
+    let mut history = History::default();
+    let batch = history.batch((0..6).map(|n| (1 + n % 2, vec![put("t", "a", 1)])).collect(), |_| true);
+    assert_eq!(store.apply(&batch), Ok(()));
+    assert_eq!(store.apply(&history.retract(2, 1, 1)), Ok(()));
+    let dots: Vec<Dot> =
+        store.quarantine(None, 10).expect("the quarantine").iter().map(|one| one.stored.dot()).collect();
+    assert_eq!(dots.len(), 3);
+    let mut release = history.batch(vec![], |_| true);
+    release.released = vec![dots[1], Dot { seq: 77, ..dots[1] }, batch.commits[1].0.dot];
+    assert_eq!(store.apply(&release), Ok(()));
+    let left: Vec<Dot> =
+        store.quarantine(None, 10).expect("the quarantine").iter().map(|one| one.stored.dot()).collect();
+    assert_eq!(left, [dots[0], dots[2]]);
+    assert_eq!(store.recover().expect("recovered").position, 7);
+    state_follows_from_log(store);
+}
+
+/// A signature may come after its commit; one for a commit that is not there is refused.
+pub fn signatures_join_commits_that_the_log_holds(store: &impl Store) {
+    let mut history = History::default();
+    assert_eq!(store.apply(&history.batch(vec![(1, vec![]), (1, vec![])], |n| n == 1)), Ok(()));
+    let replica = history.authors[&1].replica;
+    let mut batch = history.put("t", "a", 1);
+    batch.signatures = vec![(Dot { replica, seq: 1 }, Sig([7; 64]))];
+    assert_eq!(store.apply(&batch), Ok(()));
+    let sigs: Vec<bool> = store.applied(1, 9).expect("the log").iter().map(|one| one.sig.is_some()).collect();
+    assert_eq!(sigs, [true, true, true]);
+    assert_eq!(store.commits(&replica, 1, 1, 1).expect("a commit")[0].sig, Some(Sig([7; 64])));
+    let mut bad = history.put("t", "a", 2);
+    bad.signatures = vec![(Dot { replica, seq: 9 }, Sig([7; 64]))];
+    assert!(matches!(store.apply(&bad), Err(StoreError::Corrupt(_))));
+    assert_eq!(store.recover().expect("recovered").position, 3);
 }
 
 /// Values near the largest commit come back, and rows with thousands of fields.

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-use super::{Batch, Conflict, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit};
-use crate::identity::ReplicaId;
+use super::{Batch, Conflict, Quarantined, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit};
+use crate::identity::{Dot, ReplicaId};
 use crate::name::{RowKey, TableName};
 use crate::row::RowState;
 
@@ -14,8 +14,11 @@ use crate::row::RowState;
 struct Inner {
     recovered: Recovered,
     rows: BTreeMap<TableName, BTreeMap<RowKey, RowState>>,
-    log: Vec<StoredCommit>,
-    by_replica: BTreeMap<(ReplicaId, u64), usize>,
+    /// By position.
+    log: BTreeMap<u64, StoredCommit>,
+    /// Positions.
+    by_replica: BTreeMap<(ReplicaId, u64), u64>,
+    quarantine: BTreeMap<Dot, Quarantined>,
     conflicts: BTreeMap<u64, Conflict>,
     local: BTreeMap<String, Vec<u8>>,
 }
@@ -52,11 +55,56 @@ impl MemStore {
     }
 }
 
+impl Inner {
+    /// The newest position. Retractions leave it: each comes with a commit that causes it.
+    fn position(&self) -> u64 {
+        self.log.keys().next_back().copied().unwrap_or(0)
+    }
+
+    fn check(&self, batch: &Batch) -> Result<(), StoreError> {
+        if batch.position != self.position() + 1 {
+            return Err(StoreError::Corrupt("a batch does not continue the log".into()));
+        }
+        let mut dots = BTreeSet::new();
+        for dot in batch.commits.iter().map(|(commit, _)| commit.dot) {
+            if self.by_replica.contains_key(&(dot.replica, dot.seq)) || !dots.insert(dot) {
+                return Err(StoreError::Corrupt("a batch repeats a commit of the log".into()));
+            }
+        }
+        if batch.signatures.iter().any(|(dot, _)| !self.by_replica.contains_key(&(dot.replica, dot.seq))) {
+            return Err(StoreError::Corrupt("a batch signs a commit that is not in the log".into()));
+        }
+        Ok(())
+    }
+
+    fn retract(&mut self, batch: &Batch) {
+        for (dot, sig) in &batch.signatures {
+            let position = self.by_replica.get(&(dot.replica, dot.seq));
+            if let Some(stored) = position.and_then(|position| self.log.get_mut(position)) {
+                stored.sig = Some(*sig);
+            }
+        }
+        for retraction in &batch.retractions {
+            let from = (retraction.replica, retraction.from_seq);
+            let range = self.by_replica.range(from..=(retraction.replica, u64::MAX));
+            let gone: Vec<_> = range.map(|(dot, position)| (*dot, *position)).collect();
+            for (dot, position) in gone {
+                self.by_replica.remove(&dot);
+                if let Some(stored) = self.log.remove(&position) {
+                    let quarantined = Quarantined { stored, because: retraction.because };
+                    self.quarantine.insert(quarantined.stored.commit.dot, quarantined);
+                }
+            }
+        }
+        batch.released.iter().for_each(|dot| drop(self.quarantine.remove(dot)));
+    }
+}
+
 impl StoreRead for MemStore {
     fn recover(&self) -> Result<Recovered, StoreError> {
         let inner = self.read();
         let mut recovered = inner.recovered.clone();
-        recovered.position = inner.log.len() as u64;
+        recovered.position = inner.position();
         recovered.conflict_next = recovered.conflict_next.max(1);
         Ok(recovered)
     }
@@ -93,10 +141,10 @@ impl StoreRead for MemStore {
         let inner = self.read();
         let mut bytes = 0;
         let mut found = Vec::new();
-        for (_, index) in
+        for (_, position) in
             inner.by_replica.range((*replica, from_seq)..=(*replica, u64::MAX)).take(commits_max)
         {
-            let stored = inner.log[*index].clone();
+            let Some(stored) = inner.log.get(position).cloned() else { break };
             bytes += stored.commit.encode().len();
             found.push(stored);
             if bytes >= bytes_max {
@@ -107,12 +155,17 @@ impl StoreRead for MemStore {
     }
 
     fn applied(&self, from_position: u64, limit: usize) -> Result<Vec<StoredCommit>, StoreError> {
-        let skipped = usize::try_from(from_position.saturating_sub(1)).unwrap_or(usize::MAX);
-        Ok(self.read().log.iter().skip(skipped).take(limit).cloned().collect())
+        Ok(self.read().log.range(from_position..).take(limit).map(|(_, stored)| stored.clone()).collect())
     }
 
     fn conflicts(&self, from_id: u64, limit: usize) -> Result<Vec<Conflict>, StoreError> {
         Ok(self.read().conflicts.range(from_id..).take(limit).map(|(_, conflict)| conflict.clone()).collect())
+    }
+
+    fn quarantine(&self, after: Option<&Dot>, limit: usize) -> Result<Vec<Quarantined>, StoreError> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let inner = self.read();
+        Ok(inner.quarantine.range((from, Bound::Unbounded)).take(limit).map(|(_, one)| one.clone()).collect())
     }
 
     fn local(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
@@ -135,25 +188,26 @@ impl Store for MemStore {
     fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         let inner = &mut *inner;
-        if batch.position != inner.log.len() as u64 + 1 {
-            return Err(StoreError::Corrupt("a batch does not continue the log".into()));
+        inner.check(batch)?;
+        for (position, (commit, sig)) in (batch.position..).zip(&batch.commits) {
+            inner.by_replica.insert((commit.dot.replica, commit.dot.seq), position);
+            inner.log.insert(position, StoredCommit { position, commit: commit.clone(), sig: *sig });
         }
-        let mut dots = BTreeSet::new();
-        for dot in batch.commits.iter().map(|(commit, _)| commit.dot) {
-            if inner.by_replica.contains_key(&(dot.replica, dot.seq)) || !dots.insert(dot) {
-                return Err(StoreError::Corrupt("a batch repeats a commit of the log".into()));
-            }
-        }
-        for (commit, sig) in &batch.commits {
-            inner.by_replica.insert((commit.dot.replica, commit.dot.seq), inner.log.len());
-            let position = inner.log.len() as u64 + 1;
-            inner.log.push(StoredCommit { position, commit: commit.clone(), sig: *sig });
-        }
+        inner.retract(batch);
         for ((table, row), state) in &batch.rows {
-            inner.rows.entry(table.clone()).or_default().insert(row.clone(), state.clone());
+            let rows = inner.rows.entry(table.clone()).or_default();
+            if *state == RowState::default() {
+                rows.remove(row);
+            } else {
+                rows.insert(row.clone(), state.clone());
+            }
+            if rows.is_empty() {
+                inner.rows.remove(table);
+            }
         }
         let recovered = &mut inner.recovered;
         recovered.heads.extend(batch.heads.iter().map(|(replica, head)| (*replica, head.clone())));
+        recovered.heads.retain(|_, head| head.seq > 0);
         recovered.replica = batch.replica.or(recovered.replica);
         recovered.clock = batch.clock;
         recovered.digest = batch.digest;
@@ -163,6 +217,7 @@ impl Store for MemStore {
             inner.conflicts.insert(conflict.id, conflict.clone());
         }
         inner.conflicts = inner.conflicts.split_off(&batch.conflicts_from);
+        batch.conflicts_void.iter().for_each(|id| drop(inner.conflicts.remove(id)));
         Ok(())
     }
 

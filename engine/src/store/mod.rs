@@ -80,6 +80,26 @@ pub struct Conflict {
     pub noticed_ms: u64,
 }
 
+/// Commits that no longer count: all of a replica from a sequence number on. The store moves them to its quarantine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retraction {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// The first that no longer counts.
+    pub from_seq: u64,
+    /// The commit whose statement says so.
+    pub because: Dot,
+}
+
+/// A commit that was applied and then retracted. Kept whole so that nothing is lost silently.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantined {
+    /// The commit as the log held it, its former position included.
+    pub stored: StoredCommit,
+    /// The commit whose statement retracted it.
+    pub because: Dot,
+}
+
 /// Everything an engine must know to go on after a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Recovered {
@@ -118,9 +138,10 @@ pub struct Batch {
     pub position: u64,
     /// Commits newly applied, in the order of application, each with the signature that is held for it.
     pub commits: Vec<(Commit, Option<Sig>)>,
-    /// The rows they changed, in their new state.
+    /// The rows that changed, in their new state. One in the default state is removed: nothing that stands has
+    /// written to it.
     pub rows: BTreeMap<(TableName, RowKey), RowState>,
-    /// The new heads of the replicas concerned.
+    /// The new heads of the replicas concerned. One with sequence number 0 is removed.
     pub heads: BTreeMap<ReplicaId, Head>,
     /// The replica to write as from now on.
     pub replica: Option<ReplicaId>,
@@ -134,6 +155,14 @@ pub struct Batch {
     pub conflicts: Vec<Conflict>,
     /// Conflicts with an id below this are to be forgotten.
     pub conflicts_from: u64,
+    /// Further conflicts to be forgotten, by id.
+    pub conflicts_void: Vec<u64>,
+    /// Commits of the log, none of this batch, to be moved to the quarantine. Their positions stay empty.
+    pub retractions: Vec<Retraction>,
+    /// Signatures to be kept with commits that the log holds.
+    pub signatures: Vec<(Dot, Sig)>,
+    /// Commits to be dropped from the quarantine. What is not in it is not missed.
+    pub released: Vec<Dot>,
 }
 
 /// Row keys from and to.
@@ -168,11 +197,15 @@ pub trait StoreRead {
         bytes_max: usize,
     ) -> Result<Vec<StoredCommit>, StoreError>;
 
-    /// Up to `limit` commits from a position on, in the order in which this store applied them.
+    /// Up to `limit` commits from a position on, in the order in which this store applied them. Positions of
+    /// retracted commits are skipped.
     fn applied(&self, from_position: u64, limit: usize) -> Result<Vec<StoredCommit>, StoreError>;
 
     /// Up to `limit` conflicts from an id on, ascending.
     fn conflicts(&self, from_id: u64, limit: usize) -> Result<Vec<Conflict>, StoreError>;
+
+    /// Up to `limit` retracted commits after a dot (from the first, without one), ascending by dot.
+    fn quarantine(&self, after: Option<&Dot>, limit: usize) -> Result<Vec<Quarantined>, StoreError>;
 
     /// A value that the application of this store keeps for itself, on this device only.
     fn local(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError>;
@@ -182,7 +215,7 @@ pub trait StoreRead {
 pub trait Store: StoreRead + Send + Sync + 'static {
     /// Applies a batch, durably and as a whole. After an error nothing of it has been applied, or (if the
     /// error came from the very end of making it durable) all of it: reopen and recover to learn which.
-    /// A batch that does not continue the log, or repeats a commit of it, is refused.
+    /// A batch that does not continue the log, repeats a commit of it, or signs one that is not in it, is refused.
     fn apply(&self, batch: &Batch) -> Result<(), StoreError>;
 
     /// Makes a store that failed usable again, from what is durable. Reads may fail meanwhile. Not needed (and not
@@ -195,7 +228,6 @@ pub trait Store: StoreRead + Send + Sync + 'static {
     fn set_local(&self, key: &str, value: Option<&[u8]>) -> Result<(), StoreError>;
 }
 
-/// The canonical dot of a stored commit, for callers that hold many.
 impl StoredCommit {
     /// Its name.
     pub fn dot(&self) -> Dot {

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::put;
-use crate::commit::{Deps, Op, hash_commit};
+use crate::commit::{Commit, Deps, Op, hash_commit};
 use crate::hlc::Hlc;
 use crate::identity::{DeviceId, ReplicaId};
 use crate::name::{RowKey, TableName};
 use crate::row::RowState;
-use crate::store::{Batch, Head, StoreRead};
+use crate::store::{Batch, Head, Retraction, StoreRead};
 use crate::testing::Author;
 use crate::value::Value;
 
@@ -23,6 +23,8 @@ pub struct History {
     pub rows: BTreeMap<(TableName, RowKey), RowState>,
     /// Commits made.
     pub position: u64,
+    /// Those that stand, in the order in which they were made.
+    pub log: Vec<Commit>,
     /// The state digest.
     pub digest: u128,
     clock: u64,
@@ -49,16 +51,65 @@ impl History {
                 if let Some(row) = self.rows.get(&key) {
                     self.digest = self.digest.wrapping_sub(row.digest(&op.table, &op.row));
                 }
-                let row = self.rows.entry(key.clone()).or_default();
+                let mut row = self.rows.remove(&key).unwrap_or_default();
                 row.apply(commit.stamp(), op, &mut Vec::new());
-                self.digest = self.digest.wrapping_add(row.digest(&op.table, &op.row));
-                batch.rows.insert(key, row.clone());
+                batch.rows.insert(key.clone(), row.clone());
+                // An update of no fields writes nothing.
+                if row != RowState::default() {
+                    self.digest = self.digest.wrapping_add(row.digest(&op.table, &op.row));
+                    self.rows.insert(key, row);
+                }
             }
+            self.log.push(commit.clone());
             batch.commits.push((commit, signed(n).then_some(sig)));
         }
         self.position += batch.commits.len() as u64;
         batch.digest = self.digest;
         batch.clock = Hlc::new(1_000 + self.clock, 9);
+        batch
+    }
+
+    /// A batch of one commit of `by`, which retracts those of `author` from a sequence number on. What
+    /// `author` writes later it writes as another replica.
+    pub fn retract(&mut self, by: u8, author: u8, from_seq: u64) -> Batch {
+        let mut batch = self.batch(vec![(by, Vec::new())], |_| true);
+        let because = batch.commits[0].0.dot;
+        let Some(gone) = self.authors.get(&author).map(|author| author.replica) else { return batch };
+        let stands = |commit: &Commit| commit.dot.replica != gone || commit.dot.seq < from_seq;
+        let (kept, void): (Vec<Commit>, Vec<Commit>) =
+            std::mem::take(&mut self.log).into_iter().partition(stands);
+        self.log = kept;
+        for op in void.iter().flat_map(|commit| &commit.ops) {
+            let key = (op.table.clone(), op.row.clone());
+            if let Some(before) = self.rows.remove(&key) {
+                self.digest = self.digest.wrapping_sub(before.digest(&op.table, &op.row));
+            }
+            let mut row = RowState::default();
+            for commit in &self.log {
+                let same =
+                    commit.ops.iter().filter(|other| (&other.table, &other.row) == (&op.table, &op.row));
+                same.for_each(|op| row.apply(commit.stamp(), op, &mut Vec::new()));
+            }
+            batch.rows.insert(key.clone(), row.clone());
+            if row != RowState::default() {
+                self.digest = self.digest.wrapping_add(row.digest(&op.table, &op.row));
+                self.rows.insert(key, row);
+            }
+        }
+        let mut head = Head::default();
+        for commit in self.log.iter().filter(|commit| commit.dot.replica == gone) {
+            head.seq = commit.dot.seq;
+            head.hash = hash_commit(&commit.encode());
+            head.seen.extend(commit.deps.clone());
+        }
+        batch.heads.insert(gone, head.clone());
+        self.heads.insert(gone, head);
+        self.heads.retain(|_, head| head.seq > 0);
+        batch.retractions = vec![Retraction { replica: gone, from_seq, because }];
+        batch.digest = self.digest;
+        let mut next = Author::new(author);
+        next.replica.incarnation = gone.incarnation + 1_000;
+        self.authors.insert(author, next);
         batch
     }
 
@@ -72,12 +123,19 @@ impl History {
 pub fn state_follows_from_log(store: &impl StoreRead) {
     let recovered = store.recover().expect("recovered");
     let log = store.applied(1, usize::MAX).expect("the log");
-    assert_eq!(log.len() as u64, recovered.position);
+    let mut gone = std::collections::BTreeSet::new();
+    for quarantined in store.quarantine(None, usize::MAX).expect("the quarantine") {
+        gone.insert(quarantined.stored.position);
+    }
+    assert_eq!(log.last().map_or(0, |stored| stored.position), recovered.position);
     let mut rows = BTreeMap::<TableName, BTreeMap<RowKey, RowState>>::new();
     let mut heads = BTreeMap::<ReplicaId, Head>::new();
     let mut introduced = Vec::<DeviceId>::new();
-    for (position, stored) in (1..).zip(&log) {
-        assert_eq!(stored.position, position);
+    let mut before = 0;
+    for stored in &log {
+        // Commits that were released from the quarantine leave gaps, too: contiguity is only known without any.
+        assert!(stored.position > before && !gone.contains(&stored.position));
+        before = stored.position;
         let commit = &stored.commit;
         introduced.extend(commit.introduces.as_ref().map(|cert| cert.device()));
         let head = heads.entry(commit.dot.replica).or_default();
@@ -94,6 +152,8 @@ pub fn state_follows_from_log(store: &impl StoreRead) {
             row.apply(commit.stamp(), op, &mut Vec::new());
         }
     }
+    rows.values_mut().for_each(|rows| rows.retain(|_, row| *row != RowState::default()));
+    rows.retain(|_, rows| !rows.is_empty());
     let mut digest = 0u128;
     for (table, rows) in &rows {
         let stored = store.scan(table, super::ALL, usize::MAX).expect("a scan");

@@ -7,6 +7,7 @@ use proptest::test_runner::TestRunner;
 
 use super::{ALL, History, conflict, state_follows_from_log, table};
 use crate::commit::Op;
+use crate::identity::Sig;
 use crate::store::{MemStore, Store, StoreRead};
 use crate::testing::{Author, any_op};
 
@@ -19,19 +20,25 @@ struct Step {
     conflicts: u64,
     forget: u64,
     local: Option<(u8, Option<u8>)>,
+    retract: Option<(u8, u8, u64)>,
+    release: bool,
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
     let ops = proptest::collection::vec(any_op(), 0..5);
     let commits = proptest::collection::vec((0u8..4, ops), 0..5);
-    (commits, any::<u8>(), any::<bool>(), 0u64..4, 0u64..4, any::<Option<(u8, Option<u8>)>>()).prop_map(
-        |(commits, signed, replica, conflicts, forget, local)| Step {
+    let retract = proptest::option::weighted(0.3, (0u8..4, 0u8..4, 1u64..4));
+    let local = any::<Option<(u8, Option<u8>)>>();
+    (commits, any::<u8>(), any::<bool>(), 0u64..4, 0u64..4, local, retract, any::<bool>()).prop_map(
+        |(commits, signed, replica, conflicts, forget, local, retract, release)| Step {
             commits,
             signed,
             replica,
             conflicts,
             forget,
             local,
+            retract,
+            release,
         },
     )
 }
@@ -56,6 +63,20 @@ pub fn random_histories_read_as_in_memory<S: Store>(cases: u32, open: impl Fn() 
             batch.conflicts_from = conflicts_from;
             prop_assert_eq!(store.apply(&batch), Ok(()));
             prop_assert_eq!(model.apply(&batch), Ok(()));
+            if let Some((by, author, from_seq)) = step.retract.filter(|(by, author, _)| by != author) {
+                let mut batch = history.retract(by, author, from_seq);
+                batch.conflicts_void = vec![conflicts_from, conflicts_from + 2];
+                batch.conflicts_from = conflicts_from;
+                let quarantine = model.quarantine(None, 1_000).expect("a read in memory");
+                if step.release {
+                    batch.released = quarantine.iter().step_by(2).map(|one| one.stored.dot()).collect();
+                }
+                let log = model.applied(0, 1_000).expect("a read in memory").into_iter();
+                let kept = log.filter(|stored| stored.dot().seq < from_seq).take(3);
+                batch.signatures = kept.map(|stored| (stored.dot(), Sig([7; 64]))).collect();
+                prop_assert_eq!(store.apply(&batch), Ok(()));
+                prop_assert_eq!(model.apply(&batch), Ok(()));
+            }
             if let Some((key, value)) = step.local {
                 let (key, value) = ((key % 3).to_string(), value.map(|value| vec![value]));
                 prop_assert_eq!(store.set_local(&key, value.as_deref()), Ok(()));
@@ -97,6 +118,12 @@ fn reads_agree(
     prop_assert_eq!(store.applied(*from, *count), model.applied(*from, *count));
     prop_assert_eq!(store.applied(0, 1_000), model.applied(0, 1_000));
     prop_assert_eq!(store.conflicts(*from, *count), model.conflicts(*from, *count));
+    let quarantine = model.quarantine(None, 1_000);
+    prop_assert_eq!(&store.quarantine(None, 1_000), &quarantine);
+    for one in quarantine.expect("a read in memory") {
+        let dot = one.stored.dot();
+        prop_assert_eq!(store.quarantine(Some(&dot), *count), model.quarantine(Some(&dot), *count));
+    }
     for key in ["0", "1", "2"] {
         prop_assert_eq!(store.local(key), model.local(key));
     }

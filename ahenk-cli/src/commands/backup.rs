@@ -1,0 +1,103 @@
+//! `backup` and `restore`: a copy of the whole database, and putting one in its place.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use store::RedbStore;
+
+use super::Env;
+use super::export::outside_homes;
+use crate::backend::{Backend, Need, connect, in_use};
+use crate::data::{BackedUp, DataRequest};
+use crate::error::{CliError, Kind, Result};
+use crate::protocol::Request;
+use crate::report::Status;
+
+/// Arguments of `backup`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The copy is of one moment, and is made while everything goes on. It holds the data, its history and the conflicts,
+but not this device's keys: `restore` puts it back on a device of the same account. Never overwrites.
+
+Example:
+  ahenk-cli backup ~/backups/ahenk-$(date +%F).redb")]
+pub(crate) struct Args {
+    /// The file to write
+    path: PathBuf,
+}
+
+/// Arguments of `restore`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The backup is checked in full before anything is touched. This device goes on as a new replica, so nothing that
+it wrote before can be mistaken; what others know comes back with the next sync, deletes included. The database
+that was there before is kept beside the new one.
+
+Example:
+  ahenk-cli stop && ahenk-cli restore ~/backups/ahenk-2026-01-31.redb --force && ahenk-cli start --daemon")]
+pub(crate) struct RestoreArgs {
+    /// The backup
+    path: PathBuf,
+    /// Replace the database that is there; it is kept under another name
+    #[arg(long)]
+    force: bool,
+}
+
+pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
+    outside_homes(env, &args.path)?;
+    // A daemon has a working directory of its own.
+    let path = std::path::absolute(&args.path).map_err(|error| CliError::io("find", &args.path, &error))?;
+    env.with_backend(Need::Store, async |backend| {
+        let done: BackedUp = backend.one(Request::Data(DataRequest::Backup { path })).await?;
+        env.out.show(&done, |done| format!("{} written, {} bytes.", done.file, done.bytes))
+    })
+    .await
+}
+
+pub(crate) async fn restore(env: &Env, args: RestoreArgs) -> Result<()> {
+    env.home.require()?;
+    super::init_logging("warn");
+    if connect(&env.home).await?.is_some() {
+        return Err(CliError::new(Kind::Conflict, "the daemon is running, and has the database open")
+            .hint("`ahenk-cli stop` ends it; then restore, then start it again"));
+    }
+    let Some(lock) = env.home.try_lock("restore")? else { return Err(in_use(&env.home)) };
+    let account = env.home.identity()?.account();
+    let (from, path, force) = (args.path.clone(), env.home.database_path(), args.force);
+    let restoring =
+        tokio::task::spawn_blocking(move || RedbStore::restore(&from, &path, account, force)).await;
+    let kept = restoring.map_err(CliError::internal)?.map_err(refused)?;
+    let backend =
+        Backend::Direct(Box::new(crate::session::Session::open(&env.home, Need::Store, lock, None).await?));
+    let status = backend.one::<Status>(Request::Status).await;
+    backend.close().await?;
+    let status = status?;
+    let kept = kept.map(|kept| kept.display().to_string());
+    let document = json!({
+        "restored": args.path.display().to_string(), "position": status.position, "digest": status.digest,
+        "replica": status.replica, "replaced": kept,
+    });
+    env.out.show(&document, |_| {
+        let old = kept.map(|kept| format!("\nThe database before is kept as {kept}.")).unwrap_or_default();
+        format!(
+            "Restored {}: {} commits. The next sync brings what other devices know since.{old}",
+            args.path.display(),
+            status.position
+        )
+    })
+}
+
+fn refused(error: store::OpenError) -> CliError {
+    use store::OpenError;
+    match &error {
+        OpenError::Exists(_) => {
+            CliError::new(Kind::Conflict, error).hint("--force replaces it, and keeps it under another name")
+        }
+        OpenError::NotFound(_) => CliError::new(Kind::NotFound, error).hint("check the name and the folder"),
+        OpenError::ForeignAccount { .. } => CliError::new(Kind::NotAuthorised, error)
+            .hint("restore it on a device of the account that made it"),
+        OpenError::Damaged { .. } => CliError::new(Kind::Storage, error)
+            .hint("nothing was changed; `ahenk-cli backup` makes backups, `export` and `import` move rows"),
+        _ => CliError::from(error),
+    }
+}
