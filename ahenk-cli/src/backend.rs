@@ -8,19 +8,22 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use tokio::io::{AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 
 pub(crate) use crate::session::Need;
 
 use crate::error::{CliError, Kind, Result};
-use crate::home::Home;
+use crate::home::{DAEMON, Home};
 use crate::protocol::{self, Reply, Request, ToService};
 use crate::service::{self, Caller};
 use crate::session::Session;
 
-/// How long to wait for another process that has the database open.
-pub(crate) const WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long to wait for another process that has the database open: a command, or a daemon that is stopping.
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a daemon may take to take a connection.
+const WELCOME_MAX: Duration = Duration::from_secs(5);
 /// Time between two looks.
 pub(crate) const WAIT_STEP: Duration = Duration::from_millis(25);
 /// Replies that may wait for a command that is slow to print them.
@@ -30,19 +33,47 @@ pub(crate) const REPLIES_MAX: usize = 64;
 #[derive(Debug)]
 pub(crate) enum Backend {
     /// A daemon answers at the home's socket.
-    Daemon(Home),
+    Daemon(Link),
     /// This process has the database open.
     Direct(Box<Session>),
 }
 
+/// The way to a daemon.
+#[derive(Debug)]
+pub(crate) struct Link {
+    home: Home,
+    /// A connection on which the daemon awaits a call, until the first one.
+    ready: Mutex<Option<Connection>>,
+}
+
+/// A connection on which the daemon has said that it is ready.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    reader: BufReader<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+}
+
+impl Link {
+    fn new(home: &Home, connection: Connection) -> Link {
+        Link { home: home.clone(), ready: Mutex::new(Some(connection)) }
+    }
+
+    async fn connection(&self) -> Result<Connection> {
+        match self.ready.lock().await.take() {
+            Some(connection) => Ok(connection),
+            None => connect(&self.home).await?.ok_or_else(lost),
+        }
+    }
+}
+
 impl Backend {
-    /// Reaches the service. Waits a little if another command has the database open.
+    /// Reaches the service. Waits a little if another command has the database open, or a daemon that is stopping.
     pub(crate) async fn open(home: &Home, need: Need) -> Result<Backend> {
         home.require()?;
         let deadline = Instant::now() + WAIT_MAX;
         loop {
-            if connect(home).await?.is_some() {
-                return Ok(Backend::Daemon(home.clone()));
+            if let Some(connection) = connect(home).await? {
+                return Ok(Backend::Daemon(Link::new(home, connection)));
             }
             if let Some(lock) = home.try_lock("another command")? {
                 return Ok(Backend::Direct(Box::new(Session::open(home, need, lock, None).await?)));
@@ -58,7 +89,7 @@ impl Backend {
     pub(crate) async fn daemon(home: &Home) -> Result<Backend> {
         home.require()?;
         match connect(home).await? {
-            Some(_) => Ok(Backend::Daemon(home.clone())),
+            Some(connection) => Ok(Backend::Daemon(Link::new(home, connection))),
             None => Err(CliError::new(Kind::NotRunning, "the daemon is not running")
                 .hint("`ahenk-cli start --daemon` starts it")),
         }
@@ -74,10 +105,7 @@ impl Backend {
                 let caller = Caller { replies, answers: asked };
                 tokio::spawn(async move { service::call(&context, request, caller).await })
             }
-            Backend::Daemon(home) => {
-                let stream = connect(home).await?.ok_or_else(lost)?;
-                tokio::spawn(pump(stream, request, replies, asked))
-            }
+            Backend::Daemon(link) => tokio::spawn(pump(link.connection().await?, request, replies, asked)),
         };
         Ok(Call { replies: received, answers, task })
     }
@@ -119,6 +147,7 @@ impl Call {
             Some(Reply::Item(item)) => Ok(Some(item)),
             Some(Reply::Done) => Ok(None),
             Some(Reply::Error(error)) => Err(error),
+            Some(Reply::Welcome) => Err(CliError::internal("the service said welcome twice")),
             None => match (&mut self.task).await {
                 Err(error) if error.is_panic() => Err(CliError::internal("the service panicked")),
                 _ => Err(lost()),
@@ -152,26 +181,51 @@ pub(crate) fn read_item<T: DeserializeOwned>(item: Json) -> Result<T> {
     })
 }
 
-/// Connects to the daemon; `None` if there is none.
-pub(crate) async fn connect(home: &Home) -> Result<Option<UnixStream>> {
+/// Connects to the daemon; `None` if there is none, or none any more.
+pub(crate) async fn connect(home: &Home) -> Result<Option<Connection>> {
     use std::io::ErrorKind::{ConnectionRefused, NotFound};
     let path = home.socket_path()?;
-    match UnixStream::connect(&path).await {
-        Ok(stream) => Ok(Some(stream)),
+    let stream = match UnixStream::connect(&path).await {
+        Ok(stream) => stream,
         // Refused: the daemon that made the socket is gone.
-        Err(error) if matches!(error.kind(), NotFound | ConnectionRefused) => Ok(None),
-        Err(error) => Err(CliError::io("connect to", &path, &error)),
+        Err(error) if matches!(error.kind(), NotFound | ConnectionRefused) => return Ok(None),
+        Err(error) => return Err(CliError::io("connect to", &path, &error)),
+    };
+    let (reader, writer) = stream.into_split();
+    let mut connection = Connection { reader: BufReader::new(reader), writer };
+    match tokio::time::timeout(WELCOME_MAX, protocol::read(&mut connection.reader)).await {
+        Ok(Ok(Some(Reply::Welcome))) => Ok(Some(connection)),
+        // It was stopping, and has closed the socket.
+        Ok(Ok(None)) => Ok(None),
+        Ok(Err(error)) if error.kind == Kind::NotRunning => Ok(None),
+        Ok(Err(error)) => Err(error),
+        Ok(Ok(Some(_))) => Err(CliError::internal("the service did not say that it is ready")),
+        Err(_) => Err(stuck(home)),
     }
+}
+
+/// Something holds the socket and does not take connections.
+fn stuck(home: &Home) -> CliError {
+    let who = home.lock_holder().map_or_else(
+        || "what listens at the daemon's socket".to_owned(),
+        |(pid, what)| format!("{what} (process {pid})"),
+    );
+    CliError::new(Kind::Conflict, format!("{who} does not answer"))
+        .hint("is it suspended, or very busy? `ahenk-cli stop` asks it to end")
 }
 
 /// Another process has the database open and is no daemon that answers.
 pub(crate) fn in_use(home: &Home) -> CliError {
+    let dir = home.dir().display();
     let (message, hint) = match home.lock_holder() {
-        Some((pid, what)) => (
-            format!("{} is in use by {what}, process {pid}", home.dir().display()),
-            "wait until it is done, or end it".to_owned(),
+        Some((pid, what)) if what == DAEMON => (
+            format!("{dir} is in use by {what}, process {pid}, which cannot be reached at its socket"),
+            "`ahenk-cli stop` ends it",
         ),
-        None => (format!("{} is in use by another process", home.dir().display()), "try again".to_owned()),
+        Some((pid, what)) => {
+            (format!("{dir} is in use by {what}, process {pid}"), "wait until it is done, or end it")
+        }
+        None => (format!("{dir} is in use by another process"), "try again"),
     };
     CliError::new(Kind::Conflict, message).hint(hint)
 }
@@ -183,13 +237,12 @@ fn lost() -> CliError {
 
 /// Carries a call over a socket.
 async fn pump(
-    stream: UnixStream,
+    connection: Connection,
     request: Request,
     replies: mpsc::Sender<Reply>,
     mut answers: mpsc::Receiver<bool>,
 ) {
-    let (reader, mut writer) = stream.into_split();
-    let mut reader = BufReader::new(reader);
+    let Connection { mut reader, mut writer } = connection;
     let receiving = async {
         loop {
             let (reply, last) = match protocol::read::<Reply>(&mut reader).await {

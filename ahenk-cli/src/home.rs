@@ -41,6 +41,9 @@ impl Default for Config {
     }
 }
 
+/// What the daemon calls itself in the lock's note.
+pub(crate) const DAEMON: &str = "the daemon";
+
 /// A device's home folder. It may not exist yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Home {
@@ -121,13 +124,15 @@ impl Home {
         Ok(path)
     }
 
-    pub(crate) fn initialised(&self) -> bool {
-        self.cert_path().exists()
+    /// Whether there is a device here; an error if that cannot be seen.
+    pub(crate) fn initialised(&self) -> Result<bool> {
+        let path = self.cert_path();
+        path.try_exists().map_err(|error| CliError::io("read", &path, &error))
     }
 
     /// An error unless there is a device here.
     pub(crate) fn require(&self) -> Result<()> {
-        if self.initialised() {
+        if self.initialised()? {
             return Ok(());
         }
         Err(CliError::new(Kind::NotFound, format!("there is no device in {}", self.dir.display())).hint(
@@ -139,7 +144,7 @@ impl Home {
     pub(crate) fn require_vacant(&self) -> Result<()> {
         // A home in which no daemon could answer is refused before anything is made.
         self.socket_path()?;
-        if self.initialised() {
+        if self.initialised()? {
             let message = format!("there is already a device in {}", self.dir.display());
             return Err(CliError::new(Kind::Conflict, message)
                 .hint("`ahenk-cli device list` shows it; --home DIR names a folder for another one"));
@@ -171,7 +176,8 @@ impl Home {
     /// The account's root key, if this device is an administrator.
     pub(crate) fn root(&self) -> Result<Option<SecretKey>> {
         let path = self.account_key_path();
-        if path.exists() { secrets::read_key(&path).map(Some) } else { Ok(None) }
+        let there = path.try_exists().map_err(|error| CliError::io("read", &path, &error))?;
+        if there { secrets::read_key(&path).map(Some) } else { Ok(None) }
     }
 
     pub(crate) fn config(&self) -> Result<Config> {

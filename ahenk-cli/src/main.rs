@@ -75,12 +75,39 @@ fn run(cli: Cli) -> Result<()> {
 fn usage(error: &clap::Error) -> ExitCode {
     let json = std::env::args_os().any(|arg| arg == "--json");
     if json && !matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        let message = error.to_string();
-        let message = message.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        output::error(true, &CliError::usage(message).hint("`ahenk-cli help` lists the commands"));
+        let (message, tip) = in_one_line(&error.to_string());
+        let hint = tip.unwrap_or_else(|| "`ahenk-cli help` lists the commands".to_owned());
+        output::error(true, &CliError::usage(message).hint(hint));
     } else {
         // A terminal that is gone needs no help.
         let _ = error.print();
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Kind::Usage.exit_code()))
+}
+
+/// What clap says, without the part on usage: the message, and its tip if it has one.
+fn in_one_line(text: &str) -> (String, Option<String>) {
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+    let (tips, message): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.starts_with("tip: "));
+    let tip = tips.first().map(|tip| tip.trim_start_matches("tip: ").to_owned());
+    (message.join(" ").trim_start_matches("error: ").to_owned(), tip)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_clap_says_in_several_lines_is_one_message_and_a_hint() {
+        let missing =
+            Cli::try_parse_from(["ahenk-cli", "put", "t"]).expect_err("a row is missing").to_string();
+        let (message, tip) = in_one_line(&missing);
+        assert!(message.contains("were not provided: <ROW>"), "{message}");
+        assert_eq!(tip, None);
+        let mistyped = Cli::try_parse_from(["ahenk-cli", "statsu"]).expect_err("mistyped").to_string();
+        let (message, tip) = in_one_line(&mistyped);
+        assert_eq!(message, "unrecognized subcommand 'statsu'");
+        assert!(tip.is_some_and(|tip| tip.contains("status")));
+    }
 }

@@ -37,8 +37,12 @@ pub(crate) fn seen_key(peer: &PeerKey) -> String {
     format!("seen/{}", engine::identity::hex(&peer.0))
 }
 
-fn seen_ms(context: &Context, peer: &PeerKey) -> Result<Option<u64>> {
-    let stored = context.db.store().local(&seen_key(peer))?;
+/// The key under which it is kept when the database was last found to be a copy.
+pub(crate) const COPIED_KEY: &str = "copied";
+
+/// A time that is kept on this device.
+fn noted_ms(context: &Context, key: &str) -> Result<Option<u64>> {
+    let stored = context.db.store().local(key)?;
     Ok(stored.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?))))
 }
 
@@ -55,7 +59,7 @@ pub(crate) async fn devices(context: &Context) -> Result<Vec<Device>> {
             admin: cert.admin,
             paired_ms: cert.issued_ms,
             connected: ready,
-            seen_ms: seen_ms(context, &cert.key)?,
+            seen_ms: noted_ms(context, &seen_key(&cert.key))?,
             path: path.filter(|_| ready).map(|path| path_name(path.path.kind)),
         })
     };
@@ -142,13 +146,15 @@ pub(crate) async fn status(context: &Context) -> Result<Status> {
         digest: digest_text(node.digest),
         last_sync_ms: Some(node.stats.last_sync_ms).filter(|&ms| ms > 0),
         waiting_commits: node.stats.waiting_commits,
+        copied_ms: noted_ms(context, COPIED_KEY)?,
         log: context.home.log_path().display().to_string(),
     })
 }
 
 pub(crate) async fn sync(context: &Context, within: Duration) -> Result<Synced> {
     let started = Instant::now();
-    if node_status(context).await?.members.len() < 2 {
+    let devices = node_status(context).await?.members.len().saturating_sub(1);
+    if devices == 0 {
         return Err(CliError::new(Kind::NotFound, "this account has no other device yet")
             .hint("`ahenk-cli device invite` here, then `ahenk-cli device join` there"));
     }
@@ -157,6 +163,7 @@ pub(crate) async fn sync(context: &Context, within: Duration) -> Result<Synced> 
     let status = node_status(context).await?;
     Ok(Synced {
         peers: report.peers,
+        devices,
         position: status.position,
         digest: digest_text(status.digest),
         took_ms: millis(started.elapsed()),

@@ -1,7 +1,8 @@
 //! What a command asks of the service and what comes back: the same types whether the daemon
 //! answers over its socket or the service runs within the command's own process.
 //!
-//! On the socket each line is one JSON document `{"v":1,"body":…}`. A connection carries one call:
+//! On the socket each line is one JSON document `{"v":2,"body":…}`. The service begins with `Welcome`: from then on a
+//! call on this connection is carried out, even if the daemon is told to stop meanwhile. A connection carries one call:
 //! the client sends a [`ToService::Request`], perhaps [`ToService::Answer`]s when it is asked
 //! something; the service sends [`Reply`]s, the last of which is `Done` or `Error`. Closing the
 //! connection cancels the call.
@@ -18,7 +19,7 @@ use crate::data::DataRequest;
 use crate::error::{CliError, Kind, Result};
 
 /// The version of this protocol.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Longest line either way, in bytes.
 pub(crate) const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -55,6 +56,17 @@ pub(crate) enum Request {
     Data(DataRequest),
 }
 
+impl Request {
+    /// Whether a call goes on until the client has enough of it. A daemon that stops does not wait for such.
+    pub(crate) fn lasts(&self) -> bool {
+        match self {
+            Request::Sync { .. } | Request::Invite { .. } => true,
+            Request::Data(DataRequest::Watch { follow, .. }) => *follow,
+            _ => false,
+        }
+    }
+}
+
 /// What a client says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -69,6 +81,8 @@ pub(crate) enum ToService {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Reply {
+    /// The service is ready for the call.
+    Welcome,
     /// One result. With `--json` it is printed as it is.
     Item(Json),
     /// The call succeeded and has ended.
@@ -150,11 +164,11 @@ mod tests {
         assert_eq!(back, Some(ToService::Request(Request::Sync { within_ms: 5 })));
         assert_eq!(read_bytes(b"").await.expect("the end"), None);
         for bad in
-            [&line[..line.len() - 1], b"\n", b"{}\n", b"[1]\n", b"{\"v\":1,\"body\":{\"request\":7}}\n"]
+            [&line[..line.len() - 1], b"\n", b"{}\n", b"[1]\n", b"{\"v\":2,\"body\":{\"request\":7}}\n"]
         {
             assert_eq!(read_bytes(bad).await.expect_err("refused").kind, Kind::Usage);
         }
-        let other = read_bytes(b"{\"v\":2,\"body\":{\"anything\":true}}\n").await.expect_err("refused");
+        let other = read_bytes(b"{\"v\":3,\"body\":{\"anything\":true}}\n").await.expect_err("refused");
         assert_eq!(other.kind, Kind::Conflict);
         let endless = vec![b'1'; LINE_BYTES_MAX + 1];
         assert!(read_bytes(&endless).await.expect_err("refused").message.contains("too long"));

@@ -77,6 +77,9 @@ pub(crate) struct Status {
     pub(crate) waiting_commits: u64,
     /// The median of the peers' clocks minus ours, if it differs by more than a minute.
     pub(crate) clock_skew_ms: Option<i64>,
+    /// When it was noticed that the database is a copy, or an older state of it, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub(crate) copied_ms: Option<u64>,
     /// Where the daemon logs when it runs in the background.
     pub(crate) log: String,
 }
@@ -86,6 +89,9 @@ pub(crate) struct Status {
 pub(crate) struct Synced {
     /// Devices that know what this one knows.
     pub(crate) peers: usize,
+    /// All other devices of the account, those that could not be reached included.
+    #[serde(default)]
+    pub(crate) devices: usize,
     pub(crate) position: u64,
     pub(crate) digest: String,
     pub(crate) took_ms: u64,

@@ -1,25 +1,25 @@
 //! The daemon: a session that stays open, and the socket at which commands reach it.
 //!
-//! Invariants: only processes of the same user are served; at most [`CLIENTS_MAX`] at a time; a
-//! client that goes away cancels its call and nothing else.
+//! Invariants: only processes of the same user are served; at most [`CLIENTS_MAX`] at a time; a client that goes away
+//! cancels its call and nothing else; a client that was welcomed is served, even if the daemon is told to stop.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::BufReader;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
 use crate::backend::{Backend, REPLIES_MAX, WAIT_MAX, WAIT_STEP, in_use};
 use crate::error::{CliError, Kind, Result};
-use crate::home::{Home, Lock};
+use crate::home::{DAEMON, Home, Lock};
 use crate::protocol::{self, Reply, Request, ToService};
 use crate::report::Status;
 use crate::service::{self, Caller, Context};
@@ -27,6 +27,9 @@ use crate::session::{Need, Session};
 
 /// Most clients at a time; more wait.
 const CLIENTS_MAX: usize = 64;
+
+/// How long calls that have begun may go on when the daemon is told to stop.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// Removes the socket when the daemon ends.
 struct Socket(PathBuf);
@@ -44,9 +47,10 @@ pub(crate) async fn run(home: &Home) -> Result<()> {
     let lock = take_lock(home).await?;
     let stop = Arc::new(Notify::new());
     let mut session = Session::open(home, Need::Network, lock, Some(Arc::clone(&stop))).await?;
-    let (listener, _socket, owner) = listen(&home.socket_path()?)?;
+    let (listener, socket, owner) = listen(&home.socket_path()?)?;
     let status = crate::network::status(session.context()).await?;
     info!(device = %status.name, id = %status.device, listening = ?status.listening, "the daemon is running");
+    let (stopping, told) = watch::channel(false);
     let mut clients = JoinSet::new();
     let mut term = signal(SignalKind::terminate()).map_err(CliError::internal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::internal)?;
@@ -54,12 +58,12 @@ pub(crate) async fn run(home: &Home) -> Result<()> {
         tokio::select! {
             accepted = listener.accept(), if clients.len() < CLIENTS_MAX => match accepted {
                 Ok((stream, _)) if allowed(&stream, owner) => {
-                    clients.spawn(serve(stream, Arc::clone(session.context())));
+                    clients.spawn(serve(stream, Arc::clone(session.context()), told.clone()));
                 }
                 Ok(_) => warn!("a process of another user tried to use the socket"),
                 Err(error) => {
                     warn!(%error, "a client could not be accepted");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
             Some(ended) = clients.join_next() => {
@@ -74,6 +78,14 @@ pub(crate) async fn run(home: &Home) -> Result<()> {
         }
     };
     info!("stopping");
+    // Commands that come now find no daemon, and wait for the lock.
+    drop((listener, socket));
+    // The receivers are in the tasks that this is for; there may be none.
+    let _ = stopping.send(true);
+    let calls = async { while clients.join_next().await.is_some() {} };
+    if timeout(GRACE, calls).await.is_err() {
+        warn!("calls were cut off");
+    }
     clients.shutdown().await;
     session.close().await?;
     info!("stopped");
@@ -84,7 +96,7 @@ pub(crate) async fn run(home: &Home) -> Result<()> {
 async fn take_lock(home: &Home) -> Result<Lock> {
     let deadline = Instant::now() + WAIT_MAX;
     loop {
-        if let Some(lock) = home.try_lock("the daemon")? {
+        if let Some(lock) = home.try_lock(DAEMON)? {
             return Ok(lock);
         }
         if answers(home).await {
@@ -130,9 +142,12 @@ fn allowed(stream: &UnixStream, owner: u32) -> bool {
 }
 
 /// Serves one client.
-async fn serve(stream: UnixStream, context: Arc<Context>) {
+async fn serve(stream: UnixStream, context: Arc<Context>, mut stopping: watch::Receiver<bool>) {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
+    if *stopping.borrow() || protocol::write(&mut writer, Reply::Welcome).await.is_err() {
+        return;
+    }
     let request = match protocol::read::<ToService>(&mut reader).await {
         Ok(Some(ToService::Request(request))) => request,
         // Somebody only looked whether we are here.
@@ -143,6 +158,7 @@ async fn serve(stream: UnixStream, context: Arc<Context>) {
             return;
         }
     };
+    let lasts = request.lasts();
     let (replies, mut received) = mpsc::channel(REPLIES_MAX);
     let (answers, asked) = mpsc::channel(1);
     let calling = service::call(&context, request, Caller { replies, answers: asked });
@@ -171,5 +187,6 @@ async fn serve(stream: UnixStream, context: Arc<Context>) {
     tokio::select! {
         ((), ()) = async { tokio::join!(calling, sending) } => {}
         () = listening => debug!("a client cancelled its call"),
+        _ = stopping.wait_for(|stopping| *stopping), if lasts => debug!("a call ends with the daemon"),
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ahenk::{Db, Node, Offline, Options, SystemClock};
 use engine::identity::{DeviceCert, Identity};
 use engine::io::Event;
-use engine::store::Store as _;
+use engine::store::{Store as _, StoreRead as _};
 use store::{OpenError, RedbStore};
 use tokio::sync::{Notify, broadcast};
 use tokio::task::{JoinHandle, JoinSet};
@@ -18,9 +18,10 @@ use tracing::{info, warn};
 use transport_libp2p::{Libp2pConfig, Libp2pTransport, SpawnError};
 
 use crate::addresses::Addresses;
+use crate::data::time::now_ms;
 use crate::error::{CliError, Kind, Result};
 use crate::home::{Config, Home, Lock};
-use crate::network::seen_key;
+use crate::network::{COPIED_KEY, seen_key};
 use crate::secrets;
 use crate::service::Context;
 
@@ -62,6 +63,7 @@ impl Session {
         let identity = home.identity()?;
         let root = home.root()?;
         let store = open_store(home, &identity).await?;
+        note_copy(&store, &identity)?;
         let options = Options::new(identity.clone(), *secrets::random::<32>()?);
         let (node, db, net) = match need {
             Need::Store => {
@@ -146,6 +148,17 @@ async fn open_store(home: &Home, identity: &Identity) -> Result<RedbStore> {
     }
 }
 
+/// Notes, for `status`, when this database turns out to be a copy or an older state: it goes on as a new replica.
+fn note_copy(store: &RedbStore, identity: &Identity) -> Result<()> {
+    let recovered = store.recover()?;
+    let wrote = recovered.heads.keys().any(|replica| replica.device == identity.device());
+    if recovered.replica.is_none() && wrote {
+        warn!("the database is a copy or an older state; this device goes on as a new replica");
+        store.set_local(COPIED_KEY, Some(&now_ms().to_be_bytes()))?;
+    }
+    Ok(())
+}
+
 /// Creates the database of a new device, and has it know the certificates given.
 pub(crate) fn create_store(home: &Home, identity: &Identity, members: Vec<DeviceCert>) -> Result<()> {
     let nonce = secrets::random::<16>()?;
@@ -228,9 +241,8 @@ async fn remember_seen(context: Arc<Context>) {
         };
         let Some(status) = context.db.status().await else { return };
         let Some(cert) = status.members.iter().find(|cert| cert.device() == device) else { continue };
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let now_ms = now.map_or(0, |since| since.as_millis() as u64);
-        if let Err(error) = context.db.store().set_local(&seen_key(&cert.key), Some(&now_ms.to_be_bytes())) {
+        if let Err(error) = context.db.store().set_local(&seen_key(&cert.key), Some(&now_ms().to_be_bytes()))
+        {
             warn!(%error, "it could not be noted when a device was seen");
         }
     }

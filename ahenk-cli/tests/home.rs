@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::process::Command;
 
-use support::{LISTEN, World, until};
+use support::{Device, LISTEN, Ran, World, until};
 
 fn mode(path: &std::path::Path) -> u32 {
     fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).permissions().mode()
@@ -116,7 +116,7 @@ fn no_acknowledged_write_is_lost_when_the_daemon_is_killed_under_load() {
     let pid = device.start();
     let home = device.home.clone();
     let writer = std::thread::spawn(move || {
-        let world_device = support::Device { home, name: "a".to_owned() };
+        let world_device = Device { home, name: "a".to_owned() };
         let mut acknowledged = 0;
         for n in 0..1000 {
             let row = format!("r{n}");
@@ -249,14 +249,9 @@ fn a_socket_of_something_else_is_no_daemon_for_long() {
     let socket = device.home.join("daemon.sock");
     let listener = UnixListener::bind(&socket).expect("bound");
     let answering = std::thread::spawn(move || {
-        use std::io::{BufRead as _, BufReader, Write as _};
-        // The first connection is a look; the second carries the call.
-        for stream in listener.incoming().take(2) {
-            let mut stream = stream.expect("a client");
-            let mut line = String::new();
-            let _ = BufReader::new(&stream).read_line(&mut line);
-            let _ = stream.write_all(b"{\"v\":99,\"body\":{}}\n");
-        }
+        use std::io::Write as _;
+        let mut stream = listener.accept().expect("a client").0;
+        let _ = stream.write_all(b"{\"v\":99,\"body\":{}}\n");
     });
     let message = device.json(&["status"]).error(6, "conflict");
     assert!(message.contains("another version"), "{message}");
@@ -266,10 +261,99 @@ fn a_socket_of_something_else_is_no_daemon_for_long() {
 }
 
 #[test]
+fn commands_given_while_the_daemon_stops_are_carried_out() {
+    let world = World::new();
+    let device = world.founder("a");
+    for round in 0..3 {
+        device.start();
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(|| {
+                for n in 0..12 {
+                    device.run(&["put", "t", &format!("r{round}-{n}"), "a=1"]).ok();
+                }
+            });
+            device.run(&["stop"]).ok();
+            writing.join().expect("every write was taken");
+        });
+    }
+    assert_eq!(device.json(&["count", "t"]).json()["rows"], 36);
+}
+
+#[test]
+fn a_daemon_whose_socket_is_gone_is_named_and_can_be_stopped() {
+    let world = World::new();
+    let device = world.founder("a");
+    let pid = device.start();
+    fs::remove_file(device.home.join("daemon.sock")).expect("removed");
+    let message = device.json(&["get", "t", "r"]).error(6, "conflict");
+    assert!(message.contains(&format!("process {pid}")) && message.contains("socket"), "{message}");
+    assert_eq!(device.json(&["stop"]).json()["pid"], pid);
+    device.run(&["put", "t", "r", "a=1"]).ok();
+}
+
+#[test]
+fn a_suspended_daemon_hangs_no_command() {
+    let world = World::new();
+    let device = world.founder("a");
+    let pid = device.start();
+    let signal = |name: &str| {
+        let sent = Command::new("kill").args([name, &pid.to_string()]).status().expect("kill runs");
+        assert!(sent.success());
+    };
+    signal("-STOP");
+    let message = device.json(&["get", "t", "r"]).error(6, "conflict");
+    assert!(message.contains("does not answer"), "{message}");
+    signal("-CONT");
+    assert_eq!(device.status()["pid"], pid);
+}
+
+#[test]
+fn what_start_would_refuse_init_refuses() {
+    let world = World::new();
+    let device = world.device("a");
+    for bad in ["/ip4/0.0.0.0/udp/4001", "/dns4/localhost/tcp/1", "0.0.0.0:4001"] {
+        let message = device.json(&["init", "--listen", bad]).error(2, "usage");
+        assert!(message.contains("--listen"), "{message}");
+    }
+    assert!(!device.home.exists());
+}
+
+#[test]
+fn a_home_that_cannot_be_looked_into_is_not_taken_for_an_empty_one() {
+    let world = World::new();
+    fs::write(world.path().join("file"), "no folder").expect("written");
+    let device = Device { home: world.path().join("file").join("home"), name: "a".into() };
+    device.json(&["status"]).error(8, "storage");
+    let ran = device.command(&["--json", "status"]).env("AHENK_HOME", "").env("HOME", world.path()).output();
+    let ran = Ran::of(ran.expect("the program starts"));
+    let message = ran.error(3, "not-found");
+    assert!(message.contains("no device in"), "an empty variable is none: {message}");
+}
+
+#[test]
+fn a_copied_home_says_so() {
+    let world = World::new();
+    let device = world.founder("a");
+    device.run(&["put", "t", "r", "a=1"]).ok();
+    let copy = world.device("copy");
+    fs::create_dir(&copy.home).expect("made");
+    for entry in fs::read_dir(&device.home).expect("readable") {
+        let path = entry.expect("readable").path();
+        if path.is_file() {
+            fs::copy(&path, copy.home.join(path.file_name().expect("a name"))).expect("copied");
+        }
+    }
+    assert!(device.status()["copied_ms"].is_null());
+    assert!(copy.status()["copied_ms"].is_u64());
+    assert!(copy.run(&["status"]).ok().stdout.contains("a device key is for one machine"));
+}
+
+#[test]
 fn a_mistyped_command_line_is_a_usage_error_in_json_too() {
     let world = World::new();
     let device = world.device("a");
     device.json(&["frobnicate"]).error(2, "usage");
+    assert!(device.json(&["put", "t"]).error(2, "usage").contains("<ROW>"));
     assert_eq!(device.run(&["put", "t"]).code, 2);
     assert_eq!(device.run(&["--help"]).code, 0);
     let help = device.run(&["--help"]).ok().stdout;

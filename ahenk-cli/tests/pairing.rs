@@ -225,6 +225,37 @@ fn sync_without_anybody_there_says_so() {
 }
 
 #[test]
+fn sync_says_how_many_of_the_devices_it_reached() {
+    let world = World::new();
+    let (a, b, c) = (world.founder("a"), world.device("b"), world.device("c"));
+    a.admit(&b);
+    a.admit(&c);
+    b.start();
+    a.start();
+    until_status(&a, "b is there", |status| {
+        status["peers"].as_array().is_some_and(|peers| peers.iter().any(|peer| peer["in_sync"] == true))
+    });
+    let synced = a.json(&["sync"]).json();
+    assert_eq!((&synced["peers"], &synced["devices"]), (&1.into(), &2.into()));
+    assert!(a.run(&["sync"]).ok().stdout.contains("1 of 2 devices"));
+}
+
+#[test]
+fn a_second_device_of_one_name_is_remarked_upon() {
+    let world = World::new();
+    let (a, b) = (world.founder("a"), Device { home: world.path().join("b"), name: "a".into() });
+    let mut inviting = a.spawn(&["--json", "device", "invite"]);
+    let code = inviting.code();
+    std::thread::scope(|scope| {
+        let joining = scope.spawn(|| b.join(&code));
+        assert_eq!(inviting.next()["same_name"], true);
+        inviting.say("y");
+        joining.join().expect("it ends").ok();
+    });
+    inviting.wait().ok();
+}
+
+#[test]
 fn an_address_that_was_added_is_remembered() {
     let world = World::new();
     let (a, b) = (world.founder("a"), world.device("b"));

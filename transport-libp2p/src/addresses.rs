@@ -37,6 +37,12 @@ pub enum AddressError {
         /// What was given.
         address: String,
     },
+    /// A name, where the address of an interface is needed.
+    #[error("{address} cannot be listened on: give an IP address (0.0.0.0 or :: for all interfaces)")]
+    NoInterface {
+        /// What was given.
+        address: String,
+    },
     /// The `/p2p/` part is not the id of a device: those are made of Ed25519 keys.
     #[error("{address} names a peer that is not an Ed25519 identity")]
     BadPeer {
@@ -88,6 +94,15 @@ impl Dialable {
             return Err(AddressError::Unsupported { address: address.to_string() });
         }
         Ok(Dialable { address, peer })
+    }
+}
+
+/// Checks an address that a user wants to listen on.
+pub fn check_listen(text: &str) -> Result<(), AddressError> {
+    let Dialable { address, .. } = Dialable::parse(text)?;
+    match address.iter().next() {
+        Some(Protocol::Ip4(_) | Protocol::Ip6(_)) => Ok(()),
+        _ => Err(AddressError::NoInterface { address: address.to_string() }),
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Env, init_logging};
+use super::Env;
 use crate::error::{CliError, Kind, Result};
 use stage::Stage;
 use story::Story;
@@ -31,7 +31,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
-    init_logging("warn");
+    env.init_logging();
     let started = Instant::now();
     let stage = Arc::new(Stage::new()?);
     let (playing, out) = (Arc::clone(&stage), env.out);

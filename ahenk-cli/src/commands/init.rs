@@ -45,12 +45,19 @@ impl NewDevice {
             .hint("choose one with --name NAME"))
     }
 
-    pub(crate) fn config(&self) -> Config {
+    /// The configuration, checked: what `start` would refuse is refused before there is anything.
+    pub(crate) fn config(&self) -> Result<Config> {
         let mut config = Config { mdns: !self.no_mdns, ..Config::default() };
+        for address in &self.listen {
+            transport_libp2p::check_listen(address).map_err(|error| {
+                CliError::usage(format!("--listen: {error}"))
+                    .hint("as in --listen /ip4/0.0.0.0/tcp/4001, or /ip4/0.0.0.0/udp/4001/quic-v1")
+            })?;
+        }
         if !self.listen.is_empty() {
             config.listen.clone_from(&self.listen);
         }
-        config
+        Ok(config)
     }
 }
 
@@ -60,7 +67,7 @@ fn machine_name() -> String {
 
 pub(crate) fn run(env: &Env, args: &Args) -> Result<()> {
     env.home.require_vacant()?;
-    let name = args.device.name()?;
+    let (name, config) = (args.device.name()?, args.device.config()?);
     let root = secrets::new_key()?;
     let secret = secrets::new_key()?;
     // A clock before 1970 counts as 1970; the time is for people only.
@@ -71,7 +78,7 @@ pub(crate) fn run(env: &Env, args: &Args) -> Result<()> {
     let phrase = secrets::recovery_phrase(&root)?;
     let building = env.home.begin()?;
     session::create_store(building.home(), &identity, Vec::new())?;
-    building.write(&identity, Some(&root), &args.device.config())?;
+    building.write(&identity, Some(&root), &config)?;
     // Shown first: an account whose phrase nobody saw must not come to be.
     show(env, &identity, &name, &phrase)?;
     building.finish()?;

@@ -21,6 +21,7 @@ pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod story;
 pub(crate) mod sync;
+pub(crate) mod verify;
 pub(crate) mod watch;
 
 use engine::commit::OpKind;
@@ -42,13 +43,19 @@ pub(crate) struct Env {
 }
 
 impl Env {
+    /// Sends what libraries warn of to stderr; with `--json` only if `RUST_LOG` asks for it, since scripts read errors
+    /// there.
+    pub(crate) fn init_logging(&self) {
+        init_logging(if self.out.json() { "off" } else { "warn" });
+    }
+
     /// Reaches the service, has `body` use it, and closes what was opened, whatever `body` returned.
     pub(crate) async fn with_backend<R>(
         &self,
         need: Need,
         body: impl AsyncFnOnce(&Backend) -> Result<R>,
     ) -> Result<R> {
-        init_logging("warn");
+        self.init_logging();
         let backend = Backend::open(&self.home, need).await?;
         let result = body(&backend).await;
         let closed = backend.close().await;

@@ -11,8 +11,8 @@ use crate::protocol::Request;
 
 const AFTER_HELP: &str = "\
 Values:
-  done=false  count=3  price=1.5  note=null JSON, if it is a single JSON value
-  title='Buy tea'  id='\"007\"'               else text; quotes within make sure of it
+  done=false  count=3  price=1.5  note=null true, false, numbers and null, as in JSON
+  title='Buy tea'  tags=[1,2]  id='\"007\"'   all else is text; quotes within make sure of it
   tags:='[\"a\",\"b\"]'                         always JSON, lists and objects included
   photo:='{\"$bytes\":\"<base64>\"}'            bytes; likewise {\"$float\":\"NaN\"}, and {\"$map\":{…}}
                                             around an object that has such a key

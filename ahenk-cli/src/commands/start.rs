@@ -50,7 +50,7 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
 }
 
 async fn background(env: &Env) -> Result<()> {
-    init_logging("warn");
+    env.init_logging();
     let (log, end) = open_log(env)?;
     let program =
         std::env::current_exe().map_err(|error| CliError::internal(format!("who am I? {error}")))?;

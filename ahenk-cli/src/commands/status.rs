@@ -85,6 +85,14 @@ fn human(status: &Status) -> String {
     if status.waiting_commits > 0 {
         lines.push(format!("Waiting   {} commits for others that they depend on", status.waiting_commits));
     }
+    if let Some(ms) = status.copied_ms {
+        lines.push(format!(
+            "Warning   this database turned out to be a copy, or an older state, {} ago, and goes on as a new replica.\n\
+             \x20         Is the original still in use on another machine? Then pair one of the two anew: a device key is for \
+             one machine",
+            super::ago(ms)
+        ));
+    }
     if let Some(ms) = status.clock_skew_ms {
         let way = if ms > 0 { "behind" } else { "ahead of" };
         let by = span(ms.unsigned_abs());

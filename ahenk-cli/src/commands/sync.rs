@@ -21,9 +21,11 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
         let within_ms = args.timeout.saturating_mul(1000);
         let synced: Synced = backend.one(Request::Sync { within_ms }).await?;
         env.out.show(&synced, |synced| {
-            let devices = if synced.peers == 1 { "device" } else { "devices" };
-            let Synced { peers, took_ms, position, .. } = synced;
-            format!("In sync with {peers} {devices} after {} ({position} commits).", span(*took_ms))
+            let Synced { peers, devices, took_ms, position, .. } = synced;
+            let noun = if *devices == 1 { "device" } else { "devices" };
+            let count = if peers < devices { format!("{peers} of {devices}") } else { peers.to_string() };
+            let rest = if peers < devices { " The others could not be reached yet." } else { "" };
+            format!("In sync with {count} {noun} after {} ({position} commits).{rest}", span(*took_ms))
         })
     })
     .await

@@ -3,6 +3,7 @@
 //! Invariants: one offer at a time, for its five minutes and three attempts at most; when the call
 //! ends or is cancelled, so does the offer.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -53,6 +54,8 @@ pub(crate) enum InviteStep {
         id: String,
         /// The fingerprint of its key.
         fingerprint: String,
+        /// Whether another device has that name already.
+        same_name: bool,
     },
     /// An attempt that admitted nobody.
     Attempt {
@@ -67,6 +70,8 @@ pub(crate) enum InviteStep {
         name: String,
         /// Its id.
         id: String,
+        /// Whether another device has that name already.
+        same_name: bool,
     },
     /// The end: whether the new device has all that this one has.
     Finished {
@@ -94,6 +99,8 @@ enum Outcome {
 struct Desk {
     offer: Arc<Mutex<Offer>>,
     clock: SystemClock,
+    /// The names of the account's devices.
+    names: Arc<BTreeSet<String>>,
     asks: mpsc::Sender<Ask>,
 }
 
@@ -129,8 +136,10 @@ pub(crate) async fn invite(
     let listening = net.listen_addresses().await?;
     let (asks, mut asked) = mpsc::channel(1);
     let clock = SystemClock::new();
-    let offer = make_offer(context, ask, &clock, &addresses, &listening).await?;
-    let desk = Desk { offer: Arc::new(Mutex::new(offer)), clock, asks };
+    let members = context.db.status().await.ok_or_else(closed)?.members;
+    let names = Arc::new(members.iter().map(|cert| cert.name.clone()).collect());
+    let offer = make_offer(context, ask, &clock, &addresses, &listening, members)?;
+    let desk = Desk { offer: Arc::new(Mutex::new(offer)), clock, names, asks };
     let code = show_code(&desk, &addresses, &listening)?;
     caller.item(code).await?;
     let mut events = context.db.events();
@@ -146,7 +155,8 @@ pub(crate) async fn invite(
             Some(ask) = asked.recv() => put(ask, caller).await?,
             Some(ended) = talks.join_next() => match ended.unwrap_or(Outcome::Lost) {
                 Outcome::Admitted(cert, channel) => {
-                    return admitted(context, *cert, channel, &mut events, caller).await;
+                    let same_name = desk.names.contains(&cert.name);
+                    return admitted(context, *cert, same_name, channel, &mut events, caller).await;
                 }
                 Outcome::Failed(error) => report_failure(&desk, error, talks.is_empty(), caller).await?,
                 Outcome::Lost => {
@@ -161,14 +171,14 @@ pub(crate) async fn invite(
     }
 }
 
-async fn make_offer(
+fn make_offer(
     context: &Context,
     ask: bool,
     clock: &SystemClock,
     addresses: &[String],
     listening: &[String],
+    members: Vec<DeviceCert>,
 ) -> Result<Offer> {
-    let members = context.db.status().await.ok_or_else(closed)?.members;
     let Some(root) = context.root.clone() else {
         let admins: Vec<&str> =
             members.iter().filter(|cert| cert.admin).map(|cert| cert.name.as_str()).collect();
@@ -289,7 +299,8 @@ async fn talk(desk: Desk, mut session: InviterSession, mut channel: PairChannel)
         let event = match event {
             Some(InviterEvent::Confirm { name, fingerprint }) => {
                 let id = session.remote().device().to_string();
-                let step = InviteStep::Confirm { name, id, fingerprint };
+                let same_name = desk.names.contains(&name);
+                let step = InviteStep::Confirm { name, id, fingerprint, same_name };
                 let turn = confirm(&desk, &mut session, &mut channel, step).await;
                 match perform(turn, &mut channel).await {
                     Ok(event) => event,
@@ -352,6 +363,7 @@ async fn confirm(
 async fn admitted(
     context: &Context,
     cert: DeviceCert,
+    same_name: bool,
     channel: PairChannel,
     events: &mut broadcast::Receiver<Event>,
     caller: &Caller,
@@ -359,7 +371,7 @@ async fn admitted(
     let (name, key): (_, PeerKey) = (cert.name.clone(), cert.key);
     context.db.add_members(vec![cert]).await;
     tracing::info!(%name, id = %key.device(), "admitted a device");
-    caller.item(InviteStep::Admitted { name, id: key.device().to_string() }).await?;
+    caller.item(InviteStep::Admitted { name, id: key.device().to_string(), same_name }).await?;
     channel.finish().await;
     let synced = first_sync(context, key, events).await;
     caller.item(InviteStep::Finished { synced }).await

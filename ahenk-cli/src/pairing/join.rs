@@ -22,6 +22,8 @@ use crate::{secrets, session};
 
 /// How long to look for an inviter on the local network.
 const SEARCH_MAX: Duration = Duration::from_secs(60);
+/// How long to go on looking when one was found that has another code open: two at a time are rare, a slip is not.
+const SEARCH_MORE_MAX: Duration = Duration::from_secs(8);
 
 /// What to join as.
 #[derive(Debug)]
@@ -121,7 +123,7 @@ async fn discover(
     }
     told("Looking for the inviting device on the local network");
     let mut candidates = control.pair_candidates().await?;
-    let deadline = tokio::time::Instant::now() + SEARCH_MAX;
+    let mut deadline = tokio::time::Instant::now() + SEARCH_MAX;
     let mut other = false;
     while let Ok(Some(candidate)) = timeout_at(deadline, candidates.recv()).await {
         let addresses = candidate.addresses.clone();
@@ -134,7 +136,14 @@ async fn discover(
         };
         match converse(joining, local, channel, told).await {
             Ok(joined) => return Ok((joined, addresses)),
-            Err(Refused::NoSuchOffer) => other = true,
+            Err(Refused::NoSuchOffer) if other => {}
+            Err(Refused::NoSuchOffer) => {
+                other = true;
+                deadline = deadline.min(tokio::time::Instant::now() + SEARCH_MORE_MAX);
+                told(
+                    "A device was found whose invitation has another number; looking whether there is one more",
+                );
+            }
             Err(Refused::Failed(error)) => return Err(error),
         }
     }

@@ -72,18 +72,24 @@ fn tell(env: &Env, step: &InviteStep) -> Result<()> {
                 span(*expires_in_ms)
             ));
         }
-        InviteStep::Confirm { name, id, fingerprint } => {
+        InviteStep::Confirm { name, id, fingerprint, same_name } => {
             env.out.line(&format!(
                 "{} wants to join.\n  Fingerprint  {fingerprint}  (must be the same on its screen)\n  Id           {id}",
                 printable(name)
             ))?;
+            if *same_name {
+                env.out.note("  Another device has this name already; their ids tell them apart.");
+            }
             env.out.prompt("Admit it? [y/N] ");
         }
         InviteStep::Attempt { reason, attempts_left } => {
             env.out.note(&format!("A device tried to join: {reason}. Tries left: {attempts_left}"));
         }
-        InviteStep::Admitted { name, id } => {
+        InviteStep::Admitted { name, id, same_name } => {
             env.out.line(&format!("Admitted {} ({id}).", printable(name)))?;
+            if *same_name {
+                env.out.note("Another device has this name too; `ahenk-cli device list` shows their ids.");
+            }
             env.out.note("Bringing it up to date.");
         }
         InviteStep::Finished { synced: true } => env.out.line("It has all the data now.")?,

@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
 use super::super::init::NewDevice;
-use super::super::{Env, init_logging, read_line};
+use super::super::{Env, read_line};
 use crate::backend::{Backend, Need};
 use crate::error::{CliError, Kind, Result};
 use crate::pairing::{Joining, join};
@@ -36,11 +36,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
-    init_logging("warn");
+    env.init_logging();
     env.home.require_vacant()?;
-    let name = args.device.name()?;
+    let (name, config) = (args.device.name()?, args.device.config()?);
     let invitation = read_code(env, args.code).await?;
-    let config = args.device.config();
     let joining = Joining { home: &env.home, invitation: &invitation, name: &name, config: &config };
     // Interrupted, it tidies up as after any failure.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::internal)?;
