@@ -2,6 +2,8 @@
 
 pub(crate) mod backup;
 pub(crate) mod batch;
+pub(crate) mod complete;
+pub(crate) mod config;
 pub(crate) mod conflicts;
 pub(crate) mod delete;
 pub(crate) mod demo;
