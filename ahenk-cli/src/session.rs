@@ -66,7 +66,14 @@ impl Session {
     ) -> Result<Session> {
         let identity = home.identity()?;
         let root = home.root()?;
-        let config = home.config()?;
+        let config = match home.config() {
+            // A wrong setting of the network keeps nobody from the data.
+            Err(error) if need == Need::Store => {
+                warn!(%error, "going on with the default settings");
+                Config::default()
+            }
+            config => config?,
+        };
         let store = open_store(home, &identity).await?;
         note_copy(&store, &identity)?;
         let mut options = Options::new(identity.clone(), *secrets::random::<32>()?);

@@ -7,6 +7,7 @@
 mod disk;
 mod full;
 mod generate;
+mod intruder;
 mod kept;
 mod ledger;
 mod mutants;
@@ -23,8 +24,8 @@ pub use full::Full;
 pub use generate::{FAULTLESS, plan};
 pub use kept::{Kept, kept};
 pub use mutants::{FailsByItself, Kill, Trial, try_bug};
-pub use oracle::{Global, Observer, Violation, check_bounds, check_equal, check_event};
-pub use plan::{Event, Knobs, PAIR, Plan, PlanError, Step, TABLE, Timed, letter};
+pub use oracle::{Global, Injected, Observer, Violation, check_bounds, check_equal, check_event};
+pub use plan::{Event, Intrusion, Knobs, PAIR, Plan, PlanError, Step, TABLE, Timed, letter};
 pub use pure::{Pure, Sabotage};
 pub use reference::{Reference, RowView};
 pub use run::{Counts, Failure, Outcome, Report, Summary, run_plan, run_seeds};

@@ -10,8 +10,10 @@ use std::collections::{BTreeMap, VecDeque};
 use super::test_identity;
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::identity::{Identity, PeerKey};
-use crate::io::{Change, Event, Input, Output, PeerPage, WriteError, WriteRequest, Written};
+use crate::identity::{Dot, Identity, PeerKey};
+use crate::io::{
+    AdminError, Change, Event, Input, Order, Output, PeerPage, WriteError, WriteRequest, Written,
+};
 use crate::prng::Prng;
 use crate::store::{MemStore, Store, StoreError, StoreRead};
 use crate::time::{Instant, Now, WallMs};
@@ -19,6 +21,10 @@ use crate::wire::message::{Message, parse};
 
 /// Wall clock at the start of every run, in milliseconds since the Unix epoch.
 pub const EPOCH_MS: u64 = 1_700_000_000_000;
+/// Most frames that a link holds back; more are lost.
+const HELD_MAX: usize = 1024;
+/// Most frames that are kept for another delivery.
+const KEPT_MAX: usize = 256;
 /// A link that an engine cut comes back after this long, in microseconds.
 const RECONNECT_MICROS: u64 = 1_000_000;
 
@@ -64,6 +70,7 @@ struct Node {
     engine: Option<Engine>,
     store: MemStore,
     wall_offset_ms: i64,
+    drift_ppm: i64,
     boots: u8,
     fail_commits: u32,
     cut: Option<Cut>,
@@ -88,6 +95,12 @@ struct Link {
     up: bool,
     /// Frames vanish without either side being told.
     silent: bool,
+    /// Frames to the device of the lower number vanish, or to that of the higher.
+    deaf: [bool; 2],
+    /// Frames wait here until the link is connected again.
+    held: Option<Vec<Happening>>,
+    /// When the last byte of what was sent before has passed, to the lower and to the higher.
+    busy: [Instant; 2],
     /// Frames of an earlier epoch no longer arrive.
     epoch: u64,
     frames: u64,
@@ -105,9 +118,16 @@ pub struct Mesh {
     config: Config,
     faults: LinkFaults,
     latency_micros: u64,
+    bytes_per_second: u64,
+    /// The session numbers that devices use towards each other, by sender and receiver.
+    sessions: BTreeMap<(usize, usize), u32>,
+    /// Frames that arrived, the newest last, if they are kept.
+    kept: Option<VecDeque<(usize, usize, Vec<u8>)>>,
     requests: u64,
     /// What each write came to, by request id.
     pub results: BTreeMap<u64, Result<Written, WriteError>>,
+    /// What each order of an administrator came to, by id.
+    pub administered: BTreeMap<u64, Result<Dot, AdminError>>,
     /// Events in order, each with its node.
     pub events: Vec<(usize, Event)>,
     /// Answers of peers about their rows, each with the node that asked.
@@ -132,6 +152,7 @@ impl Mesh {
             engine: None,
             store: MemStore::new(),
             wall_offset_ms: 0,
+            drift_ppm: 0,
             boots: 0,
             fail_commits: 0,
             cut: None,
@@ -146,8 +167,12 @@ impl Mesh {
             config,
             faults: LinkFaults::default(),
             latency_micros: 5_000,
+            bytes_per_second: 0,
+            sessions: BTreeMap::new(),
+            kept: None,
             requests: 0,
             results: BTreeMap::new(),
+            administered: BTreeMap::new(),
             events: Vec::new(),
             audited: Vec::new(),
             transcript: None,
@@ -195,6 +220,37 @@ impl Mesh {
         self.nodes[node].wall_offset_ms = ms;
     }
 
+    /// Sets how fast a device's wall clock runs, in parts per million beside true time.
+    pub fn set_drift(&mut self, node: usize, ppm: i64) {
+        self.nodes[node].drift_ppm = ppm;
+    }
+
+    /// Sets how many bytes pass each way of each link in a second; 0 for any number.
+    pub fn set_bandwidth(&mut self, bytes_per_second: u64) {
+        self.bytes_per_second = bytes_per_second;
+        self.links.values_mut().for_each(|link| link.busy = [Instant(0); 2]);
+    }
+
+    /// Keeps the last frames that arrive, for [`Mesh::redeliver`].
+    pub fn keep_frames(&mut self) {
+        self.kept = Some(VecDeque::new());
+    }
+
+    /// Delivers all frames between some devices that were kept once more.
+    pub fn redeliver(&mut self, between: &[usize]) {
+        for (from, to, frame) in self.kept.take().unwrap_or_default() {
+            if between.contains(&from) && between.contains(&to) {
+                let peer = self.key(from);
+                self.inject(to, peer, frame);
+            }
+        }
+    }
+
+    /// The session number that one device used last towards another.
+    pub fn session(&self, from: usize, to: usize) -> Option<u32> {
+        self.sessions.get(&(from, to)).copied()
+    }
+
     /// Lets the next `times` commits of a device's store fail.
     pub fn fail_commits(&mut self, node: usize, times: u32) {
         self.nodes[node].fail_commits = times;
@@ -222,14 +278,20 @@ impl Mesh {
 
     /// The time as a device sees it.
     pub fn node_now(&self, node: usize) -> Now {
-        let wall = (EPOCH_MS + self.now_ms()).saturating_add_signed(self.nodes[node].wall_offset_ms);
+        let Node { wall_offset_ms, drift_ppm, .. } = &self.nodes[node];
+        let drift_ms = self.now_ms() as i64 * drift_ppm / 1_000_000;
+        let wall = (EPOCH_MS + self.now_ms()).saturating_add_signed(wall_offset_ms + drift_ms);
         Now { mono: self.now, wall: WallMs(wall) }
     }
 
-    /// Connects two running devices.
+    /// Connects two running devices, and mends whatever keeps their frames from arriving.
     pub fn connect(&mut self, a: usize, b: usize) {
         let link = self.links.entry(pair(a, b)).or_default();
-        link.silent = false;
+        (link.silent, link.deaf) = (false, [false; 2]);
+        for happening in link.held.take().unwrap_or_default() {
+            self.schedule(self.latency_micros, happening);
+        }
+        let link = self.links.entry(pair(a, b)).or_default();
         if link.up || self.nodes[a].engine.is_none() || self.nodes[b].engine.is_none() {
             return;
         }
@@ -258,6 +320,22 @@ impl Mesh {
     /// Frames between two devices vanish until [`Mesh::connect`], and nobody is told: a pulled cable.
     pub fn cut(&mut self, a: usize, b: usize) {
         self.links.entry(pair(a, b)).or_default().silent = true;
+    }
+
+    /// Frames from one device to another vanish until [`Mesh::connect`], and nobody is told.
+    pub fn cut_one_way(&mut self, from: usize, to: usize) {
+        self.links.entry(pair(from, to)).or_default().deaf[way(from, to)] = true;
+    }
+
+    /// Frames between two devices are held back until [`Mesh::connect`].
+    pub fn hold(&mut self, a: usize, b: usize) {
+        self.links.entry(pair(a, b)).or_default().held.get_or_insert_default();
+    }
+
+    /// Stops a device in good order: it says goodbye first.
+    pub fn leave(&mut self, node: usize) {
+        self.input(node, Input::Shutdown);
+        self.crash(node);
     }
 
     /// Stops a device at once, as a power cut does. Its store stays.
@@ -299,7 +377,15 @@ impl Mesh {
     pub fn write(&mut self, node: usize, changes: Vec<Change>) -> u64 {
         self.requests += 1;
         let id = self.requests;
-        self.input(node, Input::Write(vec![WriteRequest { id, changes, expect: Vec::new() }]));
+        self.input(node, Input::Write(vec![WriteRequest { id, changes, ..WriteRequest::default() }]));
+        id
+    }
+
+    /// Has an administrator do something. The id is the key of its outcome in `administered`.
+    pub fn administer(&mut self, node: usize, order: Order) -> u64 {
+        self.requests += 1;
+        let id = self.requests;
+        self.input(node, Input::Administer { id, order });
         id
     }
 
@@ -398,8 +484,10 @@ impl Mesh {
         match happening {
             Happening::Arrival { from, to, epoch, frame } => {
                 let link = self.links.get(&pair(from, to));
-                if link.is_some_and(|link| link.epoch == epoch && link.up && !link.silent) {
+                let hears = |link: &Link| !link.silent && !link.deaf[way(from, to)];
+                if link.is_some_and(|link| link.epoch == epoch && link.up && hears(link)) {
                     self.record(from, to, &frame);
+                    self.keep(from, to, &frame);
                     self.counts.arrived += 1;
                     let peer = self.key(from);
                     self.input(to, Input::Frame { peer, bytes: frame });
@@ -486,6 +574,12 @@ impl Mesh {
                     self.trace.update(format!("{id} {result:?}").as_bytes());
                     self.results.insert(id, result);
                 }
+                Output::Administered { id, result } => {
+                    self.trace.update(format!("{id} {result:?}").as_bytes());
+                    self.administered.insert(id, result);
+                }
+                Output::Released { .. } => {}
+                Output::Granted(root) => self.nodes[node].identity.root = Some(root),
                 Output::Send { peer, frame } => self.transmit(node, peer, &frame),
                 Output::Broadcast(frame) => self.gossip(node, &frame),
                 Output::Disconnect { peer, .. } => self.hang_up(node, peer),
@@ -529,9 +623,35 @@ impl Mesh {
                 frame[(bit / 8) as usize] ^= 1 << (bit % 8);
                 self.counts.damaged += 1;
             }
-            let delay = self.latency_micros + fate.below(self.faults.jitter_micros + 1);
-            self.schedule(delay, Happening::Arrival { from, to, epoch, frame });
+            let jitter = fate.below(self.faults.jitter_micros + 1);
+            let wait = self.passage(from, to, frame.len());
+            let arrival = Happening::Arrival { from, to, epoch, frame };
+            match self.links.get_mut(&pair(from, to)).and_then(|link| link.held.as_mut()) {
+                Some(held) if held.len() < HELD_MAX => held.push(arrival),
+                Some(_) => self.counts.lost += 1,
+                None => self.schedule(wait + self.latency_micros + jitter, arrival),
+            }
         }
+    }
+
+    /// Microseconds until the last byte of a frame has passed, behind those that were sent before.
+    fn passage(&mut self, from: usize, to: usize, bytes: usize) -> u64 {
+        let Some(micros) = (bytes as u64 * 1_000_000).checked_div(self.bytes_per_second) else { return 0 };
+        let Some(link) = self.links.get_mut(&pair(from, to)) else { return 0 };
+        let busy = &mut link.busy[way(from, to)];
+        *busy = (*busy).max(self.now) + micros;
+        busy.0 - self.now.0
+    }
+
+    fn keep(&mut self, from: usize, to: usize, frame: &[u8]) {
+        if let Some(session) = frame.get(6..10).and_then(|bytes| bytes.try_into().ok()) {
+            self.sessions.insert((from, to), u32::from_be_bytes(session));
+        }
+        let Some(kept) = &mut self.kept else { return };
+        if kept.len() == KEPT_MAX {
+            kept.pop_front();
+        }
+        kept.push_back((from, to, frame.to_vec()));
     }
 
     fn gossip(&mut self, from: usize, frame: &[u8]) {
@@ -604,6 +724,11 @@ impl Mesh {
     }
 }
 
+/// The index of a direction of a link.
+fn way(from: usize, to: usize) -> usize {
+    usize::from(to > from)
+}
+
 fn pair(a: usize, b: usize) -> (usize, usize) {
     (a.min(b), a.max(b))
 }
@@ -632,6 +757,7 @@ fn describe(message: &Message) -> String {
         Message::Pong(_) => "Pong".into(),
         Message::Error(error) => format!("Error {:?}", error.fault),
         Message::Bye(_) => "Bye".into(),
+        Message::Grant(_) => "Grant".into(),
         Message::Audit(audit) => format!("Audit #{} after {:?}", audit.id, audit.after),
         Message::Audited(audited) => format!("Audited #{} {} rows", audited.id, audited.rows.len()),
         Message::Unknown(kind) => format!("unknown kind {kind}"),
