@@ -16,7 +16,7 @@ mod reference;
 mod run;
 mod sim_store;
 
-pub use disk::{DiskCounts, SimDisk};
+pub use disk::{DiskCounts, DiskImage, SimDisk};
 pub use full::Full;
 pub use generate::{FAULTLESS, plan};
 pub use mutants::{FailsByItself, Kill, Trial, try_bug};

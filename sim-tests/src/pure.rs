@@ -378,10 +378,12 @@ impl<'a> Pure<'a> {
             if self.plan.in_core(a, b) { self.mesh.connect(a, b) } else { self.mesh.cut(a, b) }
         }
         let start_ms = self.mesh.now_ms();
+        self.mesh.count_rounds(&self.plan.core);
         let converged = self.mesh.run_until(CONVERGENCE_MS_MAX, |mesh| {
             core.windows(2).all(|pair| mesh.engine(pair[0]).knowledge() == mesh.engine(pair[1]).knowledge())
         });
         self.report.convergence_ms = self.mesh.now_ms() - start_ms;
+        self.report.convergence_rounds = self.mesh.rounds();
         if let Err(violation) = self.check() {
             return self.fail(None, violation);
         }

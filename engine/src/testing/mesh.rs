@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::rounds::Rounds;
 use super::test_identity;
 use crate::config::Config;
 use crate::engine::Engine;
@@ -114,6 +115,7 @@ pub struct Mesh {
     pub transcript: Option<Vec<String>>,
     /// What happened to frames and stores so far.
     pub counts: MeshCounts,
+    rounds: Rounds,
     trace: blake3::Hasher,
 }
 
@@ -149,6 +151,7 @@ impl Mesh {
             events: Vec::new(),
             transcript: None,
             counts: MeshCounts::default(),
+            rounds: Rounds::default(),
             trace: blake3::Hasher::new(),
         };
         (0..mesh.nodes.len()).for_each(|node| mesh.boot(node));
@@ -329,6 +332,16 @@ impl Mesh {
         self.run_until(ms_max, Mesh::equal)
     }
 
+    /// Starts to count rounds: in each, every one of these links carries at least one frame each way.
+    pub fn count_rounds(&mut self, links: &[(usize, usize)]) {
+        self.rounds = Rounds::over(links);
+    }
+
+    /// Rounds that are complete since [`Mesh::count_rounds`].
+    pub fn rounds(&self) -> u64 {
+        self.rounds.complete()
+    }
+
     /// Runs until something holds, at most so many milliseconds. Says whether it does.
     pub fn run_until(&mut self, ms_max: u64, holds: impl Fn(&Mesh) -> bool) -> bool {
         let end = self.now.plus_ms(ms_max);
@@ -398,6 +411,7 @@ impl Mesh {
                 if link.is_some_and(|link| link.epoch == epoch && link.up && !link.silent) {
                     self.record(from, to, &frame);
                     self.counts.arrived += 1;
+                    self.rounds.arrived(from, to);
                     let peer = self.key(from);
                     self.input(to, Input::Frame { peer, bytes: frame });
                 } else {
