@@ -18,6 +18,8 @@ use crate::run::{Failure, Report};
 
 /// Virtual time in which a core must converge once faults have stopped, in milliseconds.
 pub(crate) const CONVERGENCE_MS_MAX: u64 = 10 * 60 * 1000;
+/// Rounds in which it must: generous, as small batches take one each.
+const CONVERGENCE_ROUNDS_MAX: u64 = 100;
 
 /// Something that a store is made to get wrong, to show that the oracles notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -387,12 +389,13 @@ impl<'a> Pure<'a> {
         if let Err(violation) = self.check() {
             return self.fail(None, violation);
         }
-        if !converged {
+        let rounds = self.report.convergence_rounds;
+        if !converged || rounds > CONVERGENCE_ROUNDS_MAX {
             let known: BTreeMap<char, u64> = core
                 .iter()
                 .map(|node| (letter(*node), self.mesh.engine(*node).knowledge().commits()))
                 .collect();
-            let sentence = format!("after {CONVERGENCE_MS_MAX} ms the core's devices know {known:?} commits");
+            let sentence = format!("after {} ms and {rounds} rounds the core's devices know {known:?} commits", self.report.convergence_ms);
             return self.fail(None, Violation { oracle: "a connected core converges", sentence });
         }
         self.check_end(&core).or_else(|violation| self.fail(None, violation))
