@@ -7,6 +7,7 @@
 mod disk;
 mod full;
 mod generate;
+mod intruder;
 mod ledger;
 mod mutants;
 mod oracle;
@@ -20,8 +21,8 @@ pub use disk::{DiskCounts, DiskImage, SimDisk};
 pub use full::Full;
 pub use generate::{FAULTLESS, plan};
 pub use mutants::{FailsByItself, Kill, Trial, try_bug};
-pub use oracle::{Global, Observer, Violation, check_bounds, check_equal, check_event};
-pub use plan::{Event, Knobs, PAIR, Plan, PlanError, Step, TABLE, Timed, letter};
+pub use oracle::{Global, Injected, Observer, Violation, check_bounds, check_equal, check_event};
+pub use plan::{Event, Intrusion, Knobs, PAIR, Plan, PlanError, Step, TABLE, Timed, letter};
 pub use pure::{Pure, Sabotage};
 pub use reference::{Reference, RowView};
 pub use run::{Counts, Failure, Outcome, Report, Summary, run_plan, run_seeds};

@@ -20,6 +20,10 @@ use crate::wire::message::{Message, parse};
 
 /// Wall clock at the start of every run, in milliseconds since the Unix epoch.
 pub const EPOCH_MS: u64 = 1_700_000_000_000;
+/// Most frames that a link holds back; more are lost.
+const HELD_MAX: usize = 1024;
+/// Most frames that are kept for another delivery.
+const KEPT_MAX: usize = 256;
 /// A link that an engine cut comes back after this long, in microseconds.
 const RECONNECT_MICROS: u64 = 1_000_000;
 
@@ -65,6 +69,7 @@ struct Node {
     engine: Option<Engine>,
     store: MemStore,
     wall_offset_ms: i64,
+    drift_ppm: i64,
     boots: u8,
     fail_commits: u32,
     cut: Option<Cut>,
@@ -89,6 +94,12 @@ struct Link {
     up: bool,
     /// Frames vanish without either side being told.
     silent: bool,
+    /// Frames to the device of the lower number vanish, or to that of the higher.
+    deaf: [bool; 2],
+    /// Frames wait here until the link is connected again.
+    held: Option<Vec<Happening>>,
+    /// When the last byte of what was sent before has passed, to the lower and to the higher.
+    busy: [Instant; 2],
     /// Frames of an earlier epoch no longer arrive.
     epoch: u64,
     frames: u64,
@@ -106,6 +117,11 @@ pub struct Mesh {
     config: Config,
     faults: LinkFaults,
     latency_micros: u64,
+    bytes_per_second: u64,
+    /// The session numbers that devices use towards each other, by sender and receiver.
+    sessions: BTreeMap<(usize, usize), u32>,
+    /// Frames that arrived, the newest last, if they are kept.
+    kept: Option<VecDeque<(usize, usize, Vec<u8>)>>,
     requests: u64,
     /// What each write came to, by request id.
     pub results: BTreeMap<u64, Result<Written, WriteError>>,
@@ -132,6 +148,7 @@ impl Mesh {
             engine: None,
             store: MemStore::new(),
             wall_offset_ms: 0,
+            drift_ppm: 0,
             boots: 0,
             fail_commits: 0,
             cut: None,
@@ -146,6 +163,9 @@ impl Mesh {
             config,
             faults: LinkFaults::default(),
             latency_micros: 5_000,
+            bytes_per_second: 0,
+            sessions: BTreeMap::new(),
+            kept: None,
             requests: 0,
             results: BTreeMap::new(),
             events: Vec::new(),
@@ -195,6 +215,37 @@ impl Mesh {
         self.nodes[node].wall_offset_ms = ms;
     }
 
+    /// Sets how fast a device's wall clock runs, in parts per million beside true time.
+    pub fn set_drift(&mut self, node: usize, ppm: i64) {
+        self.nodes[node].drift_ppm = ppm;
+    }
+
+    /// Sets how many bytes pass each way of each link in a second; 0 for any number.
+    pub fn set_bandwidth(&mut self, bytes_per_second: u64) {
+        self.bytes_per_second = bytes_per_second;
+        self.links.values_mut().for_each(|link| link.busy = [Instant(0); 2]);
+    }
+
+    /// Keeps the last frames that arrive, for [`Mesh::redeliver`].
+    pub fn keep_frames(&mut self) {
+        self.kept = Some(VecDeque::new());
+    }
+
+    /// Delivers all frames between some devices that were kept once more.
+    pub fn redeliver(&mut self, between: &[usize]) {
+        for (from, to, frame) in self.kept.take().unwrap_or_default() {
+            if between.contains(&from) && between.contains(&to) {
+                let peer = self.key(from);
+                self.inject(to, peer, frame);
+            }
+        }
+    }
+
+    /// The session number that one device used last towards another.
+    pub fn session(&self, from: usize, to: usize) -> Option<u32> {
+        self.sessions.get(&(from, to)).copied()
+    }
+
     /// Lets the next `times` commits of a device's store fail.
     pub fn fail_commits(&mut self, node: usize, times: u32) {
         self.nodes[node].fail_commits = times;
@@ -222,14 +273,20 @@ impl Mesh {
 
     /// The time as a device sees it.
     pub fn node_now(&self, node: usize) -> Now {
-        let wall = (EPOCH_MS + self.now_ms()).saturating_add_signed(self.nodes[node].wall_offset_ms);
+        let Node { wall_offset_ms, drift_ppm, .. } = &self.nodes[node];
+        let drift_ms = self.now_ms() as i64 * drift_ppm / 1_000_000;
+        let wall = (EPOCH_MS + self.now_ms()).saturating_add_signed(wall_offset_ms + drift_ms);
         Now { mono: self.now, wall: WallMs(wall) }
     }
 
-    /// Connects two running devices.
+    /// Connects two running devices, and mends whatever keeps their frames from arriving.
     pub fn connect(&mut self, a: usize, b: usize) {
         let link = self.links.entry(pair(a, b)).or_default();
-        link.silent = false;
+        (link.silent, link.deaf) = (false, [false; 2]);
+        for happening in link.held.take().unwrap_or_default() {
+            self.schedule(self.latency_micros, happening);
+        }
+        let link = self.links.entry(pair(a, b)).or_default();
         if link.up || self.nodes[a].engine.is_none() || self.nodes[b].engine.is_none() {
             return;
         }
@@ -258,6 +315,22 @@ impl Mesh {
     /// Frames between two devices vanish until [`Mesh::connect`], and nobody is told: a pulled cable.
     pub fn cut(&mut self, a: usize, b: usize) {
         self.links.entry(pair(a, b)).or_default().silent = true;
+    }
+
+    /// Frames from one device to another vanish until [`Mesh::connect`], and nobody is told.
+    pub fn cut_one_way(&mut self, from: usize, to: usize) {
+        self.links.entry(pair(from, to)).or_default().deaf[way(from, to)] = true;
+    }
+
+    /// Frames between two devices are held back until [`Mesh::connect`].
+    pub fn hold(&mut self, a: usize, b: usize) {
+        self.links.entry(pair(a, b)).or_default().held.get_or_insert_default();
+    }
+
+    /// Stops a device in good order: it says goodbye first.
+    pub fn leave(&mut self, node: usize) {
+        self.input(node, Input::Shutdown);
+        self.crash(node);
     }
 
     /// Stops a device at once, as a power cut does. Its store stays.
@@ -408,8 +481,10 @@ impl Mesh {
         match happening {
             Happening::Arrival { from, to, epoch, frame } => {
                 let link = self.links.get(&pair(from, to));
-                if link.is_some_and(|link| link.epoch == epoch && link.up && !link.silent) {
+                let hears = |link: &Link| !link.silent && !link.deaf[way(from, to)];
+                if link.is_some_and(|link| link.epoch == epoch && link.up && hears(link)) {
                     self.record(from, to, &frame);
+                    self.keep(from, to, &frame);
                     self.counts.arrived += 1;
                     self.rounds.arrived(from, to);
                     let peer = self.key(from);
@@ -539,9 +614,35 @@ impl Mesh {
                 frame[(bit / 8) as usize] ^= 1 << (bit % 8);
                 self.counts.damaged += 1;
             }
-            let delay = self.latency_micros + fate.below(self.faults.jitter_micros + 1);
-            self.schedule(delay, Happening::Arrival { from, to, epoch, frame });
+            let jitter = fate.below(self.faults.jitter_micros + 1);
+            let wait = self.passage(from, to, frame.len());
+            let arrival = Happening::Arrival { from, to, epoch, frame };
+            match self.links.get_mut(&pair(from, to)).and_then(|link| link.held.as_mut()) {
+                Some(held) if held.len() < HELD_MAX => held.push(arrival),
+                Some(_) => self.counts.lost += 1,
+                None => self.schedule(wait + self.latency_micros + jitter, arrival),
+            }
         }
+    }
+
+    /// Microseconds until the last byte of a frame has passed, behind those that were sent before.
+    fn passage(&mut self, from: usize, to: usize, bytes: usize) -> u64 {
+        let Some(micros) = (bytes as u64 * 1_000_000).checked_div(self.bytes_per_second) else { return 0 };
+        let Some(link) = self.links.get_mut(&pair(from, to)) else { return 0 };
+        let busy = &mut link.busy[way(from, to)];
+        *busy = (*busy).max(self.now) + micros;
+        busy.0 - self.now.0
+    }
+
+    fn keep(&mut self, from: usize, to: usize, frame: &[u8]) {
+        if let Some(session) = frame.get(6..10).and_then(|bytes| bytes.try_into().ok()) {
+            self.sessions.insert((from, to), u32::from_be_bytes(session));
+        }
+        let Some(kept) = &mut self.kept else { return };
+        if kept.len() == KEPT_MAX {
+            kept.pop_front();
+        }
+        kept.push_back((from, to, frame.to_vec()));
     }
 
     fn gossip(&mut self, from: usize, frame: &[u8]) {
@@ -612,6 +713,11 @@ impl Mesh {
         };
         transcript.push(format!("{:>7} ms  {} -> {}  {text}", self.now.0 / 1000, name(from), name(to)));
     }
+}
+
+/// The index of a direction of a link.
+fn way(from: usize, to: usize) -> usize {
+    usize::from(to > from)
 }
 
 fn pair(a: usize, b: usize) -> (usize, usize) {
