@@ -404,6 +404,10 @@ def pair(a, b):
     return Type(lambda r: (a.read(r), b.read(r)), lambda v: a.put(v[0]) + b.put(v[1]))
 
 
+def triple(a, b, c):
+    return Type(lambda r: (a.read(r), b.read(r), c.read(r)), lambda v: a.put(v[0]) + b.put(v[1]) + c.put(v[2]))
+
+
 def optional(of):
     return Type(
         lambda r: of.read(r) if r.flag() else None, lambda v: b"\0" if v is None else b"\1" + of.put(v)
@@ -443,6 +447,8 @@ HEADS = checked(listing(pair(REPLICA, U64_), HEADS_MAX), check_heads)
 KNOWLEDGE = checked(listing(pair(REPLICA, listing(pair(U64_, U64_)))), check_knowledge)
 CERT = struct_of(account=fixed(32), key=fixed(32), name=TEXT, issued_ms=U64_, admin=FLAG, sig=fixed(64))
 FAULT = checked(U32, lambda fault: need(fault < 8, "an unknown fault"))
+PLACE = optional(pair(TEXT, TEXT))
+ROW_DIGEST = triple(TEXT, TEXT, fixed(16))
 TIME = struct_of(nonce=U32, wall_ms=U64_)
 CONTROL = {
     1: struct_of(minor=number(16), features=U64_, cert=CERT, replica=REPLICA, echo=U32, digest=fixed(16)),
@@ -454,6 +460,8 @@ CONTROL = {
     8: TIME,
     9: struct_of(fault=FAULT, text=TEXT),
     10: struct_of(text=TEXT),
+    32: struct_of(id=U32, after=PLACE, detail=FLAG),
+    33: struct_of(id=U32, digest=fixed(16), upto=PLACE, state=fixed(16), rows=listing(ROW_DIGEST)),
 }
 
 
@@ -739,6 +747,8 @@ def commit_of(v):
 FIELDS = {
     "cert": cert_of, "replica": replica_of, "knowledge": lambda v: v and knowledge_of(v),
     "ranges": knowledge_of, "heads": heads_of, "digest": unhex, "state": unhex,
+    "after": lambda v: v and tuple(v), "upto": lambda v: v and tuple(v),
+    "rows": lambda v: [(table, row, unhex(digest)) for table, row, digest in v],
     "features": int, "credit": int, "pushed": int, "wall_ms": int,
 }
 

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     backup, batch, conflicts, delete, demo, device, export, get, import, init, list, log, peer, put, start,
-    status, stop, story, sync, watch,
+    status, stop, story, sync, verify, watch,
 };
 
 const AFTER_HELP: &str = "\
@@ -95,6 +95,8 @@ pub(crate) enum Command {
     Import(import::Args),
     /// Write rows as JSON Lines, which `import` reads
     Export(export::Args),
+    /// Check that rows are what they should be, and the same on all devices
+    Verify(verify::Args),
     /// Copy the whole database to a file, while everything goes on
     Backup(backup::Args),
     /// Put a backup in the place of the database
@@ -134,6 +136,7 @@ impl Command {
             Command::Watch(args) => watch::run(env, args).await,
             Command::Import(args) => import::run(env, args).await,
             Command::Export(args) => export::run(env, args).await,
+            Command::Verify(args) => verify::run(env, args).await,
             Command::Backup(args) => backup::run(env, args).await,
             Command::Restore(args) => backup::restore(env, args).await,
             Command::Oplog(args) => log::oplog(env, args).await,

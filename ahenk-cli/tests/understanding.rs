@@ -292,3 +292,62 @@ fn a_query_can_do_nothing_but_read() {
     assert!(!std::path::Path::new(&target).exists());
     assert_eq!(a.run(&["count", "people"]).ok().stdout, "4\n");
 }
+
+/// Puts a row into a device's database behind its back.
+fn tamper(device: &Device, table: &str, row: &str) {
+    use engine::commit::{OpKind, Stamp};
+    use engine::hlc::Hlc;
+    use engine::identity::{AccountId, Dot, ReplicaId};
+    use engine::name::{RowKey, TableName};
+    use engine::store::{Batch, Store as _, StoreRead as _};
+    let account = device.status()["account"].as_str().expect("an id").to_owned();
+    let bytes: Vec<u8> =
+        (0..32).map(|n| u8::from_str_radix(&account[2 * n..2 * n + 2], 16).expect("hexadecimal")).collect();
+    let account = AccountId(bytes.try_into().expect("32 bytes"));
+    let store = store::RedbStore::open(&device.home.join("ahenk.redb"), account, [9; 16]).expect("opens");
+    let recovered = store.recover().expect("recovered");
+    let replica = ReplicaId { device: engine::testing::test_identity(9).device(), incarnation: 1 };
+    let stamp = Stamp { hlc: Hlc::new(1, 0), dot: Dot { replica, seq: 1 } };
+    let mut state = engine::row::RowState::default();
+    state.apply(stamp, &engine::testing::op(table, row, OpKind::Put, [].into()), &mut Vec::new());
+    let key = (TableName::new(table).expect("a table"), RowKey::new(row).expect("a key"));
+    let digest = recovered.digest.wrapping_add(state.digest(&key.0, &key.1));
+    let batch = Batch {
+        position: recovered.position + 1,
+        rows: [(key, state)].into(),
+        clock: recovered.clock,
+        digest,
+        ..Batch::default()
+    };
+    store.apply(&batch).expect("applied");
+}
+
+#[test]
+fn verify_finds_devices_equal_and_names_the_rows_that_are_not() {
+    let world = World::new();
+    let (a, b) = pair(&world);
+    people(&a);
+    assert_eq!(a.json(&["verify", "--local"]).json()["local"]["rows"], 4);
+    assert!(a.json(&["verify", "--timeout", "1"]).error(7, "network").contains("no other device"));
+    b.start();
+    let alone = a.json(&["verify", "--peer", "b"]).json();
+    assert_eq!((&alone["peers"][0]["outcome"], &alone["peers"][0]["rows"]), (&json!("equal"), &json!(4)));
+    a.start();
+    assert_eq!(a.json(&["verify"]).json()["peers"], alone["peers"]);
+    assert!(a.run(&["verify"]).ok().stdout.contains("4 rows, all equal"));
+    a.run(&["stop"]).ok();
+    tamper(&a, "people", "ghost");
+    a.start();
+    let ran = a.json(&["verify"]);
+    let found: Json = serde_json::from_str(&ran.stdout).expect("JSON");
+    assert_eq!(found["local"]["equal"], true, "the record was changed as well");
+    let rows = found["peers"][0]["differences"].as_array().expect("a list");
+    assert_eq!(rows.len(), 1, "{found}");
+    assert_eq!(
+        (&rows[0]["table"], &rows[0]["row"], &rows[0]["theirs"]),
+        (&json!("people"), &json!("ghost"), &Json::Null)
+    );
+    assert!(ran.error(6, "conflict").contains("differ from those of b"));
+    assert!(a.json(&["verify", "--peer", "nobody"]).error(3, "not-found").contains("nobody"));
+    assert!(a.json(&["verify", "--peer", "a"]).error(2, "usage").contains("itself"));
+}

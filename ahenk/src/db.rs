@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use engine::commit::OpKind;
 use engine::identity::{AccountId, DeviceCert, DeviceId, Identity};
-use engine::io::{Change as Step, Event, Traffic, WriteError, WriteRequest, Written};
+use engine::io::{Change as Step, Event, PeerPage, Traffic, WriteError, WriteRequest, Written};
 use engine::knowledge::Knowledge;
 use engine::name::{FieldName, NameError, RowKey, TableName};
 use engine::row::RowState;
@@ -382,6 +382,20 @@ impl<S: Store> Db<S> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Status(reply)).await.ok()?;
         answer.await.ok()
+    }
+
+    /// Asks a connected device for the digests of its rows behind a place; `None` if it is not connected, or does not
+    /// answer in the time given.
+    pub(crate) async fn audit(
+        &self,
+        device: DeviceId,
+        after: Option<(TableName, RowKey)>,
+        detail: bool,
+        within: Duration,
+    ) -> Option<PeerPage> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Audit { device, after, detail, reply }).await.ok()?;
+        tokio::time::timeout(within, answer).await.ok()?.ok()?
     }
 
     /// What each connected device is known to have applied durably, as far as it has said; `None` if the database is

@@ -60,6 +60,7 @@ mod db;
 mod memory;
 mod node;
 mod transaction;
+mod verify;
 mod watch;
 
 pub use clock::SystemClock;
@@ -68,4 +69,5 @@ pub use engine;
 pub use memory::{MemoryNet, MemoryTransport, Offline};
 pub use node::{Node, NodeError, NodeStatus, Options, PeerPath};
 pub use transaction::{Transaction, TransactionError};
+pub use verify::{Comparison, DIFFERENCES_MAX, Difference, Verdict};
 pub use watch::{Change, Cursor, Watch, WatchError};

@@ -13,8 +13,9 @@ use std::time::Duration;
 use engine::Engine;
 use engine::config::Config;
 use engine::identity::{DeviceCert, DeviceId, Identity, PeerKey};
-use engine::io::{Event, Input, Output, SyncStats, WriteRequest, Written};
+use engine::io::{Event, Input, Output, PeerPage, SyncStats, WriteRequest, Written};
 use engine::knowledge::Knowledge;
+use engine::name::{RowKey, TableName};
 use engine::store::{Store, StoreError};
 use engine::time::{Clock, Instant};
 use engine::transport::{Path, Transport, TransportEvent, TrySendError};
@@ -90,10 +91,22 @@ pub struct NodeStatus {
 /// What a [`Db`] asks of its node.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Write { request: WriteRequest, reply: oneshot::Sender<Result<Written, WriteFailed>> },
+    Write {
+        request: WriteRequest,
+        reply: oneshot::Sender<Result<Written, WriteFailed>>,
+    },
     Members(Vec<DeviceCert>),
-    Sync { deadline: Duration, reply: oneshot::Sender<Result<SyncReport, SyncError>> },
+    Sync {
+        deadline: Duration,
+        reply: oneshot::Sender<Result<SyncReport, SyncError>>,
+    },
     Status(oneshot::Sender<NodeStatus>),
+    Audit {
+        device: DeviceId,
+        after: Option<(TableName, RowKey)>,
+        detail: bool,
+        reply: oneshot::Sender<Option<PeerPage>>,
+    },
     PeerKnowledge(oneshot::Sender<Vec<(DeviceId, Knowledge)>>),
     Close(oneshot::Sender<()>),
 }
@@ -124,6 +137,8 @@ pub struct Node<T, S, C> {
     events: broadcast::Sender<Event>,
     replies: BTreeMap<u64, oneshot::Sender<Result<Written, WriteFailed>>>,
     next_request: u64,
+    audits: BTreeMap<u32, oneshot::Sender<Option<PeerPage>>>,
+    next_audit: u32,
     connected: BTreeMap<PeerKey, PeerPath>,
     outboxes: BTreeMap<PeerKey, Outbox>,
     waiters: Vec<SyncWaiter>,
@@ -166,6 +181,8 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
             events,
             replies: BTreeMap::new(),
             next_request: 0,
+            audits: BTreeMap::new(),
+            next_audit: 0,
             connected: BTreeMap::new(),
             outboxes: BTreeMap::new(),
             waiters: Vec::new(),
@@ -353,6 +370,13 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
                 };
                 let _ = reply.send(status);
             }
+            Command::Audit { device, after, detail, reply } => {
+                // Whoever asked and went away waits no more.
+                self.audits.retain(|_, waiting| !waiting.is_closed());
+                self.next_audit = self.next_audit.wrapping_add(1);
+                self.audits.insert(self.next_audit, reply);
+                self.input(Input::Audit { id: self.next_audit, device, after, detail });
+            }
             Command::PeerKnowledge(reply) => {
                 let known = self.engine.peer_knowledge();
                 // A caller that went away no longer needs the answer.
@@ -388,6 +412,11 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
                 Output::Wrote { id, result } => {
                     if let Some(reply) = self.replies.remove(&id) {
                         let _ = reply.send(result.map_err(WriteFailed::Refused));
+                    }
+                }
+                Output::Audited { id, page } => {
+                    if let Some(reply) = self.audits.remove(&id) {
+                        let _ = reply.send(page.map(|page| *page));
                     }
                 }
                 Output::Send { peer, frame } => self.send(peer, frame),

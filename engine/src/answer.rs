@@ -45,7 +45,8 @@ impl Engine {
                     ranges.retain(|replica| replica.device == self.identity.device());
                 }
                 if planted::is(Bug::ScalarCursor) {
-                    ranges = newer_than_all(&peer.known, &ranges, store)?;
+                    let cursor = planted::asked_since(key.device(), self.identity.device());
+                    ranges = newer_than(cursor, &ranges, store)?;
                 }
                 let covered = Knowledge::default();
                 peer.serve = Some(Serve { id: want.id, ranges, sent: 0, credit: want.credit, covered });
@@ -259,24 +260,15 @@ impl Engine {
     }
 }
 
-/// The wanted commits stamped later than all that is known: what a request by a single stamp would bring.
-fn newer_than_all(
-    known: &Knowledge,
-    wanted: &Knowledge,
-    store: &impl StoreRead,
-) -> Result<Knowledge, StoreError> {
-    let mut cursor = Hlc::default();
-    for (replica, set) in known.iter() {
-        let newest = store.commits(replica, set.prefix_len(), 1, 1)?;
-        cursor = newest.first().map_or(cursor, |stored| cursor.max(stored.commit.hlc));
-    }
+/// The wanted commits stamped later than a cursor: what a request by a single stamp would bring.
+fn newer_than(cursor: Hlc, wanted: &Knowledge, store: &impl StoreRead) -> Result<Knowledge, StoreError> {
     let mut newer = Knowledge::default();
     for (replica, set) in wanted.iter() {
         for (first, last) in set.ranges() {
             let count = usize::try_from(last - first + 1).unwrap_or(usize::MAX);
             let commits = store.commits(replica, *first, count, usize::MAX)?.into_iter();
             commits
-                .filter(|stored| stored.commit.hlc > cursor)
+                .filter(|stored| stored.commit.hlc > cursor || stored.commit.introduces.is_some())
                 .for_each(|stored| newer.insert(*replica, stored.commit.dot.seq, stored.commit.dot.seq));
         }
     }

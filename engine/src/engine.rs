@@ -111,6 +111,7 @@ impl Engine {
             Input::Write(requests) => self.write(now, requests, store)?,
             Input::Members(certs) => self.learn(&certs, store),
             Input::SyncNow => self.sync_now(now),
+            Input::Audit { id, device, after, detail } => self.ask_audit(id, device, after, detail),
             Input::Shutdown => self.shutdown(now),
         }
         if planted::is(Bug::SentBeforeDurable) {
@@ -273,6 +274,8 @@ impl Engine {
             Message::Announce(Announce { heads }) => self.on_announce(now, key, &heads),
             Message::Ping(ping) => self.on_ping(now, key, ping),
             Message::Pong(pong) => self.on_pong(now, key, pong),
+            Message::Audit(audit) => self.on_audit(key, &audit, store)?,
+            Message::Audited(audited) => self.on_audited(key, &audited),
             Message::Bye(bye) => {
                 self.peer_down(now, key, None, &bye.text);
                 self.output_disconnect(key, "the peer said goodbye");

@@ -44,6 +44,9 @@ impl Engine {
             None if equal => peer.known.union(&self.state.knowledge),
             None => {}
         }
+        if equal {
+            peer.rows_equal = Some(!diverged);
+        }
         if diverged && !std::mem::replace(&mut peer.told_diverged, true) {
             let device = peer.device;
             self.event(Event::Diverged { device });
@@ -118,7 +121,7 @@ impl Engine {
             peer.synced = false;
         }
         if idle && !lacking.is_empty() {
-            if !fruitless {
+            if !fruitless || planted::is(Bug::SmallBufferStarves) {
                 lacking = lacking.minus(&self.reorder.knowledge());
                 for other in self.peers.values() {
                     if let Some(want) = &other.want {
@@ -145,6 +148,7 @@ impl Engine {
     fn say_want(&mut self, now: Now, key: PeerKey, ranges: Knowledge) {
         let credit = self.credit_start();
         let Some(peer) = self.peers.get_mut(&key) else { return };
+        planted::asks_since(self.identity.device(), peer.device, self.state.clock.last());
         peer.want_last = peer.want_last.wrapping_add(1).max(1);
         let id = peer.want_last;
         peer.want = Some(OpenWant { id, ranges: ranges.clone(), progress: false });
@@ -304,7 +308,13 @@ impl Engine {
                     self.rewound();
                 }
             }
-            Fit::Waits => self.reorder.insert(run, from),
+            Fit::Waits => {
+                self.reorder.insert(run, from);
+                if planted::is(Bug::SmallBufferStarves) {
+                    let state = &self.state;
+                    self.reorder.trim(|run| state.distance(run));
+                }
+            }
             Fit::Fork { dot, ours, theirs } => self.event(Event::Fork { dot, ours, theirs }),
         }
         Ok(())

@@ -130,6 +130,17 @@ pub enum Input {
     Members(Vec<DeviceCert>),
     /// Compare with all connected peers now, whatever the timers say.
     SyncNow,
+    /// Ask a peer for the digests of its rows behind a place. See [`crate::audit`].
+    Audit {
+        /// Comes back in [`Output::Audited`].
+        id: u32,
+        /// The peer.
+        device: DeviceId,
+        /// Behind this row, in the order of tables and keys; from the first, if `None`.
+        after: Option<(TableName, RowKey)>,
+        /// Whether the digests of single rows are wanted.
+        detail: bool,
+    },
     /// The device is about to stop: say goodbye to all peers.
     Shutdown,
 }
@@ -163,10 +174,60 @@ pub enum Output {
         /// One line for logs.
         reason: String,
     },
+    /// A peer's answer to [`Input::Audit`].
+    Audited {
+        /// The question's id.
+        id: u32,
+        /// The answer; `None` if the peer is not connected.
+        page: Option<Box<PeerPage>>,
+    },
     /// The keys of the account's other devices, whenever they change.
     Members(Vec<PeerKey>),
     /// Something that people or programs may want to know.
     Event(Event),
+}
+
+/// The digest of one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowDigest {
+    /// Its table.
+    pub table: TableName,
+    /// Its key.
+    pub row: RowKey,
+    /// Its share in the state digest.
+    pub digest: u128,
+}
+
+/// Digests of our own rows from some place on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditPage {
+    /// The rows, ascending.
+    pub rows: Vec<RowDigest>,
+    /// The sum of their digests, modulo 2^128.
+    pub digest: u128,
+    /// Whether there are no more.
+    pub ended: bool,
+}
+
+impl Default for AuditPage {
+    fn default() -> Self {
+        AuditPage { rows: Vec::new(), digest: 0, ended: true }
+    }
+}
+
+/// What a peer says of its rows from some place on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerPage {
+    /// Who says it.
+    pub device: DeviceId,
+    /// Whether the peer knows the same commits as we do: only then must rows be equal.
+    pub comparable: bool,
+    /// The last row of the page; `None` if it goes to the end.
+    pub upto: Option<(TableName, RowKey)>,
+    /// The sum of the digests of the page's rows, modulo 2^128.
+    pub digest: u128,
+    /// The single rows, if they were asked for.
+    pub rows: Vec<RowDigest>,
 }
 
 /// Something that people or programs may want to know.
@@ -317,6 +378,8 @@ pub struct PeerStats {
     pub last_sync_ms: u64,
     /// The peer's clock minus ours, in milliseconds, once measured.
     pub clock_offset_ms: Option<i64>,
+    /// Whether the peer's rows are ours, as last stated at equal knowledge in this session.
+    pub rows_equal: Option<bool>,
     /// Counters of this session.
     pub traffic: Traffic,
 }

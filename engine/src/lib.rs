@@ -4,6 +4,7 @@
 //! in as arguments; effects go out as data.
 
 mod answer;
+pub mod audit;
 pub mod codec;
 pub mod commit;
 pub mod config;

@@ -63,6 +63,8 @@ pub(crate) struct Peer {
     pub(crate) clock_offset_ms: Option<i64>,
     /// Damaged frames since the last good one.
     pub(crate) damaged: u32,
+    /// Whether its rows were ours when both last stated equal knowledge.
+    pub(crate) rows_equal: Option<bool>,
     pub(crate) told_diverged: bool,
     pub(crate) traffic: Traffic,
 }
@@ -89,6 +91,7 @@ impl Peer {
             ping: None,
             clock_offset_ms: None,
             damaged: 0,
+            rows_equal: None,
             told_diverged: false,
             traffic: Traffic::default(),
         }
@@ -142,6 +145,7 @@ impl Peer {
             ahead: self.known.minus(ours).commits(),
             last_sync_ms: self.last_sync.0,
             clock_offset_ms: self.clock_offset_ms,
+            rows_equal: self.rows_equal,
             traffic: self.traffic,
         }
     }

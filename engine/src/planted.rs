@@ -5,6 +5,7 @@
 //! that planted it, so that runs on several threads do not disturb each other.
 
 use crate::commit::Stamp;
+use crate::hlc::Hlc;
 use crate::identity::DeviceId;
 
 macro_rules! bugs {
@@ -34,7 +35,7 @@ macro_rules! bugs {
 }
 
 bugs! {
-    ScalarCursor "scalar-cursor" "A peer is only given commits stamped later than the latest that it has."
+    ScalarCursor "scalar-cursor" "A device asks for all that is stamped later than the latest stamp that it knows."
     GaplessVector "gapless-vector" "The highest sequence number heard of a replica stands for all below it."
     ServesOnlyOwn "serves-only-own" "Commits of other devices are not passed on."
     EqualAssumed "equal-assumed" "A peer is taken to know what we know as soon as it says hello."
@@ -60,6 +61,7 @@ bugs! {
     DuplicateAppliedTwice "duplicate-applied-twice" "What arrives twice counts twice."
     UnboundedBuffer "unbounded-buffer" "The reorder buffer never evicts."
     FullBufferRefuses "full-buffer-refuses" "While the reorder buffer is nearly full, commits that could be applied are dropped, too."
+    SmallBufferStarves "small-buffer-starves" "A full reorder buffer gives up runs within a frame, and what is lacking is split between peers for ever."
     JointRunsWait "joint-runs-wait" "Runs that can only be applied together wait for ever."
     WantNeverRetried "want-never-retried" "A request whose answer was lost is under way for ever."
     PushTakenAsKnown "push-taken-as-known" "What was pushed counts as known by the peer, and a lost push is not repeated."
@@ -71,17 +73,19 @@ bugs! {
 
 #[cfg(feature = "planted")]
 pub use switch::plant;
-pub(crate) use switch::{brought_by, is, keeps};
+pub(crate) use switch::{asked_since, asks_since, brought_by, is, keeps};
 
 #[cfg(feature = "planted")]
 mod switch {
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
+    use std::collections::BTreeMap;
 
-    use super::{Bug, DeviceId, Stamp};
+    use super::{Bug, DeviceId, Hlc, Stamp};
 
     thread_local! {
         static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
         static BROUGHT_BY: Cell<Option<DeviceId>> = const { Cell::new(None) };
+        static CURSORS: RefCell<BTreeMap<(DeviceId, DeviceId), Hlc>> = const { RefCell::new(BTreeMap::new()) };
     }
 
     /// Puts a bug in force on this thread, instead of the one that was.
@@ -100,6 +104,16 @@ mod switch {
         BROUGHT_BY.set(device);
     }
 
+    /// Notes the stamp that a device states in its request to another, in place of exact knowledge.
+    pub(crate) fn asks_since(device: DeviceId, other: DeviceId, cursor: Hlc) {
+        CURSORS.with_borrow_mut(|cursors| cursors.insert((device, other), cursor));
+    }
+
+    /// The stamp that a device stated in its last request to another. (All devices of a simulation share a thread.)
+    pub(crate) fn asked_since(device: DeviceId, other: DeviceId) -> Hlc {
+        CURSORS.with_borrow(|cursors| cursors.get(&(device, other)).copied().unwrap_or_default())
+    }
+
     /// Whether a value that is there stays, as the planted bug has it; `None` if that bug is not about it.
     pub(crate) fn keeps(here: Stamp, new: Stamp) -> Option<bool> {
         let tie = here.hlc == new.hlc && here.dot != new.dot;
@@ -114,13 +128,19 @@ mod switch {
 
 #[cfg(not(feature = "planted"))]
 mod switch {
-    use super::{Bug, DeviceId, Stamp};
+    use super::{Bug, DeviceId, Hlc, Stamp};
 
     pub(crate) const fn is(_: Bug) -> bool {
         false
     }
 
     pub(crate) const fn brought_by(_: Option<DeviceId>) {}
+
+    pub(crate) const fn asks_since(_: DeviceId, _: DeviceId, _: Hlc) {}
+
+    pub(crate) const fn asked_since(_: DeviceId, _: DeviceId) -> Hlc {
+        Hlc(0)
+    }
 
     pub(crate) const fn keeps(_: Stamp, _: Stamp) -> Option<bool> {
         None

@@ -8,6 +8,7 @@ mod disk;
 mod full;
 mod generate;
 mod intruder;
+mod kept;
 mod ledger;
 mod mutants;
 mod oracle;
@@ -15,17 +16,20 @@ mod plan;
 mod pure;
 mod reference;
 mod run;
+mod shrink;
 mod sim_store;
 
 pub use disk::{DiskCounts, DiskImage, SimDisk};
 pub use full::Full;
 pub use generate::{FAULTLESS, plan};
+pub use kept::{Kept, kept};
 pub use mutants::{FailsByItself, Kill, Trial, try_bug};
 pub use oracle::{Global, Injected, Observer, Violation, check_bounds, check_equal, check_event};
 pub use plan::{Event, Intrusion, Knobs, PAIR, Plan, PlanError, Step, TABLE, Timed, letter};
 pub use pure::{Pure, Sabotage};
 pub use reference::{Reference, RowView};
 pub use run::{Counts, Failure, Outcome, Report, Summary, run_plan, run_seeds};
+pub use shrink::{Shrunk, shrink};
 
 /// What carries a plan out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,27 +2,31 @@
 //! run until one fails.
 
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use engine::planted::{Bug, plant};
 
-use crate::{Failure, Harness, plan, run_plan};
+use crate::{Failure, Harness, Kept, Plan, Shrunk, kept, plan, run_plan, shrink};
 
 /// The first seed that noticed a bug.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Kill {
     /// The harness.
     pub harness: Harness,
     /// The seed.
     pub seed: u64,
+    /// The kept plan that noticed it, if no seed did.
+    pub kept: Option<&'static str>,
     /// The property that does not hold.
     pub oracle: &'static str,
     /// What was found, in one sentence.
     pub sentence: String,
+    /// The seed's plan made small, if that was asked for.
+    pub shrunk: Option<Shrunk>,
 }
 
 /// What became of one bug.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Trial {
     /// The bug.
     pub bug: Bug,
@@ -54,14 +58,15 @@ pub struct FailsByItself {
 }
 
 /// Plants a bug and runs at least `sample` seeds of the pure harness, for the share that notices it; then more, until one
-/// does or they end, and in that case as many `full` seeds of the full harness. Stops at the deadline. The seed that
-/// noticed the bug is run again without it.
+/// does or they end, and in that case as many `full` seeds of the full harness, and the kept plans. Stops at the deadline. The seed that
+/// noticed the bug is run again without it; so is what `shrink_time` makes of it, if that is not zero.
 pub fn try_bug(
     bug: Bug,
     seeds: Range<u64>,
     sample: u64,
     full: u64,
     deadline: Instant,
+    shrink_time: Duration,
 ) -> Result<Trial, FailsByItself> {
     plant(Some(bug));
     let _planted = Planted;
@@ -80,15 +85,39 @@ pub fn try_bug(
             }
             if let (None, Some(failure)) = (&trial.kill, failure) {
                 let (oracle, sentence) = (failure.violation.oracle, failure.violation.sentence);
-                trial.kill = Some(Kill { harness, seed, oracle, sentence });
+                trial.kill = Some(Kill { harness, seed, kept: None, oracle, sentence, shrunk: None });
             }
         }
     }
-    if let Some(Kill { harness, seed, .. }) = trial.kill {
+    if trial.kill.is_none() {
+        trial.kill = kept().into_iter().find_map(|(name, kept)| kill_by_kept(name, &kept));
+    }
+    if let Some(kill) = &mut trial.kill {
+        let (harness, seed) = (kill.harness, kill.seed);
+        let by_kept = kept().into_iter().find(|(name, _)| kill.kept == Some(name));
+        let whole = by_kept.map_or_else(|| plan(seed, harness), |(_, kept)| kept.plan);
+        if shrink_time > Duration::ZERO {
+            kill.shrunk = shrink(&whole, harness, shrink_time);
+        }
         plant(None);
-        run_plan(&plan(seed, harness), harness, false)
-            .1
-            .map_err(|failure| FailsByItself { seed, failure })?;
+        let holds =
+            |plan: &Plan| run_plan(plan, harness, false).1.map_err(|failure| FailsByItself { seed, failure });
+        holds(&whole)?;
+        kill.shrunk.as_ref().map_or(Ok(()), |shrunk| holds(&shrunk.plan))?;
     }
     Ok(trial)
+}
+
+/// A kept plan is for what few seeds show.
+fn kill_by_kept(name: &'static str, kept: &Kept) -> Option<Kill> {
+    let violation = run_plan(&kept.plan, Harness::Pure, false).1.err()?.violation;
+    let (oracle, sentence) = (violation.oracle, violation.sentence);
+    Some(Kill {
+        harness: Harness::Pure,
+        seed: kept.plan.seed,
+        kept: Some(name),
+        oracle,
+        sentence,
+        shrunk: None,
+    })
 }

@@ -3,7 +3,7 @@
 //! Invariant: a plan holds every decision of a run. Removing one of its events changes nothing about the others,
 //! because the fate of a frame is a hash of seed, link and number, not a draw from a shared stream.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use engine::commit::OpKind;
@@ -272,6 +272,9 @@ impl Plan {
         if self.core.is_empty() || !self.core.iter().all(|link| link_ok(*link)) {
             return invalid("the core needs links between devices of the plan".into());
         }
+        if !self.core_is_joined() {
+            return invalid("the core falls apart".into());
+        }
         for (event, timed) in self.events.iter().enumerate() {
             let at_ms = timed.at_ms;
             if at_ms > AT_MS_MAX || event > 0 && at_ms < self.events[event - 1].at_ms {
@@ -321,6 +324,19 @@ impl Plan {
         nodes.sort_unstable();
         nodes.dedup();
         nodes
+    }
+
+    /// Whether the links of the core join all of its devices.
+    fn core_is_joined(&self) -> bool {
+        let mut reached: BTreeSet<usize> = self.core.first().map(|(a, _)| *a).into_iter().collect();
+        for _ in &self.core {
+            for (a, b) in &self.core {
+                if reached.contains(a) || reached.contains(b) {
+                    reached.extend([*a, *b]);
+                }
+            }
+        }
+        self.core_nodes().iter().all(|node| reached.contains(node))
     }
 
     /// All pairs of devices.

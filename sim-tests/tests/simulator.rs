@@ -6,8 +6,8 @@ use std::process::Command;
 use engine::commit::OpKind;
 use engine::planted::Bug;
 use sim_tests::{
-    Event, Failure, Full, Harness, Plan, Pure, Report, Sabotage, Step, Timed, plan, run_plan, run_seeds,
-    try_bug,
+    Event, Failure, Full, Harness, Plan, Pure, Report, Sabotage, Step, Timed, kept, plan, run_plan,
+    run_seeds, shrink, try_bug,
 };
 
 fn holds(seeds: std::ops::Range<u64>, harness: Harness) {
@@ -199,10 +199,48 @@ fn a_core_whose_frames_come_too_late_for_every_handshake_is_noticed() {
 fn planted_bugs_are_noticed_and_gone_afterwards() {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(3600);
     for bug in [Bug::DigestForgetsDeletes, Bug::UpdateResurrects, Bug::DepsForgotten] {
-        let trial = try_bug(bug, 0..20, 1, 0, deadline).expect("the seed holds without the bug");
+        let trial = try_bug(bug, 0..20, 1, 0, deadline, std::time::Duration::ZERO)
+            .expect("the seed holds without the bug");
         assert!(trial.kill.is_some(), "{} goes unnoticed", bug.name());
     }
     holds(0..3, Harness::Pure);
+}
+
+#[test]
+fn a_failure_is_shrunk_to_the_few_events_that_cause_it() {
+    engine::planted::plant(Some(Bug::UpdateResurrects));
+    let whole = plan(0, Harness::Pure);
+    let shrunk = shrink(&whole, Harness::Pure, std::time::Duration::from_secs(600)).expect("it fails");
+    let again = run_plan(&shrunk.plan, Harness::Pure, false).1;
+    engine::planted::plant(None);
+    assert_eq!(again, Err(shrunk.failure.clone()));
+    assert_eq!(run_plan(&shrunk.plan, Harness::Pure, false).1, Ok(()), "it is the planted bug that fails");
+    // A delete and an update; a create before them may be needed.
+    assert!(shrunk.plan.events.len() <= 3 && shrunk.plan.nodes == 2, "{}", shrunk.plan);
+    assert!(shrink(&whole, Harness::Pure, std::time::Duration::from_secs(1)).is_none(), "it holds by itself");
+}
+
+#[test]
+fn kept_plans_hold_and_still_show_the_bug_that_they_are_kept_for() {
+    let mut names = Vec::new();
+    for (name, kept) in kept() {
+        assert!(kept.about.ends_with('.'), "{name} says what it shows in a sentence");
+        assert_eq!(run_plan(&kept.plan, Harness::Pure, false).1, Ok(()), "{name}: {}", kept.about);
+        assert_eq!(kept.planted().is_some(), kept.bug.is_some(), "{name} names a bug that there is");
+        if let Some(bug) = kept.planted() {
+            engine::planted::plant(Some(bug));
+            let result = run_plan(&kept.plan, Harness::Pure, false).1;
+            engine::planted::plant(None);
+            assert!(result.is_err(), "{name} no longer shows {}", bug.name());
+        }
+        names.push(format!("{name}.json"));
+    }
+    let folder =
+        std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/plans")).expect("the folder of plans");
+    let mut files: Vec<_> =
+        folder.map(|file| file.expect("a file").file_name().to_string_lossy().into_owned()).collect();
+    files.sort();
+    assert_eq!(files, names, "each file of the folder is one of the kept plans");
 }
 
 #[test]

@@ -21,6 +21,7 @@ pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod story;
 pub(crate) mod sync;
+pub(crate) mod verify;
 pub(crate) mod watch;
 
 use engine::commit::OpKind;

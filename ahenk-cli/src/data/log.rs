@@ -93,11 +93,16 @@ impl Names {
         self.0.iter()
     }
 
+    /// What a device is called; `?` if it is not known.
+    pub(super) fn name(&self, device: DeviceId) -> String {
+        self.0.get(&device).cloned().unwrap_or_else(|| "?".to_owned())
+    }
+
     pub(super) fn writer(&self, stamp: Stamp) -> Writer {
         let device = stamp.dot.replica.device;
         Writer {
             time_ms: stamp.hlc.ms(),
-            device: self.0.get(&device).cloned().unwrap_or_else(|| "?".to_owned()),
+            device: self.name(device),
             device_id: device.to_string(),
             commit: stamp.dot.to_string(),
         }
@@ -112,7 +117,7 @@ impl Names {
     }
 
     /// The devices that are called so, or else the one whose id starts so.
-    fn matching(&self, text: &str) -> Result<BTreeSet<DeviceId>> {
+    pub(super) fn matching(&self, text: &str) -> Result<BTreeSet<DeviceId>> {
         let named: BTreeSet<DeviceId> =
             self.0.iter().filter(|(_, name)| *name == text).map(|(id, _)| *id).collect();
         if !named.is_empty() {

@@ -13,8 +13,10 @@ pub(crate) mod source;
 mod story;
 pub(crate) mod time;
 mod transfer;
+mod verify;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use engine::name::TableName;
 use serde::{Deserialize, Serialize};
@@ -27,6 +29,7 @@ pub(crate) use log::{Changed, LogEntry, Since, Watched, Writer};
 pub(crate) use rows::{Listed, Selection, Shape, TableCount};
 pub(crate) use story::{Explanation, FieldReason, HistoryEntry, Holder, Rival};
 pub(crate) use transfer::{Exported, ImportState, Imported};
+pub(crate) use verify::{Compared, Outcome, Verified};
 
 use crate::error::{CliError, Kind, Result};
 use crate::service::{Caller, Context};
@@ -115,6 +118,13 @@ pub(crate) enum DataRequest {
     Backup {
         /// The file to write, which must not be there; an absolute path.
         path: PathBuf,
+    },
+    /// Whether rows are what they should be, and the same elsewhere. One [`Verified`].
+    Verify {
+        /// The device of this name, or whose id starts so; all that can be reached, if there is none.
+        peer: Option<String>,
+        /// How long to try to reach other devices, in milliseconds; 0 to look at this device only.
+        within_ms: u64,
     },
     /// The writes that touched a row, in the order in which this device applied them. A stream of [`HistoryEntry`].
     History {
@@ -207,6 +217,10 @@ pub(crate) async fn call(context: &Context, request: DataRequest, caller: &mut C
         DataRequest::RestoreConflicts { ids } => caller.item(conflicts::restore(context, &ids).await?).await,
         DataRequest::Batch { operations } => caller.item(batch::apply(context, &operations).await?).await,
         DataRequest::Backup { path } => caller.item(backup::backup(context, path).await?).await,
+        DataRequest::Verify { peer, within_ms } => {
+            let within = Duration::from_millis(within_ms);
+            caller.item(verify::verify(context, peer.as_deref(), within).await?).await
+        }
         DataRequest::History { table, row, field, limit } => {
             story::history(context, caller, (&table, &row, field.as_deref()), limit).await
         }

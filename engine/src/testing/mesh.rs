@@ -12,7 +12,7 @@ use super::test_identity;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::identity::{Identity, PeerKey};
-use crate::io::{Change, Event, Input, Output, WriteError, WriteRequest, Written};
+use crate::io::{Change, Event, Input, Output, PeerPage, WriteError, WriteRequest, Written};
 use crate::prng::Prng;
 use crate::store::{MemStore, Store, StoreError, StoreRead};
 use crate::time::{Instant, Now, WallMs};
@@ -127,6 +127,8 @@ pub struct Mesh {
     pub results: BTreeMap<u64, Result<Written, WriteError>>,
     /// Events in order, each with its node.
     pub events: Vec<(usize, Event)>,
+    /// Answers of peers about their rows, each with the node that asked.
+    pub audited: Vec<(usize, Option<Box<PeerPage>>)>,
     /// The conversation as text, if recorded.
     pub transcript: Option<Vec<String>>,
     /// What happened to frames and stores so far.
@@ -169,6 +171,7 @@ impl Mesh {
             requests: 0,
             results: BTreeMap::new(),
             events: Vec::new(),
+            audited: Vec::new(),
             transcript: None,
             counts: MeshCounts::default(),
             rounds: Rounds::default(),
@@ -576,6 +579,7 @@ impl Mesh {
                 Output::Broadcast(frame) => self.gossip(node, &frame),
                 Output::Disconnect { peer, .. } => self.hang_up(node, peer),
                 Output::Members(_) => {}
+                Output::Audited { page, .. } => self.audited.push((node, page)),
                 Output::Event(event) => {
                     self.trace.update(format!("{event:?}").as_bytes());
                     self.events.push((node, event));
@@ -748,6 +752,8 @@ fn describe(message: &Message) -> String {
         Message::Pong(_) => "Pong".into(),
         Message::Error(error) => format!("Error {:?}", error.fault),
         Message::Bye(_) => "Bye".into(),
+        Message::Audit(audit) => format!("Audit #{} after {:?}", audit.id, audit.after),
+        Message::Audited(audited) => format!("Audited #{} {} rows", audited.id, audited.rows.len()),
         Message::Unknown(kind) => format!("unknown kind {kind}"),
     }
 }

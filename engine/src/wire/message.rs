@@ -101,6 +101,32 @@ pub struct Pong {
     pub wall_ms: u64,
 }
 
+/// Asks for digests of the receiver's rows behind a place, in the order of tables and keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// Comes back in the answer.
+    pub id: u32,
+    /// Table and key of a row, which need not be there; `None` for the beginning.
+    pub after: Option<(String, String)>,
+    /// Asks for the digests of single rows too.
+    pub detail: bool,
+}
+
+/// Answers an `Audit`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audited {
+    /// From the `Audit`.
+    pub id: u32,
+    /// Digest of the speaker's knowledge.
+    pub digest: [u8; 16],
+    /// Table and key of the last row that is covered; `None` if all to the end are.
+    pub upto: Option<(String, String)>,
+    /// The sum of the digests of the rows covered, modulo 2^128, big-endian.
+    pub state: [u8; 16],
+    /// If asked for: table, key and digest of each row covered, ascending.
+    pub rows: Vec<(String, String, [u8; 16])>,
+}
+
 /// Why a session ends by a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error)]
 pub enum Fault {
@@ -183,6 +209,8 @@ pub enum Message {
     Pong(Pong),
     Error(ErrorMessage),
     Bye(Bye),
+    Audit(Audit),
+    Audited(Audited),
     /// A kind of a later minor version: to be skipped.
     Unknown(u8),
 }
@@ -197,6 +225,8 @@ const PING: u8 = 7;
 const PONG: u8 = 8;
 const ERROR: u8 = 9;
 const BYE: u8 = 10;
+const AUDIT: u8 = 32;
+const AUDITED: u8 = 33;
 
 /// A message to send: all kinds that are small.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -211,6 +241,8 @@ pub enum Control {
     Pong(Pong),
     Error(ErrorMessage),
     Bye(Bye),
+    Audit(Audit),
+    Audited(Audited),
 }
 
 /// Packs a small message. `None` if it exceeds the cap for control frames.
@@ -225,6 +257,8 @@ pub fn pack_control(session: u32, message: &Control) -> Option<Vec<u8>> {
         Control::Pong(body) => with_kind(PONG, body),
         Control::Error(body) => with_kind(ERROR, body),
         Control::Bye(body) => with_kind(BYE, body),
+        Control::Audit(body) => with_kind(AUDIT, body),
+        Control::Audited(body) => with_kind(AUDITED, body),
     }?;
     pack(session, &payload).filter(|frame| frame.len().max(payload.len()) <= CONTROL_BYTES_MAX)
 }
@@ -274,6 +308,8 @@ pub fn parse(frame: &[u8], account: &AccountId) -> Result<(u32, Message), FrameE
             Message::Error(ErrorMessage { text: printable(&error.text), ..error })
         }
         BYE => Message::Bye(Bye { text: printable(&control::<Bye>(body)?.text) }),
+        AUDIT => Message::Audit(control(body)?),
+        AUDITED => Message::Audited(control(body)?),
         kind => Message::Unknown(kind),
     };
     Ok((session, message))

@@ -12,8 +12,8 @@ use engine::testing::{Author, op, test_identity};
 use engine::value::Value;
 use engine::wire::frame::{FrameError, MAJOR, pack, unpack};
 use engine::wire::message::{
-    Ack, Announce, Bye, Control, ErrorMessage, Fault, Have, Hello, Message, Ops, Ping, Pong, Run, Want,
-    pack_control, pack_ops, parse,
+    Ack, Announce, Audit, Audited, Bye, Control, ErrorMessage, Fault, Have, Hello, Message, Ops, Ping, Pong,
+    Run, Want, pack_control, pack_ops, parse,
 };
 use flate2::{Compression, write::DeflateEncoder};
 use serde_json::{Value as Json, json};
@@ -37,6 +37,8 @@ fn vector(name: &str, message: &Json, session: u32, control: &Control) -> Json {
         (Message::Pong(a), Control::Pong(b)) => a == b,
         (Message::Error(a), Control::Error(b)) => a == b,
         (Message::Bye(a), Control::Bye(b)) => a == b,
+        (Message::Audit(a), Control::Audit(b)) => a == b,
+        (Message::Audited(a), Control::Audited(b)) => a == b,
         _ => false,
     };
     assert!(same, "{name}");
@@ -85,6 +87,7 @@ pub(crate) fn control() -> Json {
             &Control::Bye(Bye { text: "the device is stopping".into() }),
         ),
     ];
+    all.extend(audits(&digest));
     let faults = [
         Fault::ForeignAccount,
         Fault::Unauthorised,
@@ -102,6 +105,32 @@ pub(crate) fn control() -> Json {
         all.push(vector(&format!("Error, {fault:?}"), &message, SESSION, &control));
     }
     all.into()
+}
+
+/// A question about rows and its answer. `digest` is the hexadecimal digest of the known knowledge.
+fn audits(digest: &str) -> Vec<Json> {
+    let place = ("tasks".to_owned(), "t1".to_owned());
+    let first = Audit { id: 7, after: None, detail: false };
+    let next = Audit { id: 8, after: Some(place.clone()), detail: true };
+    let (sum, row) = ([0xcd; 16], ("tasks".to_owned(), "t2".to_owned(), [0xef; 16]));
+    let known = known().digest();
+    let page = Audited { id: 7, digest: known, upto: Some(place), state: sum, rows: Vec::new() };
+    let last = Audited { id: 8, digest: known, upto: None, state: row.2, rows: vec![row.clone()] };
+    let place = json!(["tasks", "t1"]);
+    let row_json = json!(["tasks", "t2", hex(&row.2)]);
+    let page_json = json!({ "id": 7, "digest": digest, "upto": place, "state": hex(&sum), "rows": [] });
+    let last_json =
+        json!({ "id": 8, "digest": digest, "upto": null, "state": hex(&row.2), "rows": [row_json] });
+    let (first_json, next_json) = (
+        json!({ "id": 7, "after": null, "detail": false }),
+        json!({ "id": 8, "after": place, "detail": true }),
+    );
+    vec![
+        vector("Audit, from the beginning", &first_json, SESSION, &Control::Audit(first)),
+        vector("Audit, from a row on", &next_json, SESSION, &Control::Audit(next)),
+        vector("Audited, a page", &page_json, SESSION, &Control::Audited(page)),
+        vector("Audited, the last rows", &last_json, SESSION, &Control::Audited(last)),
+    ]
 }
 
 fn ops_vector(name: &str, by_columns: &[bool], deflated: bool, ops: &Ops<Commit>) -> Json {

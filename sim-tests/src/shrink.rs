@@ -1,0 +1,320 @@
+//! Shrinking: from a plan that fails to a small one that fails in the same way, by delta debugging (Zeller and
+//! Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", 2002): fewer events, fewer devices, a smaller core,
+//! simpler events and knobs, rounder times.
+//!
+//! Invariants: a plan is taken only if the same oracle notices it and it is no larger than the one before; every plan
+//! tried can be carried out ([`Plan::check`]). This works because taking an event out changes nothing about the others.
+
+use std::time::{Duration, Instant};
+
+use crate::plan::{Event, Plan};
+use crate::{Failure, Harness, run_plan};
+use engine::config::Config;
+
+/// Most passes over the whole plan. Each pass that changes nothing ends the search earlier.
+const PASSES_MAX: usize = 8;
+/// Two events that only together can go (a crash and its restart) are looked for among so many.
+const PAIRED_EVENTS_MAX: usize = 24;
+/// Round times, in milliseconds.
+const ROUND_MS: [u64; 5] = [10_000, 1_000, 100, 10, 1];
+
+/// A small plan that fails.
+#[derive(Debug, Clone)]
+pub struct Shrunk {
+    /// The plan.
+    pub plan: Plan,
+    /// How it fails.
+    pub failure: Failure,
+    /// Plans that were tried.
+    pub tries: u64,
+    /// Wall time that it took.
+    pub took: Duration,
+}
+
+/// Shrinks a plan that fails, for at most so long. `None` if it does not fail.
+pub fn shrink(plan: &Plan, harness: Harness, time: Duration) -> Option<Shrunk> {
+    let start = Instant::now();
+    let failure = run_plan(plan, harness, false).1.err()?;
+    let mut search = Search {
+        harness,
+        oracle: failure.violation.oracle,
+        deadline: start + time,
+        tries: 1,
+        plan: plan.clone(),
+        failure,
+    };
+    search.cut_the_end();
+    for _ in 0..PASSES_MAX {
+        let before = search.plan.clone();
+        search.fewer_events();
+        search.fewer_nodes();
+        search.smaller_core();
+        search.fewer_pairs();
+        search.simpler_events();
+        search.simpler_knobs();
+        search.rounder_times();
+        if search.plan == before || search.late() {
+            break;
+        }
+    }
+    let Search { plan, failure, tries, .. } = search;
+    Some(Shrunk { plan, failure, tries, took: start.elapsed() })
+}
+
+struct Search {
+    harness: Harness,
+    oracle: &'static str,
+    deadline: Instant,
+    tries: u64,
+    plan: Plan,
+    failure: Failure,
+}
+
+impl Search {
+    fn late(&self) -> bool {
+        Instant::now() > self.deadline
+    }
+
+    /// Takes a plan if it fails in the same way.
+    fn takes(&mut self, candidate: Plan) -> bool {
+        if candidate == self.plan || self.late() || candidate.check().is_err() {
+            return false;
+        }
+        self.tries += 1;
+        match run_plan(&candidate, self.harness, false).1 {
+            Err(failure) if failure.violation.oracle == self.oracle => {
+                self.plan = candidate;
+                self.failure = failure;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn try_change(&mut self, change: impl FnOnce(&mut Plan)) -> bool {
+        let mut candidate = self.plan.clone();
+        change(&mut candidate);
+        self.takes(candidate)
+    }
+
+    /// What comes after the failure has no part in it.
+    fn cut_the_end(&mut self) {
+        if let Some(event) = self.failure.event {
+            self.try_change(|plan| plan.events.truncate(event + 1));
+        }
+    }
+
+    /// Takes out stretches of events, long ones first.
+    fn fewer_events(&mut self) {
+        let mut length = self.plan.events.len().div_ceil(2).max(1);
+        loop {
+            let mut from = 0;
+            while from < self.plan.events.len() && !self.late() {
+                let to = (from + length).min(self.plan.events.len());
+                let gone = self.try_change(|plan| {
+                    plan.events.drain(from..to);
+                });
+                if !gone {
+                    from = to;
+                }
+            }
+            if length == 1 {
+                return;
+            }
+            length = length.div_ceil(2);
+        }
+    }
+
+    /// Takes out two events at a time that are no neighbours.
+    fn fewer_pairs(&mut self) {
+        let mut first = 0;
+        while first < self.plan.events.len() && self.plan.events.len() <= PAIRED_EVENTS_MAX {
+            let gone = (first + 2..self.plan.events.len()).any(|second| {
+                self.try_change(|plan| {
+                    plan.events.remove(second);
+                    plan.events.remove(first);
+                })
+            });
+            if !gone {
+                first += 1;
+            }
+        }
+    }
+
+    /// Takes devices out, with all that happens to them. Their neighbours in the core are joined.
+    fn fewer_nodes(&mut self) {
+        let mut node = self.plan.nodes;
+        while node > 0 && self.plan.nodes > 2 {
+            node -= 1;
+            let Some(candidate) = without_node(&self.plan, node) else { continue };
+            self.takes(candidate);
+        }
+    }
+
+    fn smaller_core(&mut self) {
+        let mut link = self.plan.core.len();
+        while link > 0 && self.plan.core.len() > 1 {
+            link -= 1;
+            self.try_change(|plan| {
+                plan.core.remove(link);
+            });
+        }
+    }
+
+    fn simpler_events(&mut self) {
+        let mut at = 0;
+        while at < self.plan.events.len() && !self.late() {
+            while simpler(&self.plan.events[at].event)
+                .into_iter()
+                .any(|event| self.try_change(|plan| plan.events[at].event = event))
+            {}
+            at += 1;
+        }
+    }
+
+    fn simpler_knobs(&mut self) {
+        let usual = Config::default();
+        let changes: [fn(&mut Plan, &Config); 8] = [
+            |plan, _| plan.knobs.drift_ppm.fill(0),
+            |plan, _| plan.knobs.datagrams = false,
+            |plan, _| plan.knobs.latency_micros = 1_000,
+            |plan, usual| plan.knobs.batch_bytes = usual.batch_bytes,
+            |plan, usual| plan.knobs.credit_bytes = usual.credit_bytes,
+            |plan, usual| plan.knobs.push_bytes_max = usual.push_bytes_max,
+            |plan, usual| plan.knobs.reorder_bytes_max = usual.reorder_bytes_max,
+            |plan, _| plan.seed = 0,
+        ];
+        for change in changes {
+            self.try_change(|plan| change(plan, &usual));
+        }
+    }
+
+    /// All times together, then each alone, from the last to the first.
+    fn rounder_times(&mut self) {
+        for round_ms in ROUND_MS {
+            self.try_change(|plan| {
+                let mut at_ms = 0;
+                for timed in &mut plan.events {
+                    timed.at_ms = at_ms;
+                    at_ms += round_ms;
+                }
+            });
+        }
+        for at in (0..self.plan.events.len()).rev() {
+            let now_ms = self.plan.events[at].at_ms;
+            let before_ms = at.checked_sub(1).map_or(0, |before| self.plan.events[before].at_ms);
+            let rounder = |round_ms: u64| now_ms.is_multiple_of(round_ms);
+            for round_ms in ROUND_MS.into_iter().take_while(|round_ms| !rounder(*round_ms)) {
+                let down_ms = now_ms - now_ms % round_ms;
+                let fits = [down_ms, down_ms + round_ms].into_iter().find(|ms| *ms >= before_ms);
+                let Some(at_ms) = fits else { continue };
+                let moved = self.try_change(|plan| {
+                    // The rest moves along, so that the pauses stay.
+                    let by = at_ms.abs_diff(now_ms);
+                    for timed in &mut plan.events[at..] {
+                        timed.at_ms = if at_ms < now_ms { timed.at_ms - by } else { timed.at_ms + by };
+                    }
+                });
+                if moved {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// The plan without one of its devices; the later ones move up. `None` if nothing would be left of the core.
+fn without_node(plan: &Plan, node: usize) -> Option<Plan> {
+    let renumbered = |other: usize| if other > node { other - 1 } else { other };
+    let mut plan = plan.clone();
+    let neighbours: Vec<usize> = plan
+        .core
+        .iter()
+        .filter_map(|(a, b)| (*a == node).then_some(*b).or((*b == node).then_some(*a)))
+        .collect();
+    plan.core.retain(|(a, b)| *a != node && *b != node);
+    plan.core.extend(neighbours.windows(2).map(|pair| (pair[0], pair[1])));
+    plan.core.iter_mut().for_each(|(a, b)| (*a, *b) = (renumbered(*a), renumbered(*b)));
+    plan.events.retain_mut(|timed| {
+        let mut stays = true;
+        for other in nodes_of(&mut timed.event) {
+            stays &= *other != node;
+            *other = renumbered(*other);
+        }
+        stays
+    });
+    plan.nodes -= 1;
+    plan.knobs.drift_ppm.remove(node);
+    (!plan.core.is_empty()).then_some(plan)
+}
+
+/// The devices that an event names.
+fn nodes_of(event: &mut Event) -> Vec<&mut usize> {
+    match event {
+        Event::Connect { a, b } | Event::Disconnect { a, b } | Event::Cut { a, b } => vec![a, b],
+        Event::Write { node, .. }
+        | Event::Pair { node, .. }
+        | Event::Crash { node, .. }
+        | Event::Restart { node }
+        | Event::Backup { node }
+        | Event::Restore { node }
+        | Event::Busy { node }
+        | Event::Clock { node, .. }
+        | Event::FailStorage { node, .. } => vec![node],
+        Event::Faults { .. } | Event::Latency { .. } => Vec::new(),
+    }
+}
+
+/// Simpler forms of an event, the simplest first. Each is strictly simpler, so that the search ends.
+fn simpler(event: &Event) -> Vec<Event> {
+    match event {
+        Event::Write { node, steps } => {
+            let with = |steps: Vec<crate::Step>| Event::Write { node: *node, steps };
+            let halves = [&steps[..steps.len() / 2], &steps[steps.len() / 2..]];
+            let mut forms: Vec<Event> = halves
+                .into_iter()
+                .filter(|half| !half.is_empty() && half.len() < steps.len())
+                .map(|half| with(half.to_vec()))
+                .collect();
+            for at in 0..steps.len() {
+                if steps.len() > 1 {
+                    let mut fewer = steps.clone();
+                    fewer.remove(at);
+                    forms.push(with(fewer));
+                }
+                for field in steps[at].fields.keys().filter(|_| steps[at].fields.len() > 1) {
+                    let mut fewer = steps.clone();
+                    fewer[at].fields.remove(field);
+                    forms.push(with(fewer));
+                }
+            }
+            forms
+        }
+        Event::Crash { node, after_writes } => (0..*after_writes)
+            .take(3)
+            .map(|after_writes| Event::Crash { node: *node, after_writes })
+            .collect(),
+        Event::FailStorage { node, times } if *times > 1 => {
+            vec![Event::FailStorage { node: *node, times: 1 }]
+        }
+        Event::Clock { node, offset_ms } => [0, 60_000, -60_000, 3_600_000]
+            .into_iter()
+            .take_while(|simpler| simpler != offset_ms)
+            .map(|offset_ms| Event::Clock { node: *node, offset_ms })
+            .collect(),
+        Event::Latency { micros } if *micros > 1_000 => vec![Event::Latency { micros: 1_000 }],
+        Event::Faults { loss_ppm, double_ppm, damage_ppm, jitter_micros } => {
+            let faults = [*loss_ppm, *double_ppm, *damage_ppm, *jitter_micros];
+            (0..faults.len())
+                .filter(|at| faults[*at] > 0)
+                .map(|at| {
+                    let mut fewer = faults;
+                    fewer[at] = 0;
+                    let [loss_ppm, double_ppm, damage_ppm, jitter_micros] = fewer;
+                    Event::Faults { loss_ppm, double_ppm, damage_ppm, jitter_micros }
+                })
+                .collect()
+        }
+        _ => Vec::new(),
+    }
+}
