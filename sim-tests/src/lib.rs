@@ -18,6 +18,7 @@ mod reference;
 mod run;
 mod shrink;
 mod sim_store;
+mod software;
 
 pub use disk::{DiskCounts, DiskImage, SimDisk};
 pub use full::Full;
