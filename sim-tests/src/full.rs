@@ -534,6 +534,8 @@ impl<'a> Full<'a> {
             if self.core_is_equal(&core) {
                 break;
             }
+            // One that was just stopping when the faults stopped is started now.
+            (0..self.machines.len()).for_each(|node| self.restart(node));
             if self.now_ms() - start_ms > CONVERGENCE_MS_MAX {
                 let known: BTreeMap<char, u64> = core
                     .iter()
