@@ -2,6 +2,7 @@
 
 mod link;
 mod mesh;
+mod rounds;
 mod transcript;
 
 pub use link::{LinkFaults, MeshCounts};
