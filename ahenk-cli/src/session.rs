@@ -60,8 +60,7 @@ impl Session {
         lock: Lock,
         stop: Option<Arc<Notify>>,
     ) -> Result<Session> {
-        let identity = home.identity()?;
-        let root = home.root()?;
+        let identity = home.identity()?.with_root(home.root()?);
         let store = open_store(home, &identity).await?;
         note_copy(&store, &identity)?;
         let options = Options::new(identity.clone(), *secrets::random::<32>()?);
