@@ -7,8 +7,8 @@ use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    account, quarantine, backup, batch, conflicts, delete, demo, device, export, get, import, init, list, log, peer, put, start,
-    status, stop, story, sync, verify, watch,
+    account, backup, batch, conflicts, delete, demo, device, export, get, import, init, list, log, peer, put,
+    quarantine, start, status, stop, story, sync, verify, watch,
 };
 
 const AFTER_HELP: &str = "\

@@ -94,7 +94,9 @@ async fn recover(env: &Env) -> Result<()> {
     let done = json!({ "account": account.to_string(), "restart_daemon": daemon });
     env.out.show(&done, |_| "This device administers the account now.".to_owned())?;
     if daemon {
-        env.out.note("The daemon has to be restarted for it: `ahenk-cli stop`, then `ahenk-cli start --daemon`.");
+        env.out.note(
+            "The daemon has to be restarted for it: `ahenk-cli stop`, then `ahenk-cli start --daemon`.",
+        );
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod invite;
 mod join;
 mod manage;
+mod qr;
 
 use super::Env;
 use crate::backend::Need;

@@ -154,8 +154,11 @@ pub(crate) async fn read_line() -> Result<Option<zeroize::Zeroizing<String>>> {
 
 /// Asks a question; an error unless the answer is yes.
 pub(crate) async fn confirm(env: &Env, question: &str) -> Result<()> {
-    env.out.prompt(question);
-    let yes = read_line().await?.is_some_and(|line| matches!(line.trim().to_lowercase().as_str(), "y" | "yes"));
+    if !env.out.json() {
+        env.out.prompt(question);
+    }
+    let yes =
+        read_line().await?.is_some_and(|line| matches!(line.trim().to_lowercase().as_str(), "y" | "yes"));
     if yes {
         return Ok(());
     }

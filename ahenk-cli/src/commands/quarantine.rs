@@ -58,7 +58,9 @@ pub(crate) async fn run(env: &Env, command: Command) -> Result<()> {
         Command::Restore(which) => {
             move_out(env, AdminRequest::Restore { commits: which.commits }, "written anew").await
         }
-        Command::Drop(which) => move_out(env, AdminRequest::Drop { commits: which.commits }, "forgotten").await,
+        Command::Drop(which) => {
+            move_out(env, AdminRequest::Drop { commits: which.commits }, "forgotten").await
+        }
     }
 }
 
@@ -88,7 +90,7 @@ fn line(retracted: &Retracted) -> String {
         ),
     };
     let by = format!("{}, {}", printable(&retracted.by.device), time::format(retracted.by.time_ms));
-    format!("{}  {what}  ({by})", retracted.commit)
+    format!("{}  {what}  ({by})", retracted.by.commit)
 }
 
 async fn show(env: &Env, commit: &str) -> Result<()> {
@@ -97,7 +99,7 @@ async fn show(env: &Env, commit: &str) -> Result<()> {
         let mut call = backend.call(request(AdminRequest::Quarantine)).await?;
         while let Some(item) = call.next().await? {
             let retracted: Retracted = read_item(item)?;
-            if retracted.commit == commit {
+            if retracted.by.commit == commit {
                 found = Some(retracted);
                 break;
             }

@@ -2,8 +2,6 @@
 //!
 //! Invariant: a retracted commit leaves the quarantine only when it was written anew, or on request.
 
-use std::str::FromStr as _;
-
 use ahenk::{OrderFailed, RestoreError};
 use engine::commit::OpKind;
 use engine::identity::{DeviceId, Dot};
@@ -66,8 +64,6 @@ pub(crate) struct Administered {
 /// A commit that was applied and then retracted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Retracted {
-    /// The commit's name.
-    pub(crate) commit: String,
     #[serde(flatten)]
     pub(crate) by: Writer,
     /// The commit that retracted it.
@@ -169,7 +165,6 @@ async fn list(context: &Context, caller: &Caller) -> Result<()> {
                 fields: JsonFields(raw(op.fields)),
             };
             let retracted = Retracted {
-                commit: commit.dot.to_string(),
                 by: names.writer(commit.stamp()),
                 because: one.because.to_string(),
                 operations: commit.ops.into_iter().map(operation).collect(),
