@@ -106,7 +106,10 @@ fn the_recovery_phrase_makes_another_device_the_administrator() {
     b.json(&["device", "revoke", "a", "--yes"]).json();
     b.admit(&c);
     let devices = c.json(&["device", "list"]).json();
-    assert_eq!((&device(&devices, "b")["admin"], &device(&devices, "a")["revoked"]), (&true.into(), &true.into()));
+    assert_eq!(
+        (&device(&devices, "b")["admin"], &device(&devices, "a")["revoked"]),
+        (&true.into(), &true.into())
+    );
 }
 
 #[test]
