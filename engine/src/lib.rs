@@ -5,6 +5,7 @@
 
 mod answer;
 pub mod audit;
+mod cells;
 pub mod codec;
 pub mod commit;
 pub mod config;
