@@ -176,26 +176,6 @@ impl Mesh {
         self.now.0 / 1000
     }
 
-    /// Makes all links datagram links with these faults.
-    pub fn set_faults(&mut self, faults: LinkFaults) {
-        self.faults = faults;
-    }
-
-    /// Sets the one-way delay of all links, in microseconds.
-    pub fn set_latency(&mut self, micros: u64) {
-        self.latency_micros = micros;
-    }
-
-    /// Sets how far a device's wall clock is off, in milliseconds.
-    pub fn set_wall_offset(&mut self, node: usize, ms: i64) {
-        self.nodes[node].wall_offset_ms = ms;
-    }
-
-    /// Lets the next `times` commits of a device's store fail.
-    pub fn fail_commits(&mut self, node: usize, times: u32) {
-        self.nodes[node].fail_commits = times;
-    }
-
     /// A device's store.
     pub fn store(&self, node: usize) -> &MemStore {
         &self.nodes[node].store
@@ -267,11 +247,6 @@ impl Mesh {
         self.links.get(&pair(a, b)).is_some_and(|link| link.up && !link.silent)
     }
 
-    /// Frames between two devices vanish until [`Mesh::connect`], and nobody is told: a pulled cable.
-    pub fn cut(&mut self, a: usize, b: usize) {
-        self.links.entry(pair(a, b)).or_default().silent = true;
-    }
-
     /// Stops a device at once, as a power cut does. Its store stays.
     pub fn crash(&mut self, node: usize) {
         self.nodes[node].engine = None;
@@ -293,12 +268,6 @@ impl Mesh {
         if self.nodes[node].engine.is_none() {
             self.boot(node);
         }
-    }
-
-    /// Puts another store under a stopped device: a restored backup.
-    pub fn replace_store(&mut self, node: usize, store: MemStore) {
-        assert!(self.nodes[node].engine.is_none(), "the node is stopped");
-        self.nodes[node].store = store;
     }
 
     /// Hands a device a transaction. The id is the key of its outcome in `results`.

@@ -4,11 +4,42 @@
 use std::collections::VecDeque;
 
 use super::super::rounds::Rounds;
-use super::{Cut, Instant, KEPT_MAX, Mesh, pair, way};
+use super::{Cut, Instant, KEPT_MAX, LinkFaults, Mesh, pair, way};
 use crate::io::Input;
 use crate::store::MemStore;
 
 impl Mesh {
+    /// Makes all links datagram links with these faults.
+    pub fn set_faults(&mut self, faults: LinkFaults) {
+        self.faults = faults;
+    }
+
+    /// Sets the one-way delay of all links, in microseconds.
+    pub fn set_latency(&mut self, micros: u64) {
+        self.latency_micros = micros;
+    }
+
+    /// Sets how far a device's wall clock is off, in milliseconds.
+    pub fn set_wall_offset(&mut self, node: usize, ms: i64) {
+        self.nodes[node].wall_offset_ms = ms;
+    }
+
+    /// Lets the next `times` commits of a device's store fail.
+    pub fn fail_commits(&mut self, node: usize, times: u32) {
+        self.nodes[node].fail_commits = times;
+    }
+
+    /// Frames between two devices vanish until [`Mesh::connect`], and nobody is told: a pulled cable.
+    pub fn cut(&mut self, a: usize, b: usize) {
+        self.links.entry(pair(a, b)).or_default().silent = true;
+    }
+
+    /// Puts another store under a stopped device: a restored backup.
+    pub fn replace_store(&mut self, node: usize, store: MemStore) {
+        assert!(self.nodes[node].engine.is_none(), "the node is stopped");
+        self.nodes[node].store = store;
+    }
+
     /// Sets how fast a device's wall clock runs, in parts per million beside true time.
     pub fn set_drift(&mut self, node: usize, ppm: i64) {
         self.nodes[node].drift_ppm = ppm;
