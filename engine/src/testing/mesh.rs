@@ -10,8 +10,10 @@ use std::collections::{BTreeMap, VecDeque};
 use super::test_identity;
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::identity::{Identity, PeerKey};
-use crate::io::{Change, Event, Input, Output, PeerPage, WriteError, WriteRequest, Written};
+use crate::identity::{Dot, Identity, PeerKey};
+use crate::io::{
+    AdminError, Change, Event, Input, Order, Output, PeerPage, WriteError, WriteRequest, Written,
+};
 use crate::prng::Prng;
 use crate::store::{MemStore, Store, StoreError, StoreRead};
 use crate::time::{Instant, Now, WallMs};
@@ -124,6 +126,8 @@ pub struct Mesh {
     requests: u64,
     /// What each write came to, by request id.
     pub results: BTreeMap<u64, Result<Written, WriteError>>,
+    /// What each order of an administrator came to, by id.
+    pub administered: BTreeMap<u64, Result<Dot, AdminError>>,
     /// Events in order, each with its node.
     pub events: Vec<(usize, Event)>,
     /// Answers of peers about their rows, each with the node that asked.
@@ -168,6 +172,7 @@ impl Mesh {
             kept: None,
             requests: 0,
             results: BTreeMap::new(),
+            administered: BTreeMap::new(),
             events: Vec::new(),
             audited: Vec::new(),
             transcript: None,
@@ -372,7 +377,15 @@ impl Mesh {
     pub fn write(&mut self, node: usize, changes: Vec<Change>) -> u64 {
         self.requests += 1;
         let id = self.requests;
-        self.input(node, Input::Write(vec![WriteRequest { id, changes, expect: Vec::new() }]));
+        self.input(node, Input::Write(vec![WriteRequest { id, changes, ..WriteRequest::default() }]));
+        id
+    }
+
+    /// Has an administrator do something. The id is the key of its outcome in `administered`.
+    pub fn administer(&mut self, node: usize, order: Order) -> u64 {
+        self.requests += 1;
+        let id = self.requests;
+        self.input(node, Input::Administer { id, order });
         id
     }
 
@@ -561,6 +574,12 @@ impl Mesh {
                     self.trace.update(format!("{id} {result:?}").as_bytes());
                     self.results.insert(id, result);
                 }
+                Output::Administered { id, result } => {
+                    self.trace.update(format!("{id} {result:?}").as_bytes());
+                    self.administered.insert(id, result);
+                }
+                Output::Released { .. } => {}
+                Output::Granted(root) => self.nodes[node].identity.root = Some(root),
                 Output::Send { peer, frame } => self.transmit(node, peer, &frame),
                 Output::Broadcast(frame) => self.gossip(node, &frame),
                 Output::Disconnect { peer, .. } => self.hang_up(node, peer),
@@ -738,6 +757,7 @@ fn describe(message: &Message) -> String {
         Message::Pong(_) => "Pong".into(),
         Message::Error(error) => format!("Error {:?}", error.fault),
         Message::Bye(_) => "Bye".into(),
+        Message::Grant(_) => "Grant".into(),
         Message::Audit(audit) => format!("Audit #{} after {:?}", audit.id, audit.after),
         Message::Audited(audited) => format!("Audited #{} {} rows", audited.id, audited.rows.len()),
         Message::Unknown(kind) => format!("unknown kind {kind}"),
