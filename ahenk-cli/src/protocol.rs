@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(back, Some(ToService::Request(Request::Sync { within_ms: 5 })));
         assert_eq!(read_bytes(b"").await.expect("the end"), None);
         let not_understood = format!("{{\"v\":{VERSION},\"body\":{{\"request\":7}}}}\n");
-        for bad in [&line[..line.len() - 1], b"\n", b"{}\n", b"[1]\n", not_understood.as_bytes()] {
+        for bad in [&line[..line.len() - 1], b"\n", b"{}\n", b"[true]\n", not_understood.as_bytes()] {
             assert_eq!(read_bytes(bad).await.expect_err("refused").kind, Kind::Usage);
         }
         let other = read_bytes(b"{\"v\":1,\"body\":{\"anything\":true}}\n").await.expect_err("refused");
