@@ -7,8 +7,8 @@ use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    backup, batch, bugreport, conflicts, delete, demo, device, doctor, export, get, import, init, list, log,
-    peer, put, start, stats, status, stop, story, sync, verify, watch,
+    backup, batch, bugreport, config, conflicts, delete, demo, device, doctor, export, get, import, init,
+    list, log, peer, put, start, stats, status, stop, story, sync, verify, watch,
 };
 
 const AFTER_HELP: &str = "\
@@ -82,6 +82,9 @@ pub(crate) enum Command {
     /// The ways to the other devices: list, add
     #[command(subcommand)]
     Peer(peer::Command),
+    /// Settings: get, set, unset, list, edit, path
+    #[command(subcommand)]
+    Config(config::Command),
     /// Write fields of a row; creates the row if it is not there
     Put(put::Args),
     /// Read a row, or one field of it
@@ -139,6 +142,7 @@ impl Command {
             Command::Bugreport(args) => bugreport::run(env, args).await,
             Command::Sync(args) => sync::run(env, args).await,
             Command::Peer(command) => peer::run(env, command).await,
+            Command::Config(command) => config::run(env, command).await,
             Command::Put(args) => put::run(env, args).await,
             Command::Get(args) => get::run(env, args).await,
             Command::Delete(args) => delete::run(env, args).await,

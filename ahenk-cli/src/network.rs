@@ -139,6 +139,7 @@ pub(crate) async fn status(context: &Context) -> Result<Status> {
         replica: node.stats.replica.to_string(),
         admin: context.root.is_some(),
         up_ms: running.then(|| millis(context.started.elapsed())),
+        sync_enabled: running && context.net.is_some(),
         listening,
         clock_skew_ms: node.stats.clock_offset_ms().filter(|offset| offset.unsigned_abs() > SKEW_WARN_MS),
         peers,

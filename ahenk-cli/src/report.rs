@@ -66,6 +66,9 @@ pub(crate) struct Status {
     pub(crate) admin: bool,
     /// Milliseconds since the daemon started.
     pub(crate) up_ms: Option<u64>,
+    /// Whether the daemon talks to other devices: the setting `sync.enabled` when it started.
+    #[serde(default)]
+    pub(crate) sync_enabled: bool,
     pub(crate) listening: Vec<String>,
     pub(crate) peers: Vec<Peer>,
     /// Commits applied.

@@ -36,7 +36,13 @@ pub(crate) struct Context {
 impl Context {
     /// The network, or an error that says that this needs it.
     pub(crate) fn net(&self) -> Result<&Libp2pControl> {
-        self.net.as_ref().ok_or_else(|| CliError::internal("the database was opened without the network"))
+        self.net.as_ref().ok_or_else(|| match &self.stop {
+            Some(_) => {
+                CliError::new(Kind::Conflict, "`sync.enabled` is false: the daemon talks to no other device")
+                    .hint("`ahenk-cli config set sync.enabled true`, then `ahenk-cli restart`")
+            }
+            None => CliError::internal("the database was opened without the network"),
+        })
     }
 }
 

@@ -18,9 +18,10 @@ use tracing::{info, warn};
 use transport_libp2p::{Libp2pConfig, Libp2pTransport, SpawnError};
 
 use crate::addresses::Addresses;
+use crate::config::Config;
 use crate::data::time::now_ms;
 use crate::error::{CliError, Kind, Result};
-use crate::home::{Config, Home, Lock};
+use crate::home::{Home, Lock};
 use crate::network::{COPIED_KEY, seen_key};
 use crate::secrets;
 use crate::service::Context;
@@ -31,6 +32,9 @@ const SAVE_EVERY: Duration = Duration::from_secs(10);
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(4);
 /// How long to wait for a file that is still locked.
 const LOCKED_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Longest wait between two tries of an address from the configuration.
+const REACH_EVERY_MAX: Duration = Duration::from_secs(300);
 
 /// What a command needs of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,9 +66,18 @@ impl Session {
     ) -> Result<Session> {
         let identity = home.identity()?;
         let root = home.root()?;
+        let config = match home.config() {
+            // A wrong setting of the network keeps nobody from the data.
+            Err(error) if need == Need::Store => {
+                warn!(%error, "going on with the default settings");
+                Config::default()
+            }
+            config => config?,
+        };
         let store = open_store(home, &identity).await?;
         note_copy(&store, &identity)?;
-        let options = Options::new(identity.clone(), *secrets::random::<32>()?);
+        let mut options = Options::new(identity.clone(), *secrets::random::<32>()?);
+        options.config = config.engine();
         let (node, db, net) = match need {
             Need::Store => {
                 let (node, db) = Node::new(options, Offline, store, SystemClock::new())?;
@@ -72,7 +85,7 @@ impl Session {
             }
             Need::Network => {
                 let mut addresses = Addresses::load(home);
-                let transport = spawn_network(home, &identity, &addresses).await?;
+                let transport = spawn_network(&config, &identity, &addresses).await?;
                 let control = transport.control();
                 addresses.listening(&control.listen_addresses().await?);
                 addresses.save(home)?;
@@ -86,6 +99,9 @@ impl Session {
         if context.net.is_some() {
             chores.spawn(save_regularly(Arc::clone(&context)));
             chores.spawn(remember_seen(Arc::clone(&context)));
+            for address in config.bootstrap {
+                chores.spawn(reach(Arc::clone(&context), address));
+            }
         }
         Ok(Session { context, node: Some(node), chores, _lock: lock })
     }
@@ -175,8 +191,11 @@ fn topic(identity: &Identity) -> String {
     engine::identity::hex(&blake3::derive_key("ahenk gossip topic 1", &identity.account().0))
 }
 
-async fn spawn_network(home: &Home, identity: &Identity, addresses: &Addresses) -> Result<Libp2pTransport> {
-    let config = home.config()?;
+async fn spawn_network(
+    config: &Config,
+    identity: &Identity,
+    addresses: &Addresses,
+) -> Result<Libp2pTransport> {
     let mut libp2p = Libp2pConfig::new(identity.secret.clone(), topic(identity));
     libp2p.listen = addresses.same_ports(&config.listen);
     libp2p.mdns = config.mdns;
@@ -195,14 +214,16 @@ async fn spawn_network(home: &Home, identity: &Identity, addresses: &Addresses) 
                 info!(%error, "the port used last time is taken; choosing another");
                 libp2p.listen.clone_from(&config.listen);
             }
-            _ => return Err(spawn_error(&config, &error)),
+            _ => return Err(spawn_error(config, &error)),
         }
     }
 }
 
 pub(crate) fn spawn_error(config: &Config, error: &SpawnError) -> CliError {
     let (kind, hint) = match error {
-        SpawnError::Address(_) => (Kind::Usage, "correct `listen` in config.toml".to_owned()),
+        SpawnError::Address(_) => {
+            (Kind::Usage, "correct `network.listen`, with `ahenk-cli config set`".to_owned())
+        }
         SpawnError::AddressInUse { .. } => (Kind::Conflict, "choose another port, or 0 for any".to_owned()),
         _ => (Kind::Network, format!("the configuration says to listen on {}", config.listen.join(", "))),
     };
@@ -227,6 +248,16 @@ async fn save_addresses(context: &Context) {
         && let Err(error) = addresses.save(&context.home)
     {
         warn!(%error, "addresses of other devices could not be saved");
+    }
+}
+
+/// Tries an address from the configuration until it was reached once; from then on the dialer knows it.
+async fn reach(context: Arc<Context>, address: String) {
+    let mut wait = Duration::from_secs(1);
+    while let Err(error) = crate::network::add(&context, &address).await {
+        info!(%address, %error, "`network.bootstrap`: not reached yet");
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(REACH_EVERY_MAX);
     }
 }
 

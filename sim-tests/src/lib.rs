@@ -18,8 +18,9 @@ mod reference;
 mod run;
 mod shrink;
 mod sim_store;
+mod software;
 
-pub use disk::{DiskCounts, SimDisk};
+pub use disk::{DiskCounts, DiskImage, SimDisk};
 pub use full::Full;
 pub use generate::{FAULTLESS, plan};
 pub use kept::{Kept, kept};

@@ -3,6 +3,8 @@
 pub(crate) mod backup;
 pub(crate) mod batch;
 pub(crate) mod bugreport;
+pub(crate) mod complete;
+pub(crate) mod config;
 pub(crate) mod conflicts;
 pub(crate) mod delete;
 pub(crate) mod demo;

@@ -79,6 +79,9 @@ fn human(status: &Status) -> String {
     ];
     if status.running {
         lines.push(format!("Last sync {last}"));
+        if !status.sync_enabled {
+            lines.push("Sync      off, by the setting `sync.enabled`".to_owned());
+        }
         lines.extend(status.listening.iter().map(|address| format!("Listening {}", printable(address))));
         lines.push(format!("Log       {}", status.log));
     }

@@ -1,6 +1,7 @@
 //! Generators and harnesses for tests of this crate and of those above it. Not part of release builds.
 
 mod mesh;
+mod rounds;
 
 pub use mesh::{EPOCH_MS, LinkFaults, Mesh, MeshCounts};
 
