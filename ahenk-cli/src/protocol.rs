@@ -168,12 +168,11 @@ mod tests {
         let back = read_bytes(&line).await.expect("read");
         assert_eq!(back, Some(ToService::Request(Request::Sync { within_ms: 5 })));
         assert_eq!(read_bytes(b"").await.expect("the end"), None);
-        for bad in
-            [&line[..line.len() - 1], b"\n", b"{}\n", b"[1]\n", b"{\"v\":2,\"body\":{\"request\":7}}\n"]
-        {
+        let not_understood = format!("{{\"v\":{VERSION},\"body\":{{\"request\":7}}}}\n");
+        for bad in [&line[..line.len() - 1], b"\n", b"{}\n", b"[true]\n", not_understood.as_bytes()] {
             assert_eq!(read_bytes(bad).await.expect_err("refused").kind, Kind::Usage);
         }
-        let other = read_bytes(b"{\"v\":3,\"body\":{\"anything\":true}}\n").await.expect_err("refused");
+        let other = read_bytes(b"{\"v\":1,\"body\":{\"anything\":true}}\n").await.expect_err("refused");
         assert_eq!(other.kind, Kind::Conflict);
         let endless = vec![b'1'; LINE_BYTES_MAX + 1];
         assert!(read_bytes(&endless).await.expect_err("refused").message.contains("too long"));

@@ -56,7 +56,8 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
 
 pub(crate) async fn restore(env: &Env, args: RestoreArgs) -> Result<()> {
     env.home.require()?;
-    super::init_logging("warn");
+    // That the database is a copy is no news here.
+    super::init_logging("error");
     if connect(&env.home).await?.is_some() {
         return Err(CliError::new(Kind::Conflict, "the daemon is running, and has the database open")
             .hint("`ahenk-cli stop` ends it; then restore, then start it again"));

@@ -207,13 +207,13 @@ mod tests {
     #[test]
     fn names_identities_addresses_and_paths_are_replaced_and_the_rest_stays() {
         let mut redactor = Redactor {
-            known: vec![("/home/ada/.ahenk".to_owned(), "<home>".to_owned())],
+            known: vec![("/srv/ada/.ahenk".to_owned(), "<home>".to_owned())],
             identities: BTreeMap::new(),
         };
         redactor.know(["laptop", "Ada's phone"].into_iter());
         let text = "2026-01-31T13:05:59.123456Z  INFO laptop at /ip4/192.168.1.20/udp/4001 fe80::1 [::1]:80: \
                     Ada's phone, 147e7f72-2d6a-8d69-b3ae-bf04e6289387/20cfab3caaf781df:3; laptops, \
-                    147e7f72-2d6a-8d69-b3ae-bf04e6289387 in /home/ada/.ahenk/x at 13:05:59. 12D3KooWGCzHnDYYfzAQg6YpzQjVYV3oRHtqP6wJ9ZVcY4LbZ8dN";
+                    147e7f72-2d6a-8d69-b3ae-bf04e6289387 in /srv/ada/.ahenk/x at 13:05:59. 12D3KooWGCzHnDYYfzAQg6YpzQjVYV3oRHtqP6wJ9ZVcY4LbZ8dN";
         let clean = redactor.redact(text);
         assert_eq!(
             clean,
