@@ -65,8 +65,10 @@ impl Addresses {
 
     /// Notes the ports that we listen on.
     pub(crate) fn listening(&mut self, addresses: &[String]) {
-        self.tcp_port = port(addresses, "tcp").unwrap_or(self.tcp_port);
-        self.udp_port = port(addresses, "udp").unwrap_or(self.udp_port);
+        // Addresses at a relay have the relay's port.
+        let own: Vec<String> = addresses.iter().filter(|a| !a.contains("/p2p-circuit")).cloned().collect();
+        self.tcp_port = port(&own, "tcp").unwrap_or(self.tcp_port);
+        self.udp_port = port(&own, "udp").unwrap_or(self.udp_port);
     }
 
     /// The configured addresses, with the ports of last time where any port will do.
@@ -104,7 +106,8 @@ mod tests {
     #[test]
     fn ports_of_last_time_stand_in_for_port_0_only() {
         let mut addresses = Addresses::default();
-        let heard = ["/ip4/127.0.0.1/udp/4001/quic-v1/p2p/X", "/ip4/127.0.0.1/tcp/4002/p2p/X"];
+        let relayed = "/ip4/127.0.0.1/tcp/9/p2p/R/p2p-circuit/p2p/X";
+        let heard = [relayed, "/ip4/127.0.0.1/udp/4001/quic-v1/p2p/X", "/ip4/127.0.0.1/tcp/4002/p2p/X"];
         addresses.listening(&heard.map(str::to_owned));
         let listen = ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/7000"];
         let expected = ["/ip4/0.0.0.0/tcp/4002", "/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/0.0.0.0/tcp/7000"];

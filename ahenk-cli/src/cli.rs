@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     account, backup, batch, bugreport, config, conflicts, delete, demo, device, doctor, export, get, import,
-    init, list, log, peer, put, quarantine, start, stats, status, stop, story, sync, verify, watch,
+    init, list, log, peer, put, quarantine, relay, start, stats, status, stop, story, sync, verify, watch,
 };
 
 const AFTER_HELP: &str = "\
@@ -85,6 +85,8 @@ pub(crate) enum Command {
     /// The ways to the other devices: list, add
     #[command(subcommand)]
     Peer(peer::Command),
+    /// Run a relay, through which devices meet that cannot reach each other
+    Relay(relay::Args),
     /// Settings: get, set, unset, list, edit, path
     #[command(subcommand)]
     Config(config::Command),
@@ -149,6 +151,7 @@ impl Command {
             Command::Bugreport(args) => bugreport::run(env, args).await,
             Command::Sync(args) => sync::run(env, args).await,
             Command::Peer(command) => peer::run(env, command).await,
+            Command::Relay(args) => relay::run(env, args).await,
             Command::Config(command) => config::run(env, command).await,
             Command::Put(args) => put::run(env, args).await,
             Command::Get(args) => get::run(env, args).await,

@@ -7,10 +7,10 @@ use engine::identity::{DeviceCert, PeerKey};
 use engine::pairing::fingerprint;
 use engine::store::StoreRead as _;
 use engine::transport::PathKind;
-use transport_libp2p::{DialError, PeerDetails};
+use transport_libp2p::{DialError, PeerDetails, RelayDetails};
 
 use crate::error::{CliError, Kind, Result, closed};
-use crate::report::{Added, Device, Peer, PeerStat, Stats, Status, Synced};
+use crate::report::{Added, Device, Peer, PeerStat, Relay, Stats, Status, Synced};
 use crate::service::Context;
 
 /// How long to wait for a device that was just dialed to say who it is.
@@ -128,6 +128,11 @@ fn peer(cert: &DeviceCert, status: &NodeStatus, details: Option<&PeerDetails>) -
     }
 }
 
+fn relay(details: RelayDetails) -> Relay {
+    let RelayDetails { address, reserved, failures, last_error } = details;
+    Relay { address, reserved, failures, last_error }
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -144,6 +149,10 @@ pub(crate) async fn status(context: &Context) -> Result<Status> {
         Some(net) => net.listen_addresses().await?,
         None => Vec::new(),
     };
+    let relays = match &context.net {
+        Some(net) => net.relays().await?.into_iter().map(relay).collect(),
+        None => Vec::new(),
+    };
     let running = context.stop.is_some();
     Ok(Status {
         running,
@@ -157,6 +166,7 @@ pub(crate) async fn status(context: &Context) -> Result<Status> {
         up_ms: running.then(|| millis(context.started.elapsed())),
         sync_enabled: running && context.net.is_some(),
         listening,
+        relays,
         clock_skew_ms: node.stats.clock_offset_ms().filter(|offset| offset.unsigned_abs() > SKEW_WARN_MS),
         peers,
         position: node.position,

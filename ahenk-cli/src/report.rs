@@ -73,6 +73,9 @@ pub(crate) struct Status {
     #[serde(default)]
     pub(crate) sync_enabled: bool,
     pub(crate) listening: Vec<String>,
+    /// The relays of the setting `network.relay_servers`.
+    #[serde(default)]
+    pub(crate) relays: Vec<Relay>,
     pub(crate) peers: Vec<Peer>,
     /// Commits applied.
     pub(crate) position: u64,
@@ -92,6 +95,17 @@ pub(crate) struct Status {
     pub(crate) copied_ms: Option<u64>,
     /// Where the daemon logs when it runs in the background.
     pub(crate) log: String,
+}
+
+/// How things stand with a relay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Relay {
+    pub(crate) address: String,
+    /// Whether other devices reach this one through it.
+    pub(crate) reserved: bool,
+    /// Failed attempts since the last success.
+    pub(crate) failures: u32,
+    pub(crate) last_error: Option<String>,
 }
 
 /// How the sync with one other device stands, in numbers. What is not known, or not while it is not connected, is

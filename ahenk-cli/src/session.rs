@@ -207,6 +207,7 @@ async fn spawn_network(
     libp2p.listen = addresses.same_ports(&config.listen);
     libp2p.mdns = config.mdns;
     libp2p.addresses = addresses.peers();
+    libp2p.relays.clone_from(&config.relay_servers);
     loop {
         let error = match Libp2pTransport::spawn(libp2p.clone()).await {
             Ok(transport) => return Ok(transport),
@@ -228,9 +229,10 @@ async fn spawn_network(
 
 pub(crate) fn spawn_error(config: &Config, error: &SpawnError) -> CliError {
     let (kind, hint) = match error {
-        SpawnError::Address(_) => {
-            (Kind::Usage, "correct `network.listen`, with `ahenk-cli config set`".to_owned())
-        }
+        SpawnError::Address(_) => (
+            Kind::Usage,
+            "correct `network.listen` or `network.relay_servers`, with `ahenk-cli config set`".to_owned(),
+        ),
         SpawnError::AddressInUse { .. } => (Kind::Conflict, "choose another port, or 0 for any".to_owned()),
         _ => (Kind::Network, format!("the configuration says to listen on {}", config.listen.join(", "))),
     };

@@ -1,7 +1,7 @@
 //! Addresses: which multiaddrs we understand, and the book of who may be found where.
 //!
-//! Invariants: an address in the book is dialable (an IP or DNS name, then TCP or QUIC v1) and has
-//! no `/p2p/` suffix; at most [`PER_PEER_MAX`] addresses a peer and [`PEERS_MAX`] peers; when full,
+//! Invariants: an address in the book is dialable (an IP or DNS name, then TCP or QUIC v1; perhaps
+//! through a relay there) and has no `/p2p/` suffix; at most [`PER_PEER_MAX`] addresses a peer and [`PEERS_MAX`] peers; when full,
 //! the address that least deserves trust goes first.
 
 use std::collections::BTreeMap;
@@ -48,6 +48,20 @@ pub enum AddressError {
     BadPeer {
         /// What was given.
         address: String,
+    },
+    /// Not a relay's address.
+    #[error("{address} is not a relay's address: those end in /p2p/ and the relay's id")]
+    NoRelay {
+        /// What was given.
+        address: String,
+    },
+    /// More relays than a device can have.
+    #[error("{count} relays are too many: at most {max} are used")]
+    TooManyRelays {
+        /// How many were given.
+        count: usize,
+        /// How many there may be.
+        max: usize,
     },
     /// The address names another peer than the one it was given for.
     #[error("{address} belongs to another peer")]
@@ -100,8 +114,9 @@ impl Dialable {
 /// Checks an address that a user wants to listen on.
 pub fn check_listen(text: &str) -> Result<(), AddressError> {
     let Dialable { address, .. } = Dialable::parse(text)?;
+    let relayed = path_kind(&address) == Some(PathKind::Relayed);
     match address.iter().next() {
-        Some(Protocol::Ip4(_) | Protocol::Ip6(_)) => Ok(()),
+        Some(Protocol::Ip4(_) | Protocol::Ip6(_)) if !relayed => Ok(()),
         _ => Err(AddressError::NoInterface { address: address.to_string() }),
     }
 }
@@ -120,9 +135,14 @@ pub(crate) fn path_kind(address: &Multiaddr) -> Option<PathKind> {
     ) {
         return None;
     }
-    match (parts.next()?, parts.next(), parts.next()) {
-        (Protocol::Tcp(_), None, None) => Some(PathKind::DirectTcp),
-        (Protocol::Udp(_), Some(Protocol::QuicV1), None) => Some(PathKind::DirectQuic),
+    let (kind, next) = match parts.next()? {
+        Protocol::Tcp(_) => (PathKind::DirectTcp, parts.next()),
+        Protocol::Udp(_) if parts.next() == Some(Protocol::QuicV1) => (PathKind::DirectQuic, parts.next()),
+        _ => return None,
+    };
+    match (next, parts.next(), parts.next()) {
+        (None, None, None) => Some(kind),
+        (Some(Protocol::P2p(_)), Some(Protocol::P2pCircuit), None) => Some(PathKind::Relayed),
         _ => None,
     }
 }

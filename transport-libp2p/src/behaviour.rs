@@ -17,7 +17,7 @@ use libp2p::swarm::{
     ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandlerInEvent,
     THandlerOutEvent, ToSwarm,
 };
-use libp2p::{Multiaddr, PeerId, connection_limits, gossipsub, identify, mdns, ping};
+use libp2p::{Multiaddr, PeerId, connection_limits, gossipsub, identify, mdns, ping, relay};
 
 use crate::gate::MembersOnly;
 use crate::handler::{FromHandler, Handler, Purpose, ToHandler};
@@ -37,6 +37,7 @@ pub(crate) struct Behaviour {
     pub(crate) identify: identify::Behaviour,
     pub(crate) gossip: MembersOnly<gossipsub::Behaviour<gossipsub::IdentityTransform, Topics>>,
     pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
+    pub(crate) relay: relay::client::Behaviour,
 }
 
 /// Peers may subscribe to our one topic only.

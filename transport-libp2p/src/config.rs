@@ -20,6 +20,9 @@ pub struct Libp2pConfig {
     pub members: Vec<PeerKey>,
     /// Where peers were found before, as [`crate::Libp2pControl::known_addresses`] told.
     pub addresses: Vec<(PeerKey, Vec<String>)>,
+    /// Relays to be reachable through, and to look for members at: at most 8 multiaddrs that end in
+    /// the relay's `/p2p/` id.
+    pub relays: Vec<String>,
     /// Intervals and limits of time.
     pub timings: Timings,
 }
@@ -35,6 +38,7 @@ impl Libp2pConfig {
             topic: topic.into(),
             members: Vec::new(),
             addresses: Vec::new(),
+            relays: Vec::new(),
             timings: Timings::default(),
         }
     }
@@ -97,6 +101,9 @@ pub enum SpawnError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A relay that does not know where others find it.
+    #[error("a relay needs at least one external address: an IP address or a name at which devices find it")]
+    NoExternalAddress,
     /// Discovery on the local network could not be started.
     #[error("cannot discover peers on the local network: {0}")]
     Discovery(std::io::Error),

@@ -1,7 +1,7 @@
 //! The table of established connections, and until when each must have proven its use. Pure.
 //!
 //! Invariant: a connection that carries neither a session nor a pairing, and a session with a peer
-//! that is not a member, has a deadline.
+//! that is not a member, has a deadline; save connections with our own relays.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -26,6 +26,8 @@ pub(crate) struct Connection {
     /// Its sync stream, if there is one.
     pub(crate) carrier: Option<AbortHandle>,
     pub(crate) rtt_micros: Option<u64>,
+    /// It is with a relay of ours, and may stay without a session.
+    pub(crate) relay: bool,
     /// Who waits for pairing streams on it.
     pub(crate) pairing: VecDeque<ConnectReply>,
 }
@@ -40,13 +42,14 @@ impl Connection {
             sync_asked: false,
             carrier: None,
             rtt_micros: None,
+            relay: false,
             pairing: VecDeque::new(),
         }
     }
 
     /// When the connection has had its time, if it is not needed.
     fn deadline(&self, member: bool, admission: Duration) -> Option<Instant> {
-        (self.carrier.is_none() || !member).then(|| self.since + admission)
+        (!self.relay && (self.carrier.is_none() || !member)).then(|| self.since + admission)
     }
 }
 

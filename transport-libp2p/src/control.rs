@@ -11,6 +11,7 @@ use crate::addresses::{AddressError, Dialable};
 use crate::pairing::{
     ConnectReply, PairCandidate, PairChannel, PairConnectError, PairListenError, PairListener,
 };
+use crate::relays::RelayDetails;
 
 /// Candidates that may wait to be looked at; when there are more, the newest are told again later.
 pub(crate) const CANDIDATES_MAX: usize = 32;
@@ -93,6 +94,7 @@ pub(crate) enum Command {
     AddAddress(PeerKey, Dialable),
     Dial(Dialable, oneshot::Sender<Result<PeerKey, DialError>>),
     Peers(oneshot::Sender<Vec<PeerDetails>>),
+    Relays(oneshot::Sender<Vec<RelayDetails>>),
     NetworkChanged,
     PairListen(oneshot::Sender<Result<PairListener, PairListenError>>),
     PairConnect(Callee, ConnectReply),
@@ -143,6 +145,11 @@ impl Libp2pControl {
     /// All members, and whoever else is connected.
     pub async fn peers(&self) -> Result<Vec<PeerDetails>, TransportClosed> {
         self.ask(Command::Peers).await
+    }
+
+    /// How things stand with the relays of the configuration, in its order.
+    pub async fn relays(&self) -> Result<Vec<RelayDetails>, TransportClosed> {
+        self.ask(Command::Relays).await
     }
 
     /// The network is another one: all members that are not connected are tried again at once.

@@ -226,7 +226,7 @@ fn backoff_ms(failures: u32, wait_ms_max: u64, random: &mut u64) -> u64 {
 }
 
 /// SplitMix64, which is all the randomness that jitter needs.
-fn splitmix(state: &mut u64) -> u64 {
+pub(crate) fn splitmix(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *state;
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

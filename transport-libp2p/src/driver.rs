@@ -13,6 +13,7 @@ use engine::transport::{Path, PathKind};
 use futures::StreamExt;
 use libp2p::core::ConnectedPoint;
 use libp2p::core::transport::ListenerId;
+use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, gossipsub};
@@ -31,6 +32,7 @@ use crate::handler::Purpose;
 use crate::hub::Hub;
 use crate::keys;
 use crate::pairing::{ConnectReply, Desk, PairConnectError};
+use crate::relays::Relays;
 use crate::stack;
 
 /// Commands that may wait for this task.
@@ -64,6 +66,7 @@ pub(crate) struct Driver {
     pub(crate) carriers: JoinSet<(ConnectionId, CarrierEnd)>,
     pub(crate) desk: Desk,
     pub(crate) discovery: Discovery,
+    pub(crate) relays: Relays,
     /// Listeners that have not yet said where they listen, and who waits for them.
     starting: Vec<(ListenerId, Multiaddr)>,
     started: Option<oneshot::Sender<Result<(), SpawnError>>>,
@@ -92,6 +95,7 @@ impl Driver {
             }
         }
         let listen = stack::listen_addresses(config)?;
+        let relays = Relays::new(&config.relays, rand::random(), Instant::now())?;
         let mut swarm = stack::build(config, &hub)?;
         let listeners = stack::listen(&mut swarm, &listen)?;
         Ok(Driver {
@@ -111,6 +115,7 @@ impl Driver {
             carriers: JoinSet::new(),
             desk: Desk::new(),
             discovery: Discovery::default(),
+            relays,
             starting: listeners.into_iter().zip(listen).collect(),
             started: Some(started),
             hub,
@@ -141,7 +146,8 @@ impl Driver {
 
     /// The owner has gone, and all sessions were told to end: let them, for a short time.
     async fn finish(mut self) {
-        let listening: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
+        let own = |address: &&Multiaddr| !address.iter().any(|part| part == Protocol::P2pCircuit);
+        let listening: Vec<Multiaddr> = self.swarm.listeners().filter(own).cloned().collect();
         let finishing = async {
             while !self.carriers.is_empty() {
                 self.step().await;
@@ -172,7 +178,10 @@ impl Driver {
     fn next_deadline(&self) -> Option<Instant> {
         let members = self.hub.members();
         let connections = self.connections.next_deadline(self.admission(), |peer| members.contains(peer));
-        [connections, self.dialer.next_due(), self.discovery.next_probe()].into_iter().flatten().min()
+        [connections, self.dialer.next_due(), self.discovery.next_probe(), self.relays.next_due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Everything that is due now.
@@ -200,6 +209,7 @@ impl Driver {
         while let Some(peer) = self.dialer.poll_upgrade(now) {
             self.upgrade(peer, now);
         }
+        self.ask_relays(now);
         self.drop_overdue(now);
         self.desk.tidy();
         let listening = self.desk.listening();
@@ -220,8 +230,23 @@ impl Driver {
         }
     }
 
+    fn ask_relays(&mut self, now: Instant) {
+        for (at, address) in self.relays.due(now) {
+            match self.swarm.listen_on(address) {
+                Ok(listener) => self.relays.asking(at, listener),
+                Err(error) => self.relays.refused(at, root_cause(&error), now),
+            }
+        }
+    }
+
     fn reconnect(&mut self, peer: PeerKey, now: Instant) {
-        let addresses = self.book.of(&peer);
+        let mut addresses = self.book.of(&peer);
+        // It may have a reservation with a relay of ours, which is then where we meet.
+        for meeting_point in self.relays.meeting_points() {
+            if !addresses.contains(&meeting_point) {
+                addresses.push(meeting_point);
+            }
+        }
         let (Some(id), false) = (keys::peer_of(&peer), addresses.is_empty()) else {
             self.dialer.stuck(&peer);
             return;
@@ -329,13 +354,17 @@ impl Driver {
                 // Its carrier ends by itself, when what has arrived is read.
                 self.forget_connection(connection_id, &reason);
             }
-            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+            SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error } => {
+                if let Some(peer) = peer_id.as_ref().and_then(keys::key_of) {
+                    self.relays.unreachable(&peer, &describe(&error));
+                }
                 if let Some(errand) = self.errands.remove(&connection_id) {
                     self.errand_failed(errand, describe(&error), now);
                 }
             }
             SwarmEvent::NewListenAddr { listener_id, address } => {
                 tracing::info!(%address, "listening");
+                self.relays.reserved(listener_id);
                 self.starting.retain(|(id, _)| *id != listener_id);
                 if self.started.is_none() {
                     self.dialer.network_changed(now);
@@ -343,6 +372,11 @@ impl Driver {
                 self.check_started();
             }
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
+                let error = reason.as_ref().err().map(|error| root_cause(error));
+                if self.relays.closed(listener_id, error, now) {
+                    tracing::info!(?reason, "a reservation with a relay ended or was refused");
+                    return;
+                }
                 let Some(at) = self.starting.iter().position(|(id, _)| *id == listener_id) else {
                     tracing::warn!(?reason, "a listener closed");
                     return;
@@ -372,7 +406,11 @@ impl Driver {
     fn on_established(&mut self, peer_id: PeerId, id: ConnectionId, endpoint: &ConnectedPoint, now: Instant) {
         let errand = self.errands.remove(&id);
         let Some(peer) = keys::key_of(&peer_id) else { return };
-        let address = endpoint.get_remote_address().clone();
+        let address = match endpoint {
+            // Of who calls through a relay, only the relay's address is known.
+            ConnectedPoint::Listener { local_addr, .. } if endpoint.is_relayed() => until_circuit(local_addr),
+            _ => endpoint.get_remote_address().clone(),
+        };
         let dialable = Dialable::of(address.clone()).ok();
         let kind = dialable.as_ref().and_then(|d| path_kind(&d.address)).unwrap_or(PathKind::DirectTcp);
         let path =
@@ -383,7 +421,9 @@ impl Driver {
         // The side that dialed opens the sync stream, so that there is exactly one on a connection.
         let dialed_by_us = endpoint.is_dialer();
         tracing::debug!(?peer, %path.address, dialed_by_us, "connected");
-        self.connections.table.insert(id, Connection::new(peer, path, dialed_by_us, now));
+        let mut connection = Connection::new(peer, path, dialed_by_us, now);
+        connection.relay = self.relays.is_relay(&peer);
+        self.connections.table.insert(id, connection);
         self.dialer.connected(&peer, now);
         self.rate(&peer, now);
         match errand {
@@ -411,6 +451,15 @@ impl Driver {
             self.swarm.behaviour_mut().streams.open(peer, id, Purpose::Pair);
         }
     }
+}
+
+/// An address through a relay, without who is called there.
+fn until_circuit(address: &Multiaddr) -> Multiaddr {
+    let mut parts: Vec<Protocol<'_>> = address.iter().collect();
+    if let Some(at) = parts.iter().position(|part| *part == Protocol::P2pCircuit) {
+        parts.truncate(at + 1);
+    }
+    parts.into_iter().collect()
 }
 
 /// One line about why a dial failed, without the debug output that libp2p's own text has.

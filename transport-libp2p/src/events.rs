@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use engine::config::BROADCAST_BYTES_MAX;
 use engine::identity::PeerKey;
+use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, gossipsub, identify, mdns, ping};
@@ -43,7 +44,8 @@ impl Driver {
                     }
                 }
             }
-            BehaviourEvent::Identify(_) | BehaviourEvent::Gossip(_) => {}
+            // A listener says what becomes of a reservation; see `Relays`.
+            BehaviourEvent::Relay(_) | BehaviourEvent::Identify(_) | BehaviourEvent::Gossip(_) => {}
             BehaviourEvent::Limits(never) => match never {},
         }
     }
@@ -166,7 +168,10 @@ impl Driver {
         match command {
             Command::ListenAddresses(reply) => {
                 let local = *self.swarm.local_peer_id();
-                let full = |address: &Multiaddr| format!("{address}/p2p/{local}");
+                let full = |address: &Multiaddr| match address.iter().last() {
+                    Some(Protocol::P2p(id)) if id == local => address.to_string(),
+                    _ => format!("{address}/p2p/{local}"),
+                };
                 let _ = reply.send(self.swarm.listeners().map(full).collect());
             }
             Command::KnownAddresses(reply) => drop(reply.send(self.book.all())),
@@ -182,7 +187,11 @@ impl Driver {
                 }
             }
             Command::Peers(reply) => drop(reply.send(self.peers(now))),
-            Command::NetworkChanged => self.dialer.network_changed(now),
+            Command::Relays(reply) => drop(reply.send(self.relays.details())),
+            Command::NetworkChanged => {
+                self.relays.network_changed(now);
+                self.dialer.network_changed(now);
+            }
             Command::PairListen(reply) => drop(reply.send(self.desk.listen())),
             Command::PairConnect(callee, reply) => self.pair(callee, reply, now),
             Command::PairCandidates(found) => self.discovery.search(found),

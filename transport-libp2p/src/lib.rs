@@ -9,7 +9,8 @@
 //!
 //! From the inside out: `frames` (bytes on a stream), `slot` and `hub` (the transport contract, without
 //! IO), `carrier` (one sync stream), `handler`, `gate` and `behaviour` (opening streams, keeping the
-//! door), `dialer`, `addresses`, `connections` and `discovery` (decisions, without IO), `pairing`, `stack`
+//! door), `dialer`, `addresses`, `connections` and `discovery` (decisions, without IO), `relays`
+//! (reservations with relays, without IO), `relay_server` (a relay for others), `pairing`, `stack`
 //! (putting libp2p together), `driver` and `events` (the task that owns the swarm), `control`.
 
 mod addresses;
@@ -28,6 +29,8 @@ mod handler;
 mod hub;
 mod keys;
 mod pairing;
+mod relay_server;
+mod relays;
 mod slot;
 #[cfg(test)]
 mod slot_tests;
@@ -51,6 +54,8 @@ pub use crate::pairing::{
     FRAME_BYTES_MAX as PAIR_FRAME_BYTES_MAX, PairCandidate, PairChannel, PairChannelError, PairConnectError,
     PairListenError, PairListener,
 };
+pub use crate::relay_server::{RelayConfig, RelayCounters, RelayLimits, RelayServer, parse_peer};
+pub use crate::relays::{RelayDetails, check_relay};
 
 use crate::driver::{COMMANDS_MAX, Driver};
 use crate::hub::Hub;

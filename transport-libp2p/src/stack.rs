@@ -16,9 +16,10 @@ use libp2p::core::transport::{ListenerId, TransportError};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
+use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
-    Multiaddr, Swarm, SwarmBuilder, gossipsub, identify, mdns, noise, ping, quic, swarm, tcp, yamux,
+    Multiaddr, Swarm, SwarmBuilder, gossipsub, identify, mdns, noise, ping, quic, relay, swarm, tcp, yamux,
 };
 
 use crate::addresses::Dialable;
@@ -46,7 +47,7 @@ const GOSSIP_OVERHEAD_BYTES: usize = 1024;
 /// Time between two rounds of upkeep of the gossip mesh. Hints go to everybody at once anyway.
 const GOSSIP_HEARTBEAT: Duration = Duration::from_secs(5);
 /// A connection without streams is closed after this time.
-const IDLE: Duration = Duration::from_secs(10);
+pub(crate) const IDLE: Duration = Duration::from_secs(10);
 /// Setting up a connection, encryption included, may take this long.
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -68,7 +69,9 @@ pub(crate) fn build(config: &Libp2pConfig, hub: &Arc<Hub>) -> Result<Swarm<Behav
     // Names are resolved as the system is configured to; where it is not, there are only addresses.
     let swarm = match transports().map_err(|error| setup(&error))?.with_dns() {
         Ok(builder) => builder
-            .with_behaviour(|_| behaviour)
+            .with_relay_client(noise::Config::new, multiplexer)
+            .map_err(|error| setup(&error))?
+            .with_behaviour(|_, relay| behaviour(relay))
             .map_err(|never| setup(&never))?
             .with_swarm_config(swarm_limits)
             .with_connection_timeout(CONNECT)
@@ -77,7 +80,9 @@ pub(crate) fn build(config: &Libp2pConfig, hub: &Arc<Hub>) -> Result<Swarm<Behav
             tracing::warn!(%error, "no name resolution: peers can be dialed by IP address only");
             transports()
                 .map_err(|error| setup(&error))?
-                .with_behaviour(|_| behaviour)
+                .with_relay_client(noise::Config::new, multiplexer)
+                .map_err(|error| setup(&error))?
+                .with_behaviour(|_, relay| behaviour(relay))
                 .map_err(|never| setup(&never))?
                 .with_swarm_config(swarm_limits)
                 .with_connection_timeout(CONNECT)
@@ -87,13 +92,13 @@ pub(crate) fn build(config: &Libp2pConfig, hub: &Arc<Hub>) -> Result<Swarm<Behav
     Ok(swarm)
 }
 
-fn multiplexer() -> yamux::Config {
+pub(crate) fn multiplexer() -> yamux::Config {
     let mut config = yamux::Config::default();
     config.set_max_num_streams(STREAMS_MAX as usize);
     config
 }
 
-fn quic_limits(mut config: quic::Config) -> quic::Config {
+pub(crate) fn quic_limits(mut config: quic::Config) -> quic::Config {
     config.max_concurrent_stream_limit = STREAMS_MAX;
     config.max_stream_data = QUIC_STREAM_WINDOW_BYTES;
     config.max_connection_data = QUIC_CONNECTION_WINDOW_BYTES;
@@ -109,7 +114,12 @@ fn swarm_limits(config: swarm::Config) -> swarm::Config {
         .with_smart_dial()
 }
 
-fn behaviour(config: &Libp2pConfig, keypair: &Keypair, hub: &Arc<Hub>) -> Result<Behaviour, SpawnError> {
+/// All behaviours but the relay client, which is made together with its transport.
+fn behaviour(
+    config: &Libp2pConfig,
+    keypair: &Keypair,
+    hub: &Arc<Hub>,
+) -> Result<impl FnOnce(relay::client::Behaviour) -> Behaviour, SpawnError> {
     let local = keypair.public().to_peer_id();
     let limits = ConnectionLimits::default()
         .with_max_pending_incoming(Some(PENDING_MAX))
@@ -125,13 +135,16 @@ fn behaviour(config: &Libp2pConfig, keypair: &Keypair, hub: &Arc<Hub>) -> Result
     let identify = identify::Config::new(PROTOCOL_FAMILY.to_owned(), keypair.public())
         .with_agent_version(concat!("ahenk/", env!("CARGO_PKG_VERSION")).to_owned())
         .with_push_listen_addr_updates(true);
-    Ok(Behaviour {
+    let gossip = MembersOnly::new(gossip(config, keypair)?, Arc::clone(hub));
+    let (streams, ping) = (Streams::new(Arc::clone(hub)), ping::Behaviour::new(ping_config(&config.timings)));
+    Ok(move |relay| Behaviour {
         limits: connection_limits::Behaviour::new(limits),
-        streams: Streams::new(Arc::clone(hub)),
-        ping: ping::Behaviour::new(ping_config(&config.timings)),
+        streams,
+        ping,
         identify: identify::Behaviour::new(identify),
-        gossip: MembersOnly::new(gossip(config, keypair)?, Arc::clone(hub)),
+        gossip,
         mdns: Toggle::from(mdns),
+        relay,
     })
 }
 
@@ -163,8 +176,8 @@ fn gossip(
 }
 
 /// Begins to listen everywhere, or fails without listening anywhere for long.
-pub(crate) fn listen(
-    swarm: &mut Swarm<Behaviour>,
+pub(crate) fn listen<B: NetworkBehaviour>(
+    swarm: &mut Swarm<B>,
     addresses: &[Multiaddr],
 ) -> Result<Vec<ListenerId>, SpawnError> {
     for address in addresses {

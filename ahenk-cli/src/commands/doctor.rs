@@ -15,7 +15,7 @@ use crate::error::{CliError, Kind, Result};
 use crate::home::Home;
 use crate::output::{printable, span};
 use crate::protocol::Request;
-use crate::report::{Stats, Status};
+use crate::report::{Relay, Stats, Status};
 
 /// Free space from which to warn, in bytes; and what counts as none.
 const FREE_BYTES_LOW: u64 = 1024 * 1024 * 1024;
@@ -158,6 +158,7 @@ async fn through(backend: &Backend) -> Vec<Check> {
         Ok(status) => {
             checks.push(daemon(&status));
             checks.push(clock(&status));
+            checks.extend(status.relays.iter().map(relay));
         }
     }
     let local = DataRequest::Verify { peer: None, within_ms: 0 };
@@ -186,6 +187,18 @@ fn daemon(status: &Status) -> Check {
             "daemon",
             "not running: this device syncs only while a command asks for it",
             "`ahenk-cli start --daemon` starts it",
+        ),
+    }
+}
+
+fn relay(relay: &Relay) -> Check {
+    match &relay.last_error {
+        _ if relay.reserved => Check::ok("relay", format!("reachable through {}", relay.address)),
+        None => Check::ok("relay", format!("{} is being asked", relay.address)),
+        Some(error) => Check::warning(
+            "relay",
+            format!("{} does not serve this device: {error}", relay.address),
+            "is `ahenk-cli relay` running there, at that address and with that id, does it allow this device, and is it full?",
         ),
     }
 }

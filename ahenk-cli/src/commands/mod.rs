@@ -22,6 +22,7 @@ pub(crate) mod put;
 #[cfg(feature = "query")]
 pub(crate) mod quarantine;
 pub(crate) mod query;
+pub(crate) mod relay;
 pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod status;

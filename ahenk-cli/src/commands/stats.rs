@@ -1,7 +1,7 @@
 //! `stats`, `metrics` and `info`: counters, the same for Prometheus, and what this installation is.
 
-mod prometheus;
-mod serve;
+pub(crate) mod prometheus;
+pub(crate) mod serve;
 
 use serde::Serialize;
 

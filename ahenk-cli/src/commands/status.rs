@@ -7,7 +7,7 @@ use crate::backend::{Backend, Need};
 use crate::error::Result;
 use crate::output::{printable, span};
 use crate::protocol::Request;
-use crate::report::Status;
+use crate::report::{Relay, Status};
 
 /// Time between two looks with `--watch`.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -61,6 +61,15 @@ fn show(env: &Env, status: &Status) -> Result<()> {
     env.out.show(status, human)
 }
 
+fn relay(relay: &Relay) -> String {
+    let state = match (relay.reserved, &relay.last_error) {
+        (true, _) => "this device is reachable through it".to_owned(),
+        (false, Some(error)) => format!("NOT usable, {} attempts failed: {error}", relay.failures),
+        (false, None) => "being asked".to_owned(),
+    };
+    printable(&format!("Relay     {}: {state}", relay.address))
+}
+
 fn human(status: &Status) -> String {
     let daemon = match (status.pid, status.up_ms) {
         (Some(pid), Some(up_ms)) => format!("running, process {pid}, for {}", span(up_ms)),
@@ -83,6 +92,7 @@ fn human(status: &Status) -> String {
             lines.push("Sync      off, by the setting `sync.enabled`".to_owned());
         }
         lines.extend(status.listening.iter().map(|address| format!("Listening {}", printable(address))));
+        lines.extend(status.relays.iter().map(relay));
         lines.push(format!("Log       {}", status.log));
     }
     if status.waiting_commits > 0 {

@@ -77,6 +77,11 @@ pub(crate) const KEYS: &[Key] = &[
         "Multiaddrs of other devices to connect to at the start",
     ),
     key(
+        "network.relay_servers",
+        Field::List(relay, |c| &mut c.relay_servers),
+        "Multiaddrs of relays to be reachable through and to meet other devices at, ending in the relay's id; at most 8",
+    ),
+    key(
         "limits.reorder_bytes",
         Field::Integer(2 * MIB, 1024 * MIB, |c| &mut c.reorder_bytes_max),
         "Memory for commits that wait for others that they depend on, in bytes",
@@ -221,6 +226,10 @@ impl Key {
 
 fn listen_address(text: &str) -> Result<(), String> {
     transport_libp2p::check_listen(text).map_err(|error| error.to_string())
+}
+
+fn relay(text: &str) -> Result<(), String> {
+    transport_libp2p::check_relay(text).map_err(|error| error.to_string())
 }
 
 fn multiaddr(text: &str) -> Result<(), String> {

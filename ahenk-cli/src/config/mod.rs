@@ -39,6 +39,8 @@ pub(crate) struct Config {
     pub(crate) mdns: bool,
     /// Multiaddrs to connect to at the start.
     pub(crate) bootstrap: Vec<String>,
+    /// Relays to be reachable through.
+    pub(crate) relay_servers: Vec<String>,
     /// Memory for commits that wait for others, in bytes.
     pub(crate) reorder_bytes_max: u64,
     /// Memory for messages to a slow peer, in bytes.
@@ -63,6 +65,7 @@ impl Default for Config {
             listen: vec!["/ip4/0.0.0.0/udp/0/quic-v1".to_owned(), "/ip4/0.0.0.0/tcp/0".to_owned()],
             mdns: true,
             bootstrap: Vec::new(),
+            relay_servers: Vec::new(),
             reorder_bytes_max: engine.reorder_bytes_max as u64,
             outbox_bytes_max: engine.outbox_bytes_max as u64,
             peers_max: engine.peers_max as u64,

@@ -7,15 +7,21 @@ use crate::report::{PeerStat, Stats};
 
 /// The text being made.
 #[derive(Default)]
-struct Text(String);
+pub(crate) struct Text(String);
 
 impl Text {
+    /// The page.
+    pub(crate) fn finish(self) -> String {
+        self.0
+    }
+
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         // Writing into memory does not fail.
         let _ = writeln!(self.0, "# HELP ahenk_{name} {help}\n# TYPE ahenk_{name} {kind}");
     }
 
-    fn one(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+    /// A number without labels.
+    pub(crate) fn one(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
         self.family(name, kind, help);
         let _ = writeln!(self.0, "ahenk_{name} {value}");
     }

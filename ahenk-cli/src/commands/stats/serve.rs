@@ -23,28 +23,39 @@ const CLIENT_TIME_MAX: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(env: &Env, port: u16) -> Result<()> {
     env.home.require()?;
+    let (listener, url) = bind(port).await?;
+    env.out.show(&json!({ "listening": url }), |_| format!("Metrics at {url}"))?;
+    tokio::select! {
+        () = pages(&listener, async || page(env).await) => Ok(()),
+        signal = tokio::signal::ctrl_c() => signal.map_err(CliError::internal),
+    }
+}
+
+/// Listens at a loopback port; the URL is where the metrics will be.
+pub(crate) async fn bind(port: u16) -> Result<(TcpListener, String)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|error| {
         CliError::new(Kind::Conflict, format!("cannot listen at port {port}: {error}"))
             .hint("choose another port, or 0 for any that is free")
     })?;
     let url = format!("http://{}/metrics", listener.local_addr().map_err(CliError::internal)?);
-    env.out.show(&json!({ "listening": url }), |_| format!("Metrics at {url}"))?;
+    Ok((listener, url))
+}
+
+/// Serves a page for ever.
+pub(crate) async fn pages(listener: &TcpListener, page: impl AsyncFn() -> Result<String>) {
     loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                // One at a time: a scrape takes milliseconds, and the rest waits in the system's queue.
-                if let Ok((stream, _)) = accepted {
-                    let _ = timeout(CLIENT_TIME_MAX, serve(env, stream)).await;
-                }
-            }
-            signal = tokio::signal::ctrl_c() => return signal.map_err(CliError::internal),
+        // One at a time: a scrape takes milliseconds, and the rest waits in the system's queue.
+        match listener.accept().await {
+            Ok((stream, _)) => drop(timeout(CLIENT_TIME_MAX, serve(&page, stream)).await),
+            // Out of file descriptors, say: it will pass.
+            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
         }
     }
 }
 
-async fn serve(env: &Env, mut stream: TcpStream) {
+async fn serve(page: &impl AsyncFn() -> Result<String>, mut stream: TcpStream) {
     let (status, body) = match request(&mut stream).await.as_deref() {
-        Some("GET /metrics") => match page(env).await {
+        Some("GET /metrics") => match page().await {
             Ok(page) => ("200 OK", page),
             Err(error) => ("503 Service Unavailable", format!("{error}\n")),
         },

@@ -1,0 +1,102 @@
+//! The relay as a person uses it: the real program as relay and as devices, commands only.
+
+#![allow(clippy::print_stderr)]
+
+mod support;
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use support::{Running, World, until, until_status};
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
+}
+
+/// Starts a relay; what it says first has its address and the URL of its counters.
+fn relay(world: &World, port: u16, more: &[&str]) -> (Running, String, String) {
+    let address = format!("/ip4/127.0.0.1/tcp/{port}");
+    let key = world.path().join("relay.key").display().to_string();
+    let args = ["--json", "relay", "--key", &key, "--listen", &address, "--external", &address];
+    let mut running = world.device("relay").spawn(&[&args[..], &["--metrics-port", "0"], more].concat());
+    let said = running.next();
+    let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
+    (running, text(&said["addresses"][0]), text(&said["metrics"]))
+}
+
+fn counter(url: &str, name: &str) -> u64 {
+    let (host, path) = url.strip_prefix("http://").and_then(|rest| rest.split_once('/')).expect("a URL");
+    let mut stream = TcpStream::connect(host).expect("connected");
+    write!(stream, "GET /{path} HTTP/1.1\r\nHost: {host}\r\n\r\n").expect("sent");
+    let mut page = String::new();
+    stream.read_to_string(&mut page).expect("read");
+    let line = page.lines().find_map(|line| line.strip_prefix(&format!("ahenk_{name} ")));
+    line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().expect("a number")
+}
+
+#[test]
+fn devices_that_nobody_can_dial_meet_at_the_relay_and_again_after_its_restart() {
+    let world = World::new();
+    let (a, b) = (world.founder("a"), world.device("b"));
+    let port = free_port();
+    let (running, address, metrics) = relay(&world, port, &[]);
+    a.start();
+    a.admit(&b);
+    a.run(&["stop"]).ok();
+    for device in [&a, &b] {
+        // As behind a NAT that lets nothing in, and with no memory of where the other was.
+        device.run(&["config", "set", "network.listen"]).ok();
+        device.run(&["config", "set", "network.relay_servers", &address]).ok();
+        fs::remove_file(device.home.join("addresses.json")).expect("removed");
+        device.start();
+    }
+    until_status(&a, "they meet", |status| status["peers"][0]["path"] == "relayed");
+    until_status(&b, "the relay is used", |status| status["relays"][0]["reserved"] == true);
+    assert!(counter(&metrics, "relay_circuits") >= 1);
+    a.run(&["put", "notes", "n", "title=one"]).ok();
+    until("the edit arrives", || b.run(&["get", "notes", "n", "title"]).stdout.contains("one"));
+
+    drop(running);
+    until_status(&a, "the loss is seen", |status| {
+        status["peers"][0]["connected"] == false && status["relays"][0]["reserved"] == false
+    });
+    a.run(&["put", "notes", "n", "title=two"]).ok();
+    let (_running, again, _) = relay(&world, port, &[]);
+    assert_eq!(again, address, "the relay's key is kept");
+    until("the edit arrives", || b.run(&["get", "notes", "n", "title"]).stdout.contains("two"));
+}
+
+#[test]
+fn a_relay_that_refuses_is_named_in_status_and_doctor() {
+    let world = World::new();
+    let a = world.founder("a");
+    // Somebody else's id, which is well formed.
+    let (_first, elsewhere, _) = relay(&world, free_port(), &[]);
+    let somebody = elsewhere.rsplit('/').next().expect("an id").to_owned();
+    let (_running, address, _) = {
+        fs::remove_file(world.path().join("relay.key")).expect("removed");
+        relay(&world, free_port(), &["--allow", &somebody])
+    };
+    a.run(&["config", "set", "network.relay_servers", &address]).ok();
+    a.start();
+    until_status(&a, "the refusal is known", |status| !status["relays"][0]["last_error"].is_null());
+    assert!(a.run(&["status"]).ok().stdout.contains("NOT usable"));
+    let doctor = a.run(&["doctor"]).stdout;
+    assert!(doctor.contains("does not serve this device"), "{doctor}");
+}
+
+#[test]
+fn a_relay_without_a_use_is_refused_before_it_runs() {
+    let world = World::new();
+    let device = world.device("relay");
+    assert_eq!(device.run(&["relay"]).code, 2);
+    let external = ["relay", "--external", "/ip4/127.0.0.1/tcp/4001"];
+    for bad in [["--circuit-bytes-max", "1000"], ["--circuit-seconds-max", "60"], ["--allow", "nobody"]] {
+        assert_eq!(device.run(&[&external[..], &bad].concat()).code, 2, "{bad:?}");
+    }
+    device.json(&["relay", "--external", "/ip4/0.0.0.0/tcp/4001"]).error(2, "usage");
+    let founder = world.founder("a");
+    founder.json(&["config", "set", "network.relay_servers", "/ip4/127.0.0.1/tcp/1"]).error(2, "usage");
+}
