@@ -64,8 +64,13 @@ impl Session {
         lock: Lock,
         stop: Option<Arc<Notify>>,
     ) -> Result<Session> {
-        let identity = home.identity()?;
-        let root = home.root()?;
+        let mut identity = home.identity()?;
+        if let Some(root) = home.root()? {
+            identity = identity.with_root(root).map_err(|error| {
+                CliError::new(Kind::Storage, format!("account.key does not fit this device: {error}"))
+                    .hint("move it away, and recover it with `ahenk-cli account recover`")
+            })?;
+        }
         let config = match home.config() {
             // A wrong setting of the network keeps nobody from the data.
             Err(error) if need == Need::Store => {
@@ -93,9 +98,11 @@ impl Session {
                 (tokio::spawn(node.run()), db, Some(control))
             }
         };
-        let context = Context { home: home.clone(), identity, root, db, net, started: Instant::now(), stop };
+        let context = Context { home: home.clone(), identity, db, net, started: Instant::now(), stop };
         let context = Arc::new(context);
         let mut chores = JoinSet::new();
+        certify_self(&context).await?;
+        chores.spawn(keep_root(Arc::clone(&context)));
         if context.net.is_some() {
             chores.spawn(save_regularly(Arc::clone(&context)));
             chores.spawn(remember_seen(Arc::clone(&context)));
@@ -230,6 +237,35 @@ pub(crate) fn spawn_error(config: &Config, error: &SpawnError) -> CliError {
         _ => (Kind::Network, format!("the configuration says to listen on {}", config.listen.join(", "))),
     };
     CliError::new(kind, error).hint(hint)
+}
+
+/// A device that holds the root key and is not certified as an administrator certifies itself: its key was recovered.
+async fn certify_self(context: &Context) -> Result<()> {
+    let Some(status) = context.db.status().await else { return Ok(()) };
+    let own = status.members.iter().find(|cert| cert.key == context.identity.peer_key());
+    if status.administers && !status.revoked && own.is_some_and(|cert| !cert.admin) {
+        context.db.certify(context.identity.device(), None, Some(true)).await?;
+    }
+    Ok(())
+}
+
+/// Keeps the account's root key when another administrator gives it to this device.
+async fn keep_root(context: Arc<Context>) {
+    let mut granted = context.db.granted();
+    loop {
+        let root = granted.borrow_and_update().clone();
+        if let Some(root) = root {
+            let path = context.home.account_key_path();
+            match secrets::write_key(&path, &root) {
+                Ok(()) => info!("this device administers the account now"),
+                // It is given again whenever the two connect, until it is kept.
+                Err(error) => warn!(%error, "the account's root key could not be kept"),
+            }
+        }
+        if granted.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn save_regularly(context: Arc<Context>) {

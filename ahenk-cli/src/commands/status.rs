@@ -98,6 +98,13 @@ fn human(status: &Status) -> String {
     if status.waiting_commits > 0 {
         lines.push(format!("Waiting   {} commits for others that they depend on", status.waiting_commits));
     }
+    if let Some(reason) = &status.revoked {
+        let reason = if reason.is_empty() { String::new() } else { format!(": {}", printable(reason)) };
+        lines.push(format!(
+            "Warning   this device was removed from the account{reason}. It keeps its data, and syncs no more.\n\
+             \x20         To take part again, pair it anew into another home folder"
+        ));
+    }
     if let Some(ms) = status.copied_ms {
         lines.push(format!(
             "Warning   this database turned out to be a copy, or an older state, {} ago, and goes on as a new replica.\n\
