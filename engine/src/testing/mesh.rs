@@ -9,8 +9,10 @@ mod faults;
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::link::{LinkFaults, MeshCounts};
 use super::rounds::Rounds;
 use super::test_identity;
+use super::transcript::describe;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::identity::{Dot, Identity, PeerKey};
@@ -20,7 +22,7 @@ use crate::io::{
 use crate::prng::Prng;
 use crate::store::{MemStore, Store, StoreError, StoreRead};
 use crate::time::{Instant, Now, WallMs};
-use crate::wire::message::{Message, parse};
+use crate::wire::message::parse;
 
 /// Wall clock at the start of every run, in milliseconds since the Unix epoch.
 pub const EPOCH_MS: u64 = 1_700_000_000_000;
@@ -30,42 +32,6 @@ const HELD_MAX: usize = 1024;
 const KEPT_MAX: usize = 256;
 /// A link that an engine cut comes back after this long, in microseconds.
 const RECONNECT_MICROS: u64 = 1_000_000;
-
-/// What a datagram link does to frames; parts are per million.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct LinkFaults {
-    /// Frames that vanish.
-    pub loss_ppm: u64,
-    /// Frames that arrive twice.
-    pub double_ppm: u64,
-    /// Frames with a flipped bit.
-    pub damage_ppm: u64,
-    /// Largest extra delay, in microseconds; frames overtake each other.
-    pub jitter_micros: u64,
-}
-
-/// What happened to frames and stores so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct MeshCounts {
-    /// Frames that arrived.
-    pub arrived: u64,
-    /// Frames that vanished by chance.
-    pub lost: u64,
-    /// Frames that were sent twice.
-    pub doubled: u64,
-    /// Frames with a flipped bit.
-    pub damaged: u64,
-    /// Frames that vanished on a link that was cut or taken down.
-    pub cut_off: u64,
-    /// Batches that a store was made to refuse.
-    pub store_failures: u64,
-    /// Batches that a store refused by itself, and starts that failed.
-    pub store_refusals: u64,
-    /// Power cuts between two outputs of one device.
-    pub cuts_between_outputs: u64,
-    /// Timers that fired.
-    pub timers: u64,
-}
 
 #[derive(Debug)]
 struct Node {
@@ -677,35 +643,4 @@ fn way(from: usize, to: usize) -> usize {
 
 fn pair(a: usize, b: usize) -> (usize, usize) {
     (a.min(b), a.max(b))
-}
-
-/// A message in one line, without what differs from run to run.
-fn describe(message: &Message) -> String {
-    match message {
-        Message::Hello(hello) => format!("Hello {} echo={}", hello.cert.name, hello.echo != 0),
-        Message::Have(have) => match &have.knowledge {
-            Some(knowledge) => format!("Have {} commits, reply={}", knowledge.commits(), have.reply),
-            None => format!("Have digest, reply={}", have.reply),
-        },
-        Message::Want(want) => format!("Want #{} {} commits", want.id, want.ranges.commits()),
-        Message::Ops(ops) => {
-            let commits: usize = ops.runs.iter().map(|run| run.commits.len()).sum();
-            format!(
-                "Ops #{} {} runs, {commits} commits{}",
-                ops.want,
-                ops.runs.len(),
-                if ops.done { ", done" } else { "" }
-            )
-        }
-        Message::Ack(ack) => format!("Ack #{} {} heads", ack.want, ack.heads.len()),
-        Message::Announce(announce) => format!("Announce {} heads", announce.heads.len()),
-        Message::Ping(_) => "Ping".into(),
-        Message::Pong(_) => "Pong".into(),
-        Message::Error(error) => format!("Error {:?}", error.fault),
-        Message::Bye(_) => "Bye".into(),
-        Message::Grant(_) => "Grant".into(),
-        Message::Audit(audit) => format!("Audit #{} after {:?}", audit.id, audit.after),
-        Message::Audited(audited) => format!("Audited #{} {} rows", audited.id, audited.rows.len()),
-        Message::Unknown(kind) => format!("unknown kind {kind}"),
-    }
 }

@@ -1,9 +1,12 @@
 //! Generators and harnesses for tests of this crate and of those above it. Not part of release builds.
 
+mod link;
 mod mesh;
 mod rounds;
+mod transcript;
 
-pub use mesh::{EPOCH_MS, LinkFaults, Mesh, MeshCounts};
+pub use link::{LinkFaults, MeshCounts};
+pub use mesh::{EPOCH_MS, Mesh};
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
