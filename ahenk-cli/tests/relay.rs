@@ -69,6 +69,21 @@ fn devices_that_nobody_can_dial_meet_at_the_relay_and_again_after_its_restart() 
 }
 
 #[test]
+fn a_device_joins_through_the_relay_with_the_long_code() {
+    let world = World::new();
+    let (a, b) = (world.founder("a"), world.device("b"));
+    let (_running, address, metrics) = relay(&world, free_port(), &[]);
+    a.run(&["config", "set", "network.listen"]).ok();
+    a.run(&["config", "set", "network.relay_servers", &address]).ok();
+    a.run(&["put", "notes", "n", "title=here"]).ok();
+    a.start();
+    until_status(&a, "the relay is used", |status| status["relays"][0]["reserved"] == true);
+    a.admit(&b);
+    assert!(counter(&metrics, "relay_circuits_total") >= 1);
+    assert_eq!(b.run(&["get", "notes", "n", "title"]).ok().stdout.trim(), "here");
+}
+
+#[test]
 fn a_relay_that_refuses_is_named_in_status_and_doctor() {
     let world = World::new();
     let a = world.founder("a");
