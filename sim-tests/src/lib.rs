@@ -4,6 +4,7 @@
 //! Architecture invariants: a run depends on its plan and on nothing else (no clock, no randomness of the system, no
 //! order of a hash map); a plan is data; the oracles share no code with what they judge.
 
+mod diagram;
 mod disk;
 mod full;
 mod generate;
@@ -18,6 +19,7 @@ mod run;
 mod shrink;
 mod sim_store;
 
+pub use diagram::{html, shiviz};
 pub use disk::{DiskCounts, SimDisk};
 pub use full::Full;
 pub use generate::{FAULTLESS, plan};
@@ -27,7 +29,7 @@ pub use oracle::{Global, Observer, Violation, check_bounds, check_equal, check_e
 pub use plan::{Event, Knobs, PAIR, Plan, PlanError, Step, TABLE, Timed, letter};
 pub use pure::{Pure, Sabotage};
 pub use reference::{Reference, RowView};
-pub use run::{Counts, Failure, Outcome, Report, Summary, run_plan, run_seeds};
+pub use run::{Counts, Failure, Outcome, Report, Summary, record, run_plan, run_seeds};
 pub use shrink::{Shrunk, shrink};
 
 /// What carries a plan out.

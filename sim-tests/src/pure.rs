@@ -10,7 +10,7 @@ use engine::name::{RowKey, TableName};
 use engine::row::RowState;
 use engine::store::{Batch, MemStore, Store};
 use engine::store::{Conflict, Quarantined, Recovered, RowRange, StoreError, StoreRead, StoredCommit};
-use engine::testing::{LinkFaults, Mesh};
+use engine::testing::{Happened, LinkFaults, Mesh, Moment};
 
 use crate::oracle::{Global, Observer, Violation, check_bounds, check_equal, check_event, violation};
 use crate::plan::{Event, Plan, letter};
@@ -195,6 +195,13 @@ impl<'a> Pure<'a> {
         self
     }
 
+    /// Records all that happens, for [`Report::moments`]. A boot has no part in it: devices are there from the start.
+    #[must_use]
+    pub fn with_moments(mut self) -> Self {
+        self.mesh.moments = Some(Vec::new());
+        self
+    }
+
     /// Carries the plan out. What happened until a failure is in the report.
     pub fn run(mut self) -> (Report, Result<(), Failure>) {
         let result = self.events().and_then(|()| self.converge());
@@ -210,6 +217,7 @@ impl<'a> Pure<'a> {
         self.report.commits = self.observers.iter().map(Observer::position).max().unwrap_or(0);
         self.report.simulated_ms = self.mesh.now_ms();
         self.report.checkpoints.push(self.mesh.trace_hash());
+        self.report.moments = self.mesh.moments.take().unwrap_or_default();
         self.report.transcript = self.mesh.transcript.take().unwrap_or_default();
         (self.report, result)
     }
@@ -238,6 +246,7 @@ impl<'a> Pure<'a> {
         if let Some(lines) = &mut self.mesh.transcript {
             lines.push(format!("{now_ms:>7} ms  * {event}"));
         }
+        self.planned(|| event.to_string());
         match event {
             Event::Write { .. } | Event::Pair { .. } => return self.write(event),
             Event::Connect { a, b } => self.mesh.connect(*a, *b),
@@ -268,6 +277,13 @@ impl<'a> Pure<'a> {
             Event::Latency { micros } => self.mesh.set_latency(*micros),
         }
         Ok(())
+    }
+
+    fn planned(&mut self, text: impl FnOnce() -> String) {
+        let at_micros = self.mesh.now_ms() * 1000;
+        if let Some(moments) = &mut self.mesh.moments {
+            moments.push(Moment { at_micros, what: Happened::Planned(text()) });
+        }
     }
 
     fn write(&mut self, event: &Event) -> Result<(), Violation> {
@@ -377,6 +393,7 @@ impl<'a> Pure<'a> {
         for (a, b) in self.plan.pairs() {
             if self.plan.in_core(a, b) { self.mesh.connect(a, b) } else { self.mesh.cut(a, b) }
         }
+        self.planned(|| "faults stop, only the core works".into());
         let start_ms = self.mesh.now_ms();
         let converged = self.mesh.run_until(CONVERGENCE_MS_MAX, |mesh| {
             core.windows(2).all(|pair| mesh.engine(pair[0]).knowledge() == mesh.engine(pair[1]).knowledge())

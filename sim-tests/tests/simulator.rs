@@ -244,6 +244,23 @@ fn kept_plans_hold_and_still_show_the_bug_that_they_are_kept_for() {
 }
 
 #[test]
+fn the_diagram_in_the_documentation_is_what_the_simulator_draws() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let drawn = std::env::temp_dir().join(format!("ahenk-sim-diagram-{}.html", std::process::id()));
+    let status = Command::new(env!("CARGO_BIN_EXE_ahenk-sim"))
+        .current_dir(root)
+        .args(["show", "sim-tests/plans/scalar-cursor.json", "--bug", "scalar-cursor", "--until-ms", "10000"])
+        .arg("--html")
+        .arg(&drawn)
+        .status();
+    assert!(status.expect("the simulator runs").success());
+    let kept = std::fs::read_to_string(format!("{root}/docs/scalar-cursor.html")).expect("the diagram");
+    let drawn_text = std::fs::read_to_string(&drawn).expect("the drawing");
+    std::fs::remove_file(&drawn).expect("the drawing can be removed");
+    assert!(kept == drawn_text, "draw it anew, with the command in docs/simulation.md");
+}
+
+#[test]
 fn names_of_planted_bugs_are_unique_and_fit_for_a_command_line() {
     let names: std::collections::BTreeSet<&str> = Bug::ALL.iter().map(|bug| bug.name()).collect();
     assert_eq!(names.len(), Bug::ALL.len());

@@ -7,15 +7,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::moment::{Happened, Moment, describe, describe_commit};
 use super::test_identity;
+use crate::commit::Commit;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::identity::{Identity, PeerKey};
 use crate::io::{Change, Event, Input, Output, PeerPage, WriteError, WriteRequest, Written};
 use crate::prng::Prng;
-use crate::store::{MemStore, Store, StoreError, StoreRead};
+use crate::store::{Batch, MemStore, Store, StoreError, StoreRead};
 use crate::time::{Instant, Now, WallMs};
-use crate::wire::message::{Message, parse};
+use crate::wire::message::parse;
 
 /// Wall clock at the start of every run, in milliseconds since the Unix epoch.
 pub const EPOCH_MS: u64 = 1_700_000_000_000;
@@ -78,7 +80,7 @@ struct Cut {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Happening {
-    Arrival { from: usize, to: usize, epoch: u64, frame: Vec<u8> },
+    Arrival { from: usize, to: usize, epoch: u64, number: u64, frame: Vec<u8> },
     Gossip { from: usize, to: usize, frame: Vec<u8> },
     Reconnect { a: usize, b: usize },
 }
@@ -112,6 +114,9 @@ pub struct Mesh {
     pub events: Vec<(usize, Event)>,
     /// Answers of peers about their rows, each with the node that asked.
     pub audited: Vec<(usize, Option<Box<PeerPage>>)>,
+    /// All that happened, if recorded.
+    pub moments: Option<Vec<Moment>>,
+    copies: u64,
     /// The conversation as text, if recorded.
     pub transcript: Option<Vec<String>>,
     /// What happened to frames and stores so far.
@@ -150,6 +155,8 @@ impl Mesh {
             results: BTreeMap::new(),
             events: Vec::new(),
             audited: Vec::new(),
+            moments: None,
+            copies: 0,
             transcript: None,
             counts: MeshCounts::default(),
             trace: blake3::Hasher::new(),
@@ -262,7 +269,7 @@ impl Mesh {
 
     /// Stops a device at once, as a power cut does. Its store stays.
     pub fn crash(&mut self, node: usize) {
-        self.nodes[node].engine = None;
+        self.stop(node);
         for other in 0..self.nodes.len() {
             if other == node {
                 continue;
@@ -396,14 +403,16 @@ impl Mesh {
 
     fn happen(&mut self, happening: Happening) {
         match happening {
-            Happening::Arrival { from, to, epoch, frame } => {
+            Happening::Arrival { from, to, epoch, number, frame } => {
                 let link = self.links.get(&pair(from, to));
                 if link.is_some_and(|link| link.epoch == epoch && link.up && !link.silent) {
+                    self.moment(|| Happened::Arrived { frame: number });
                     self.record(from, to, &frame);
                     self.counts.arrived += 1;
                     let peer = self.key(from);
                     self.input(to, Input::Frame { peer, bytes: frame });
                 } else {
+                    self.moment(|| Happened::Vanished { frame: number });
                     self.counts.cut_off += 1;
                 }
             }
@@ -429,6 +438,7 @@ impl Mesh {
         let recovered = store.recover().expect("the store in memory recovers");
         *engine = Engine::new(config, identity.clone(), seed, recovered, now, store).ok();
         self.counts.store_refusals += u64::from(engine.is_none());
+        self.moment(|| Happened::Started { node });
         self.perform(node);
     }
 
@@ -475,6 +485,7 @@ impl Mesh {
                     };
                     self.counts.store_refusals += u64::from(!failed && result.is_err());
                     self.counts.cuts_between_outputs += u64::from(cut);
+                    self.batch_moment(node, &batch, !failed && !lost && result.is_ok());
                     if cut {
                         return self.cut_power(node);
                     }
@@ -492,7 +503,9 @@ impl Mesh {
                 Output::Members(_) => {}
                 Output::Audited { page, .. } => self.audited.push((node, page)),
                 Output::Event(event) => {
-                    self.trace.update(format!("{event:?}").as_bytes());
+                    let text = format!("{event:?}");
+                    self.trace.update(text.as_bytes());
+                    self.moment(|| Happened::Told { node, text });
                     self.events.push((node, event));
                 }
             }
@@ -501,7 +514,7 @@ impl Mesh {
 
     /// Stops a device between two of its outputs. What it has sent is on its way and arrives.
     fn cut_power(&mut self, node: usize) {
-        self.nodes[node].engine = None;
+        self.stop(node);
         for other in 0..self.nodes.len() {
             if self.connected(node, other) {
                 self.flush(node, other);
@@ -517,6 +530,8 @@ impl Mesh {
         let (epoch, frames) = (link.epoch, link.frames);
         let mut fate = self.fate(from, to, frames);
         if fate.chance_ppm(self.faults.loss_ppm) {
+            let number = self.sent(from, to, frame);
+            self.moment(|| Happened::Vanished { frame: number });
             self.counts.lost += 1;
             return;
         }
@@ -530,7 +545,8 @@ impl Mesh {
                 self.counts.damaged += 1;
             }
             let delay = self.latency_micros + fate.below(self.faults.jitter_micros + 1);
-            self.schedule(delay, Happening::Arrival { from, to, epoch, frame });
+            let number = self.sent(from, to, &frame);
+            self.schedule(delay, Happening::Arrival { from, to, epoch, number, frame });
         }
     }
 
@@ -566,7 +582,8 @@ impl Mesh {
             matches!(happening, Happening::Arrival { from, to, .. } if (*from, *to) == (node, other))
         }).collect();
         for (_, happening) in pending {
-            if let Happening::Arrival { frame, .. } = happening {
+            if let Happening::Arrival { frame, number, .. } = happening {
+                self.moment(|| Happened::Arrived { frame: number });
                 self.record(node, other, &frame);
                 self.input(other, Input::Frame { peer: key, bytes: frame });
             }
@@ -592,48 +609,62 @@ impl Mesh {
         self.nodes.iter().position(|node| node.identity.peer_key() == key)
     }
 
-    fn record(&mut self, from: usize, to: usize, frame: &[u8]) {
-        let account = self.nodes[to].identity.account();
-        let Some(transcript) = &mut self.transcript else { return };
-        let name = |node: usize| char::from(b'A' + node as u8);
-        let text = match parse(frame, &account) {
+    fn stop(&mut self, node: usize) {
+        if self.nodes[node].engine.take().is_some() {
+            self.moment(|| Happened::Stopped { node });
+        }
+    }
+
+    fn batch_moment(&mut self, node: usize, batch: &Batch, taken: bool) {
+        if self.moments.is_none() {
+            return;
+        }
+        let author = |commit: &Commit| {
+            let device = commit.dot.replica.device;
+            let node = self.nodes.iter().position(|node| node.identity.device() == device);
+            node.map_or('?', |node| char::from(b'A' + node as u8))
+        };
+        let commits = batch.commits.iter().map(|(commit, _)| describe_commit(commit, author(commit)));
+        let commits = commits.collect::<Vec<_>>().join("; ");
+        let text = if taken { commits } else { format!("not taken: {commits}") };
+        self.moment(|| Happened::Applied { node, text });
+    }
+
+    fn moment(&mut self, what: impl FnOnce() -> Happened) {
+        if let Some(moments) = &mut self.moments {
+            moments.push(Moment { at_micros: self.now.0, what: what() });
+        }
+    }
+
+    /// Numbers a copy of a frame, and notes that it left.
+    fn sent(&mut self, from: usize, to: usize, frame: &[u8]) -> u64 {
+        self.copies += 1;
+        let number = self.copies;
+        if self.moments.is_some() {
+            let text = self.read(to, frame);
+            self.moment(|| Happened::Sent { frame: number, from, to, text });
+        }
+        number
+    }
+
+    fn read(&self, to: usize, frame: &[u8]) -> String {
+        match parse(frame, &self.nodes[to].identity.account()) {
             Ok((_, message)) => describe(&message),
             Err(error) => format!("({error})"),
-        };
-        transcript.push(format!("{:>7} ms  {} -> {}  {text}", self.now.0 / 1000, name(from), name(to)));
+        }
+    }
+
+    fn record(&mut self, from: usize, to: usize, frame: &[u8]) {
+        if self.transcript.is_none() {
+            return;
+        }
+        let name = |node: usize| char::from(b'A' + node as u8);
+        let text = self.read(to, frame);
+        let line = format!("{:>7} ms  {} -> {}  {text}", self.now.0 / 1000, name(from), name(to));
+        self.transcript.get_or_insert_default().push(line);
     }
 }
 
 fn pair(a: usize, b: usize) -> (usize, usize) {
     (a.min(b), a.max(b))
-}
-
-/// A message in one line, without what differs from run to run.
-fn describe(message: &Message) -> String {
-    match message {
-        Message::Hello(hello) => format!("Hello {} echo={}", hello.cert.name, hello.echo != 0),
-        Message::Have(have) => match &have.knowledge {
-            Some(knowledge) => format!("Have {} commits, reply={}", knowledge.commits(), have.reply),
-            None => format!("Have digest, reply={}", have.reply),
-        },
-        Message::Want(want) => format!("Want #{} {} commits", want.id, want.ranges.commits()),
-        Message::Ops(ops) => {
-            let commits: usize = ops.runs.iter().map(|run| run.commits.len()).sum();
-            format!(
-                "Ops #{} {} runs, {commits} commits{}",
-                ops.want,
-                ops.runs.len(),
-                if ops.done { ", done" } else { "" }
-            )
-        }
-        Message::Ack(ack) => format!("Ack #{} {} heads", ack.want, ack.heads.len()),
-        Message::Announce(announce) => format!("Announce {} heads", announce.heads.len()),
-        Message::Ping(_) => "Ping".into(),
-        Message::Pong(_) => "Pong".into(),
-        Message::Error(error) => format!("Error {:?}", error.fault),
-        Message::Bye(_) => "Bye".into(),
-        Message::Audit(audit) => format!("Audit #{} after {:?}", audit.id, audit.after),
-        Message::Audited(audited) => format!("Audited #{} {} rows", audited.id, audited.rows.len()),
-        Message::Unknown(kind) => format!("unknown kind {kind}"),
-    }
 }

@@ -1,8 +1,10 @@
 //! Generators and harnesses for tests of this crate and of those above it. Not part of release builds.
 
 mod mesh;
+mod moment;
 
 pub use mesh::{EPOCH_MS, LinkFaults, Mesh, MeshCounts};
+pub use moment::{Happened, Moment};
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

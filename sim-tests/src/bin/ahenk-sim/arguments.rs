@@ -105,6 +105,9 @@ pub(crate) struct Show {
     /// Run it, and draw a space-time diagram into this file: one page that needs nothing else.
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
+    /// Draw only what happens up to this time, in milliseconds.
+    #[arg(long, value_name = "MS")]
+    pub(crate) until_ms: Option<u64>,
     /// Run it, and write a log with vector clocks for ShiViz into this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) shiviz: Option<PathBuf>,
