@@ -10,7 +10,8 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ahenk::{Db, Node, Options, WriteFailed};
+use ahenk::{Cursor, Db, Node, Options, Watch, WriteFailed};
+use engine::commit::{OpKind, Stamp};
 use engine::config::Config;
 use engine::identity::{DeviceCert, Identity, PeerKey};
 use engine::io::{Change, Event as EngineEvent, WriteRequest, Written};
@@ -22,7 +23,7 @@ use tokio::sync::{broadcast, mpsc};
 use transport_sim::{FaultyLink, Form, LinkOptions, LinkSettings, SimTransport, Skew, SkewedClock};
 
 use crate::disk::SimDisk;
-use crate::oracle::{Global, Observer, Violation, check_equal, check_event, violation};
+use crate::oracle::{Global, Injected, Observer, Violation, check_equal, check_event, violation};
 use crate::plan::{Event, Plan, letter};
 use crate::pure::check_acknowledged;
 use crate::run::{Failure, Report, panics};
@@ -60,15 +61,30 @@ impl Clock for WatchedClock {
     }
 }
 
+/// What the harness asks a machine's application for.
+#[derive(Debug)]
+enum Ask {
+    Write(Vec<Change>),
+    Leave,
+}
+
+/// A change that a watcher saw: which commit, and what it did to which row.
+type Seen = (Stamp, String, OpKind);
+
 /// What a machine's software tells the harness.
 #[derive(Debug, Default)]
 struct Board {
     db: Option<Db<SimStore>>,
-    writes: Option<mpsc::UnboundedSender<Vec<Change>>>,
+    asks: Option<mpsc::UnboundedSender<Ask>>,
     /// Times the software has started.
     boots: u8,
     stopped: Option<String>,
     unopened: Option<String>,
+    /// It was asked to stop.
+    leaving: bool,
+    /// Where the machine's watcher is, over its restarts, and what it saw since the last look.
+    cursor: Cursor,
+    watched: Vec<Seen>,
     events: Vec<EngineEvent>,
     outcomes: Vec<Result<Written, WriteFailed>>,
 }
@@ -82,6 +98,10 @@ struct Machine {
     board: Rc<RefCell<Board>>,
     powered: bool,
     boots_seen: u8,
+    /// Failures of the disk that were seen.
+    failed_seen: u64,
+    /// The commit that the watcher is at, and the operations of it that it has seen.
+    watch_at: (u64, usize),
     observer: Observer,
 }
 
@@ -107,7 +127,8 @@ pub struct Full<'a> {
     sim: turmoil::Sim<'a>,
     machines: Vec<Machine>,
     global: Global,
-    damaged: bool,
+    injected: Injected,
+    link_options: LinkOptions,
     ticks: u64,
     trace: blake3::Hasher,
     report: Report,
@@ -147,16 +168,34 @@ async fn software(setup: Setup, board: Rc<RefCell<Board>>) {
         }
     };
     tokio::task::spawn_local(listen(db.events(), Rc::clone(&board)));
-    let (sender, writes) = mpsc::unbounded_channel();
-    tokio::task::spawn_local(application(db.clone(), writes, Rc::clone(&board)));
+    let (sender, asks) = mpsc::unbounded_channel();
+    let watch = db.watch(board.borrow().cursor);
+    tokio::task::spawn_local(watching(watch, Rc::clone(&board)));
+    tokio::task::spawn_local(application(db.clone(), asks, Rc::clone(&board)));
     {
         let mut board = board.borrow_mut();
         board.db = Some(db);
-        board.writes = Some(sender);
+        board.asks = Some(sender);
+        board.leaving = false;
     }
     node.run().await;
-    // Nobody closes the database: whatever ended it is worth a look.
-    board.borrow_mut().stopped = Some("it ended by itself".to_owned());
+    let mut board = board.borrow_mut();
+    if board.leaving {
+        (board.db, board.asks) = (None, None);
+    } else {
+        // Nobody closed the database: whatever ended it is worth a look.
+        board.stopped = Some("it ended by itself".to_owned());
+    }
+}
+
+/// Follows the changes from where the machine's last watcher was.
+async fn watching(mut watch: Watch<SimStore>, board: Rc<RefCell<Board>>) {
+    // A failure of the store ends it; the next one goes on where it was.
+    while let Ok(Some(change)) = watch.next().await {
+        let mut board = board.borrow_mut();
+        board.cursor = change.cursor;
+        board.watched.push((change.stamp, change.row.to_string(), change.kind));
+    }
 }
 
 async fn listen(mut events: broadcast::Receiver<EngineEvent>, board: Rc<RefCell<Board>>) {
@@ -169,16 +208,45 @@ async fn listen(mut events: broadcast::Receiver<EngineEvent>, board: Rc<RefCell<
     }
 }
 
-/// Commits what the harness asks for, one transaction after the other.
-async fn application(
-    db: Db<SimStore>,
-    mut writes: mpsc::UnboundedReceiver<Vec<Change>>,
-    board: Rc<RefCell<Board>>,
-) {
-    while let Some(changes) = writes.recv().await {
+/// Does what the harness asks for, one thing after the other.
+async fn application(db: Db<SimStore>, mut asks: mpsc::UnboundedReceiver<Ask>, board: Rc<RefCell<Board>>) {
+    while let Some(ask) = asks.recv().await {
+        let Ask::Write(changes) = ask else {
+            board.borrow_mut().leaving = true;
+            // It may have ended meanwhile.
+            let _ = db.close().await;
+            return;
+        };
         let outcome = db.write(WriteRequest { id: 0, changes, expect: Vec::new() }).await;
         board.borrow_mut().outcomes.push(outcome);
     }
+}
+
+/// What a watcher saw is what the log holds from where it was, each operation once and in order.
+fn check_watched(
+    node: usize,
+    store: &SimStore,
+    at: &mut (u64, usize),
+    watched: Vec<Seen>,
+) -> Result<(), Violation> {
+    let oracle = "a watcher sees each change once and in order";
+    for seen in watched {
+        let due = loop {
+            let page = store.applied(at.0, 1);
+            let Some(stored) = page.ok().and_then(|page| page.into_iter().next()) else { break None };
+            match stored.commit.ops.get(at.1) {
+                Some(op) => {
+                    *at = (stored.position, at.1 + 1);
+                    break Some((stored.commit.stamp(), op.row.to_string(), op.kind));
+                }
+                None => *at = (stored.position + 1, 0),
+            }
+        };
+        if due.as_ref() != Some(&seen) {
+            return violation(oracle, format!("{} was shown {seen:?} where {due:?} was due", letter(node)));
+        }
+    }
+    Ok(())
 }
 
 impl<'a> Full<'a> {
@@ -197,6 +265,7 @@ impl<'a> Full<'a> {
         let host = |node: usize| format!("machine-{node}");
         let directory: BTreeMap<PeerKey, String> =
             identities.iter().enumerate().map(|(node, identity)| (identity.peer_key(), host(node))).collect();
+        let devices = identities.iter().map(Identity::device).collect();
         let members: Vec<DeviceCert> = identities.iter().map(|identity| identity.cert.clone()).collect();
         let config = plan.config();
         let mut machines = Vec::with_capacity(plan.nodes);
@@ -228,6 +297,8 @@ impl<'a> Full<'a> {
                 board: Rc::default(),
                 powered: true,
                 boots_seen: 0,
+                failed_seen: 0,
+                watch_at: (1, 0),
                 observer: Observer::new(node, &config),
             };
             let board = Rc::clone(&machine.board);
@@ -244,8 +315,9 @@ impl<'a> Full<'a> {
             plan,
             sim,
             machines,
-            global: Global::default(),
-            damaged: false,
+            global: Global::of(devices),
+            injected: Injected::default(),
+            link_options: LinkOptions::default(),
             ticks: 0,
             trace: blake3::Hasher::new(),
             report: Report::default(),
@@ -354,11 +426,19 @@ impl<'a> Full<'a> {
         let name = letter(node);
         for event in events {
             self.note(&format!("{name} {event:?}"));
-            check_event(node, &event, self.damaged)?;
+            check_event(node, &event, &self.injected)?;
         }
+        let failed = self.machines[node].disk.counts().failed;
+        let failed_before = std::mem::replace(&mut self.machines[node].failed_seen, failed);
         if let Some(text) = unopened
             && self.machines[node].powered
         {
+            if failed > failed_before {
+                // The disk was made to fail while the database was being opened: it is opened once more.
+                self.note(&format!("{name} cannot open its database: {text}"));
+                self.sim.bounce(self.machines[node].host.as_str());
+                return Ok(());
+            }
             return violation("the database opens again", format!("{name}: {text}"));
         }
         if let Some(text) = stopped {
@@ -406,6 +486,8 @@ impl<'a> Full<'a> {
                 machine.observer.reopened(&mut self.global, store)?;
             }
             machine.observer.observe(&mut self.global, store)?;
+            let watched = std::mem::take(&mut machine.board.borrow_mut().watched);
+            check_watched(node, store, &mut machine.watch_at, watched)?;
             match store.recover() {
                 Ok(recovered) => equal.push((node, recovered.knowledge(), recovered.digest)),
                 Err(error) => return violation("a store can be read", format!("{}: {error}", letter(node))),
@@ -425,14 +507,22 @@ impl<'a> Full<'a> {
                 let Ok(Some((node, changes))) = event.changes() else {
                     return violation("a plan's names are valid", event.to_string());
                 };
-                let writes = self.machines[node].board.borrow().writes.clone();
-                // A machine that is down has no application.
-                if let Some(writes) = writes {
-                    let _ = writes.send(changes);
-                }
+                self.ask(node, Ask::Write(changes));
             }
             Event::Connect { a, b } => self.link(*a, *b, true),
             Event::Disconnect { a, b } | Event::Cut { a, b } => self.link(*a, *b, false),
+            Event::CutOneWay { from, to } => {
+                self.sim
+                    .partition_oneway(self.machines[*from].host.as_str(), self.machines[*to].host.as_str());
+            }
+            Event::Hold { a, b } => {
+                self.sim.hold(self.machines[*a].host.as_str(), self.machines[*b].host.as_str());
+            }
+            Event::Bandwidth { bytes_per_second } => {
+                self.link_options.bytes_per_second = *bytes_per_second;
+                self.set_faults(self.link_options);
+            }
+            Event::Leave { node } => self.ask(*node, Ask::Leave),
             Event::Crash { node, after_writes } => {
                 if self.machines[*node].powered {
                     self.machines[*node].disk.cut_after(*after_writes);
@@ -447,25 +537,38 @@ impl<'a> Full<'a> {
             }
             Event::FailStorage { node, times } => self.machines[*node].disk.fail_writes(*times),
             Event::Faults { loss_ppm, double_ppm, damage_ppm, jitter_micros } => {
-                self.damaged |= *damage_ppm > 0;
+                self.injected.damaged |= *damage_ppm > 0;
                 self.set_faults(LinkOptions {
                     loss_ppm: *loss_ppm,
                     double_ppm: *double_ppm,
                     damage_ppm: *damage_ppm,
                     jitter_micros: *jitter_micros,
-                    ..LinkOptions::default()
+                    ..self.link_options
                 });
             }
             Event::Latency { micros } => self.set_latency(*micros),
-            // Its disks know no copies, and its clocks are their machines' own.
-            Event::Backup { .. } | Event::Restore { .. } | Event::Busy { .. } => {}
+            // Its disks know no copies, its clocks are their machines' own, and its streams carry no strangers' frames.
+            Event::Backup { .. } | Event::Restore { .. } | Event::Busy { .. } | Event::Intrude { .. } => {}
         }
         Ok(())
     }
 
+    /// A machine that is down has no application to ask.
+    fn ask(&self, node: usize, ask: Ask) {
+        if let Some(asks) = &self.machines[node].board.borrow().asks {
+            let _ = asks.send(ask);
+        }
+    }
+
     fn link(&self, a: usize, b: usize, works: bool) {
         let (a, b) = (self.machines[a].host.as_str(), self.machines[b].host.as_str());
-        if works { self.sim.repair(a, b) } else { self.sim.partition(a, b) }
+        if works {
+            // Both are harmless where nothing was held or cut.
+            self.sim.release(a, b);
+            self.sim.repair(a, b);
+        } else {
+            self.sim.partition(a, b);
+        }
     }
 
     fn set_latency(&self, micros: u64) {
@@ -479,7 +582,8 @@ impl<'a> Full<'a> {
         }
     }
 
-    fn set_faults(&self, options: LinkOptions) {
+    fn set_faults(&mut self, options: LinkOptions) {
+        self.link_options = options;
         self.machines.iter().for_each(|machine| machine.link.set(options));
     }
 
@@ -491,7 +595,7 @@ impl<'a> Full<'a> {
         {
             let mut board = machine.board.borrow_mut();
             board.db = None;
-            board.writes = None;
+            board.asks = None;
             // What the last step brought was heard; what a machine without power says is not.
             board.unopened = None;
         }

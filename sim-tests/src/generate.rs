@@ -8,7 +8,7 @@ use engine::config::Config;
 use engine::prng::Prng;
 
 use crate::Harness;
-use crate::plan::{Event, Knobs, Plan, Step, Timed};
+use crate::plan::{Event, Intrusion, Knobs, Plan, Step, Timed};
 
 const MINUTE_MS: i64 = 60_000;
 const YEAR_MS: i64 = 365 * 24 * 60 * MINUTE_MS;
@@ -28,9 +28,16 @@ enum Class {
     Backups,
     Ties,
     Duets,
+    OneWay,
+    Holds,
+    SlowLinks,
+    Absences,
+    Intruders,
+    Bursts,
+    Large,
 }
 
-const CLASSES: [Class; 11] = [
+const CLASSES: [Class; 18] = [
     Class::Disconnects,
     Class::Cuts,
     Class::Crashes,
@@ -42,6 +49,13 @@ const CLASSES: [Class; 11] = [
     Class::Backups,
     Class::Ties,
     Class::Duets,
+    Class::OneWay,
+    Class::Holds,
+    Class::SlowLinks,
+    Class::Absences,
+    Class::Intruders,
+    Class::Bursts,
+    Class::Large,
 ];
 
 struct Maker {
@@ -240,12 +254,57 @@ impl Maker {
                     }
                 }
             }
+            Class::OneWay => {
+                self.add(at_ms, Event::CutOneWay { from: a, to: b });
+                self.add(later_ms, Event::Connect { a, b });
+            }
+            Class::Holds => {
+                self.add(at_ms, Event::Hold { a, b });
+                self.add(later_ms, Event::Connect { a, b });
+            }
+            Class::SlowLinks => {
+                let bytes_per_second = self.pick(&[500, 2_000, 20_000]);
+                self.add(at_ms, Event::Bandwidth { bytes_per_second });
+                self.add(later_ms, Event::Bandwidth { bytes_per_second: 0 });
+            }
+            Class::Absences => self.absence(a, b, at_ms, later_ms),
+            Class::Intruders => {
+                let by = self.pick(&Intrusion::ALL);
+                self.add(at_ms, Event::Intrude { node: a, by });
+            }
+            Class::Bursts => {
+                for number in 0..20 + self.prng.below(30) {
+                    let steps = vec![self.step(number, false)];
+                    self.add(at_ms, Event::Write { node: a, steps });
+                }
+            }
+            Class::Large => {
+                let steps = (0..200).map(|number| self.step(number, true)).collect();
+                self.add(at_ms, Event::Write { node: a, steps });
+            }
             Class::Ties => self.tie(at_ms, a, b),
             Class::Duets => self.duet(at_ms, a, b),
             Class::Latency => {
                 let micros = self.pick(&[100, 5_000, 50_000, 300_000]);
                 self.add(at_ms, Event::Latency { micros });
             }
+        }
+    }
+
+    /// A device leaves in good order, joins late, or is away until the end.
+    fn absence(&mut self, a: usize, b: usize, at_ms: u64, later_ms: u64) {
+        match self.prng.below(3) {
+            0 => {
+                self.add(at_ms, Event::Leave { node: a });
+                self.add(later_ms, Event::Restart { node: a });
+                self.add(later_ms + 1, Event::Connect { a, b });
+            }
+            1 => {
+                self.add(0, Event::Leave { node: a });
+                self.add(at_ms, Event::Restart { node: a });
+                self.add(at_ms + 1, Event::Connect { a, b });
+            }
+            _ => self.add(at_ms, Event::Leave { node: a }),
         }
     }
 

@@ -9,7 +9,7 @@ use std::fmt;
 use engine::commit::{Commit, CommitHash, hash_commit};
 use engine::config::Config;
 use engine::hlc::Hlc;
-use engine::identity::{Dot, ReplicaId};
+use engine::identity::{DeviceId, Dot, ReplicaId};
 use engine::io::{Event, Written};
 use engine::knowledge::Knowledge;
 use engine::name::{RowKey, TableName};
@@ -55,6 +55,8 @@ fn read<T>(result: Result<T, StoreError>) -> Result<T, Violation> {
 /// What is known of all devices together.
 #[derive(Debug, Default)]
 pub struct Global {
+    /// The account's devices.
+    devices: BTreeSet<DeviceId>,
     hashes: BTreeMap<Dot, CommitHash>,
     /// Commits that were answered with success, each with the device that must have it: the one that answered, unless
     /// that was restored from a backup since.
@@ -62,6 +64,11 @@ pub struct Global {
 }
 
 impl Global {
+    /// Nothing yet, of an account with these devices.
+    pub fn of(devices: BTreeSet<DeviceId>) -> Global {
+        Global { devices, ..Global::default() }
+    }
+
     /// A device goes on from a backup. What it had answered since and nobody else has is lost, as it must be; the rest
     /// is another's to keep.
     pub fn restored(&mut self, node: usize, backup: &Knowledge, observers: &[Observer]) {
@@ -232,6 +239,10 @@ impl Observer {
                     ),
                 );
             }
+        }
+        if !global.devices.contains(&dot.replica.device) {
+            let sentence = format!("{name} applied {dot:?}, whose author is no device of the account");
+            return violation("no unauthorised commit is applied", sentence);
         }
         let hash = hash_commit(&commit.encode());
         if *global.hashes.entry(dot).or_insert(hash) != hash {
@@ -466,13 +477,23 @@ pub fn check_bounds(node: usize, waiting_bytes: u64, config: &Config) -> Result<
     Ok(())
 }
 
-/// Devices report no fault that was not injected. `frames_damaged` says whether frames ever were.
-pub fn check_event(node: usize, event: &Event, frames_damaged: bool) -> Result<(), Violation> {
+/// Faults that were injected, so that devices may report them.
+#[derive(Debug, Clone, Default)]
+pub struct Injected {
+    /// Frames were damaged on their way.
+    pub damaged: bool,
+    /// Who seemed to say what must not be said, and to whom: both may report the other.
+    pub suspects: BTreeSet<DeviceId>,
+}
+
+/// Devices report no fault that was not injected.
+pub fn check_event(node: usize, event: &Event, injected: &Injected) -> Result<(), Violation> {
     let unexpected = match event {
         Event::Fork { .. } | Event::Diverged { .. } | Event::Rewound { .. } => true,
+        Event::PeerFault { device, .. } if injected.suspects.contains(device) => false,
         Event::PeerFault { fault, .. } => match fault {
             Fault::Silent | Fault::HandshakeTimeout => false,
-            Fault::Protocol => !frames_damaged,
+            Fault::Protocol => !injected.damaged,
             _ => true,
         },
         _ => false,

@@ -106,6 +106,37 @@ pub enum Event {
         /// The other.
         b: usize,
     },
+    /// Frames from one device to another vanish without a word; those the other way arrive.
+    CutOneWay {
+        /// The sender.
+        from: usize,
+        /// Who hears nothing any more.
+        to: usize,
+    },
+    /// Frames between two devices are held back, until [`Event::Connect`] lets them all go.
+    Hold {
+        /// One.
+        a: usize,
+        /// The other.
+        b: usize,
+    },
+    /// So many bytes pass each way of each link in a second from now on; 0 for any number.
+    Bandwidth {
+        /// Bytes in a second.
+        bytes_per_second: u64,
+    },
+    /// A device says goodbye and stops, until it starts again.
+    Leave {
+        /// The device.
+        node: usize,
+    },
+    /// Somebody hostile speaks to a device. (Pure harness.)
+    Intrude {
+        /// The device.
+        node: usize,
+        /// What it is told.
+        by: Intrusion,
+    },
     /// A device loses power.
     Crash {
         /// The device.
@@ -163,6 +194,26 @@ pub enum Event {
         /// Microseconds.
         micros: u64,
     },
+}
+
+/// What somebody hostile does. Nothing of it may change anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Intrusion {
+    /// A connected peer sends bytes that mean nothing.
+    Noise,
+    /// A connected peer sends a frame that is longer than any may be.
+    Oversize,
+    /// A connected peer sends a frame that inflates beyond measure.
+    Bomb,
+    /// A connected peer sends a frame of another major version.
+    Version,
+    /// A connected peer relays a commit that its author did not sign.
+    Forged,
+    /// A device of another account connects, and sends commits of its own.
+    Foreign,
+    /// A device connects that claims to be of the account, with a certificate of its own making, and sends commits.
+    Uncertified,
 }
 
 /// One step of a transaction on table [`TABLE`].
@@ -230,19 +281,23 @@ impl Plan {
                 return invalid(format!("event {event} is out of order or too late"));
             }
             let nodes_ok = match &timed.event {
-                Event::Connect { a, b } | Event::Disconnect { a, b } | Event::Cut { a, b } => {
-                    link_ok((*a, *b))
-                }
+                Event::Connect { a, b }
+                | Event::Disconnect { a, b }
+                | Event::Cut { a, b }
+                | Event::CutOneWay { from: a, to: b }
+                | Event::Hold { a, b } => link_ok((*a, *b)),
                 Event::Write { node, .. }
                 | Event::Pair { node, .. }
                 | Event::Crash { node, .. }
                 | Event::Restart { node }
+                | Event::Leave { node }
+                | Event::Intrude { node, .. }
                 | Event::Backup { node }
                 | Event::Restore { node }
                 | Event::Busy { node }
                 | Event::Clock { node, .. }
                 | Event::FailStorage { node, .. } => *node < self.nodes,
-                Event::Faults { .. } | Event::Latency { .. } => true,
+                Event::Faults { .. } | Event::Latency { .. } | Event::Bandwidth { .. } => true,
             };
             if !nodes_ok {
                 return invalid(format!("event {event} names a device that does not exist"));
@@ -331,6 +386,11 @@ impl Event {
             Event::Connect { .. } => "connect",
             Event::Disconnect { .. } => "disconnect",
             Event::Cut { .. } => "cut",
+            Event::CutOneWay { .. } => "cut one way",
+            Event::Hold { .. } => "hold",
+            Event::Bandwidth { .. } => "bandwidth",
+            Event::Leave { .. } => "leave",
+            Event::Intrude { by, .. } => by.kind(),
             Event::Crash { .. } => "crash",
             Event::Restart { .. } => "restart",
             Event::Backup { .. } => "backup",
@@ -341,6 +401,32 @@ impl Event {
             Event::Faults { loss_ppm: 0, double_ppm: 0, damage_ppm: 0, jitter_micros: 0 } => "faults off",
             Event::Faults { .. } => "faults on",
             Event::Latency { .. } => "latency",
+        }
+    }
+}
+
+impl Intrusion {
+    /// All of them.
+    pub const ALL: [Intrusion; 7] = [
+        Intrusion::Noise,
+        Intrusion::Oversize,
+        Intrusion::Bomb,
+        Intrusion::Version,
+        Intrusion::Forged,
+        Intrusion::Foreign,
+        Intrusion::Uncertified,
+    ];
+
+    /// A few words for summaries.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Intrusion::Noise => "garbage frame",
+            Intrusion::Oversize => "oversize frame",
+            Intrusion::Bomb => "decompression bomb",
+            Intrusion::Version => "frame of another version",
+            Intrusion::Forged => "forged commit",
+            Intrusion::Foreign => "device of another account",
+            Intrusion::Uncertified => "device without a certificate",
         }
     }
 }
@@ -372,6 +458,14 @@ impl fmt::Display for Event {
             Event::Connect { a, b } => write!(f, "connect {} {}", letter(*a), letter(*b)),
             Event::Disconnect { a, b } => write!(f, "disconnect {} {}", letter(*a), letter(*b)),
             Event::Cut { a, b } => write!(f, "cut {} {}", letter(*a), letter(*b)),
+            Event::CutOneWay { from, to } => write!(f, "cut from {} to {}", letter(*from), letter(*to)),
+            Event::Hold { a, b } => write!(f, "hold {} {}", letter(*a), letter(*b)),
+            Event::Bandwidth { bytes_per_second: 0 } => write!(f, "links are fast"),
+            Event::Bandwidth { bytes_per_second } => {
+                write!(f, "links pass {bytes_per_second} bytes a second")
+            }
+            Event::Leave { node } => write!(f, "{} says goodbye and stops", letter(*node)),
+            Event::Intrude { node, by } => write!(f, "{} at {}", by.kind(), letter(*node)),
             Event::Crash { node, after_writes: 0 } => write!(f, "{} loses power", letter(*node)),
             Event::Crash { node, after_writes } => {
                 write!(f, "{} loses power at write {after_writes} from now", letter(*node))

@@ -7,13 +7,17 @@ use engine::config::Config;
 use engine::hlc::Hlc;
 use engine::io::Written;
 use engine::name::{RowKey, TableName};
+use engine::prng::Prng;
 use engine::row::RowState;
 use engine::store::{Batch, MemStore, Store};
 use engine::store::{Conflict, Quarantined, Recovered, RowRange, StoreError, StoreRead, StoredCommit};
 use engine::testing::{Happened, LinkFaults, Mesh, Moment};
 
-use crate::oracle::{Global, Observer, Violation, check_bounds, check_equal, check_event, violation};
-use crate::plan::{Event, Plan, letter};
+use crate::intruder::{by_peer, by_stranger};
+use crate::oracle::{
+    Global, Injected, Observer, Violation, check_bounds, check_equal, check_event, violation,
+};
+use crate::plan::{Event, Intrusion, Plan, letter};
 use crate::run::{Failure, Report};
 
 /// Virtual time in which a core must converge once faults have stopped, in milliseconds.
@@ -154,7 +158,8 @@ pub struct Pure<'a> {
     observers: Vec<Observer>,
     backups: BTreeMap<usize, MemStore>,
     global: Global,
-    damaged: bool,
+    injected: Injected,
+    intrusions: u64,
     events_seen: usize,
     sabotage: Option<Sabotage>,
     report: Report,
@@ -166,6 +171,9 @@ impl<'a> Pure<'a> {
         let config = plan.config();
         let mut mesh = Mesh::new(plan.nodes as u8, plan.seed, config.clone());
         mesh.set_latency(plan.knobs.latency_micros);
+        mesh.keep_frames();
+        plan.knobs.drift_ppm.iter().enumerate().for_each(|(node, ppm)| mesh.set_drift(node, *ppm));
+        let devices = (0..plan.nodes).map(|node| mesh.key(node).device()).collect();
         let observers = (0..plan.nodes).map(|node| Observer::new(node, &config)).collect();
         Pure {
             plan,
@@ -173,8 +181,9 @@ impl<'a> Pure<'a> {
             mesh,
             observers,
             backups: BTreeMap::new(),
-            global: Global::default(),
-            damaged: false,
+            global: Global::of(devices),
+            injected: Injected::default(),
+            intrusions: 0,
             events_seen: 0,
             sabotage: None,
             report: Report::default(),
@@ -252,6 +261,11 @@ impl<'a> Pure<'a> {
             Event::Connect { a, b } => self.mesh.connect(*a, *b),
             Event::Disconnect { a, b } => self.mesh.disconnect(*a, *b),
             Event::Cut { a, b } => self.mesh.cut(*a, *b),
+            Event::CutOneWay { from, to } => self.mesh.cut_one_way(*from, *to),
+            Event::Hold { a, b } => self.mesh.hold(*a, *b),
+            Event::Bandwidth { bytes_per_second } => self.mesh.set_bandwidth(*bytes_per_second),
+            Event::Leave { node } => self.mesh.leave(*node),
+            Event::Intrude { node, by } => return self.intrude(*node, *by),
             Event::Crash { node, after_writes: 0 } => self.mesh.crash(*node),
             Event::Crash { node, after_writes } => self.mesh.crash_at_batch(*node, *after_writes),
             Event::Restart { node } => self.mesh.restart(*node),
@@ -266,7 +280,7 @@ impl<'a> Pure<'a> {
             }
             Event::FailStorage { node, times } => self.mesh.fail_commits(*node, *times),
             Event::Faults { loss_ppm, double_ppm, damage_ppm, jitter_micros } => {
-                self.damaged |= *damage_ppm > 0;
+                self.injected.damaged |= *damage_ppm > 0;
                 self.mesh.set_faults(LinkFaults {
                     loss_ppm: *loss_ppm,
                     double_ppm: *double_ppm,
@@ -307,6 +321,47 @@ impl<'a> Pure<'a> {
                 Ok(())
             }
         }
+    }
+
+    /// Has somebody hostile speak to a device. That must change nothing.
+    fn intrude(&mut self, node: usize, by: Intrusion) -> Result<(), Violation> {
+        self.intrusions += 1;
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(&self.plan.seed.to_be_bytes());
+        seed[8..16].copy_from_slice(&self.intrusions.to_be_bytes());
+        let fate = Prng::new(seed);
+        let neighbour =
+            (0..self.plan.nodes).find(|other| *other != node && self.mesh.connected(node, *other));
+        let attack = by_stranger(by, self.intrusions, fate.clone()).or_else(|| {
+            let peer = neighbour?;
+            Some(by_peer(by, self.mesh.key(peer), self.mesh.session(peer, node)?, fate))
+        });
+        let Some(attack) = attack.filter(|_| self.mesh.running(node)) else { return Ok(()) };
+        self.injected.suspects.extend([attack.peer.device(), self.mesh.key(node).device()]);
+        let standing = |mesh: &Mesh| (mesh.engine(node).knowledge().clone(), mesh.engine(node).digest());
+        let before = standing(&self.mesh);
+        attack.inputs.into_iter().for_each(|input| self.mesh.input(node, input));
+        if self.mesh.running(node) && standing(&self.mesh) != before {
+            let sentence = format!("{} at {} did", by.kind(), letter(node));
+            return violation("what is hostile changes nothing", sentence);
+        }
+        Ok(())
+    }
+
+    /// The frames that arrived last between the devices of the core, once more. What was in them the sender knew, and so
+    /// all of the core knows it, unless the sender has lost it by going on from a backup.
+    fn redeliver(&mut self, core: &[usize]) -> Result<(), Violation> {
+        let standing = |mesh: &Mesh| -> Vec<_> {
+            let engines = core.iter().filter(|node| mesh.running(**node)).map(|node| mesh.engine(*node));
+            engines.map(|engine| (engine.knowledge().clone(), engine.digest())).collect()
+        };
+        let before = standing(&self.mesh);
+        self.mesh.redeliver(core);
+        let restored = self.plan.events.iter().any(|timed| matches!(timed.event, Event::Restore { .. }));
+        if !restored && standing(&self.mesh) != before {
+            return violation("delivering frames again changes nothing", "it did".into());
+        }
+        self.check()
     }
 
     /// Puts the last backup in place of a device's database. Its guard tells the device that this is a copy.
@@ -372,7 +427,7 @@ impl<'a> Pure<'a> {
         }
         check_equal(&equal)?;
         for (node, event) in &self.mesh.events[self.events_seen..] {
-            check_event(*node, event, self.damaged)?;
+            check_event(*node, event, &self.injected)?;
         }
         self.events_seen = self.mesh.events.len();
         if self.mesh.counts.store_refusals > 0 {
@@ -384,6 +439,7 @@ impl<'a> Pure<'a> {
     /// Faults stop, the core heals, the rest stays cut: the core must converge in time.
     fn converge(&mut self) -> Result<(), Failure> {
         self.mesh.set_faults(LinkFaults::default());
+        self.mesh.set_bandwidth(0);
         let core = self.plan.core_nodes();
         for node in 0..self.plan.nodes {
             self.mesh.fail_commits(node, 0);
@@ -427,7 +483,8 @@ impl<'a> Pure<'a> {
                 return violation("equal knowledge, equal rows", sentence);
             }
         }
-        check_acknowledged(&self.global, &self.observers.iter().collect::<Vec<_>>(), core)
+        check_acknowledged(&self.global, &self.observers.iter().collect::<Vec<_>>(), core)?;
+        self.redeliver(core)
     }
 }
 

@@ -251,17 +251,23 @@ fn without_node(plan: &Plan, node: usize) -> Option<Plan> {
 /// The devices that an event names.
 fn nodes_of(event: &mut Event) -> Vec<&mut usize> {
     match event {
-        Event::Connect { a, b } | Event::Disconnect { a, b } | Event::Cut { a, b } => vec![a, b],
+        Event::Connect { a, b }
+        | Event::Disconnect { a, b }
+        | Event::Cut { a, b }
+        | Event::CutOneWay { from: a, to: b }
+        | Event::Hold { a, b } => vec![a, b],
         Event::Write { node, .. }
         | Event::Pair { node, .. }
         | Event::Crash { node, .. }
         | Event::Restart { node }
+        | Event::Leave { node }
+        | Event::Intrude { node, .. }
         | Event::Backup { node }
         | Event::Restore { node }
         | Event::Busy { node }
         | Event::Clock { node, .. }
         | Event::FailStorage { node, .. } => vec![node],
-        Event::Faults { .. } | Event::Latency { .. } => Vec::new(),
+        Event::Faults { .. } | Event::Latency { .. } | Event::Bandwidth { .. } => Vec::new(),
     }
 }
 
@@ -302,6 +308,8 @@ fn simpler(event: &Event) -> Vec<Event> {
             .take_while(|simpler| simpler != offset_ms)
             .map(|offset_ms| Event::Clock { node: *node, offset_ms })
             .collect(),
+        Event::CutOneWay { from, to } => vec![Event::Cut { a: *from, b: *to }],
+        Event::Leave { node } => vec![Event::Crash { node: *node, after_writes: 0 }],
         Event::Latency { micros } if *micros > 1_000 => vec![Event::Latency { micros: 1_000 }],
         Event::Faults { loss_ppm, double_ppm, damage_ppm, jitter_micros } => {
             let faults = [*loss_ppm, *double_ppm, *damage_ppm, *jitter_micros];

@@ -8,13 +8,17 @@
 mod error;
 mod files;
 mod guard;
+mod log;
 mod names;
 mod open;
 mod overlay;
+mod pending;
+mod quarantine;
 mod record;
 mod redb_store;
 mod restore;
 mod schema;
+mod view;
 
 pub use error::{BackupError, OpenError};
 pub use files::{guard_path, move_aside};

@@ -186,6 +186,10 @@ fn check_header(db: &Database, path: &Path, account: &AccountId) -> Result<(), O
     let path: PathBuf = path.to_owned();
     match header.format {
         0 => return Err(OpenError::Damaged { path, reason: "format 0 does not exist".into() }),
+        1 => {
+            let reason = "it has format 1, which no released version wrote".into();
+            return Err(OpenError::Damaged { path, reason });
+        }
         FORMAT => {}
         found => return Err(OpenError::NewerFormat { path, found, supported: FORMAT }),
     }

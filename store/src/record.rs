@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use engine::codec::{DecodeError, Reader, Writer};
-use engine::commit::{Commit, CommitHash, Deps, Stamp};
+use engine::commit::{CommitHash, Deps, Stamp};
 use engine::config::{DEVICE_NAME_BYTES_MAX, FIELD_BYTES_MAX, ROW_KEY_BYTES_MAX, TABLE_BYTES_MAX};
 use engine::hlc::Hlc;
 use engine::identity::{AccountId, DeviceCert, DeviceId, Dot, PeerKey, ReplicaId, Sig};
 use engine::name::{FieldName, RowKey, TableName};
 use engine::row::{Cell, RowState};
-use engine::store::{Conflict, Head, Quarantined, StoreError, StoredCommit};
+use engine::store::{Conflict, Head, StoreError};
 use engine::value::Value;
 
 use crate::error::damaged;
@@ -77,97 +77,6 @@ pub(crate) fn split_row_key(key: &[u8]) -> Result<RowKey, StoreError> {
     let text = key.get(4..).and_then(|bytes| std::str::from_utf8(bytes).ok());
     text.and_then(|text| RowKey::new(text).ok())
         .ok_or_else(|| StoreError::Corrupt("a row key is malformed".into()))
-}
-
-pub(crate) fn log_record(position: u64, commit: &Commit, sig: Option<&Sig>) -> Vec<u8> {
-    log_bytes(position, &commit.encode(), sig)
-}
-
-fn log_bytes(position: u64, commit: &[u8], sig: Option<&Sig>) -> Vec<u8> {
-    let mut writer = Writer::new();
-    writer.raw(&position.to_be_bytes());
-    writer.u8(u8::from(sig.is_some()));
-    if let Some(sig) = sig {
-        writer.raw(&sig.0);
-    }
-    writer.raw(commit);
-    writer.into_bytes()
-}
-
-/// A record of the log, its commit not decoded yet.
-pub(crate) struct LogRecord<'a> {
-    position: u64,
-    sig: Option<Sig>,
-    pub(crate) commit: &'a [u8],
-}
-
-impl<'a> LogRecord<'a> {
-    pub(crate) fn read(bytes: &'a [u8]) -> Result<LogRecord<'a>, StoreError> {
-        let mut reader = Reader::new(bytes);
-        let mut read = || {
-            let position = u64::from_be_bytes(reader.array()?);
-            let sig = match reader.u8()? {
-                0 => None,
-                1 => Some(Sig(reader.array()?)),
-                tag => return Err(DecodeError::UnknownTag(tag)),
-            };
-            let commit = reader.raw(reader.remaining())?;
-            Ok(LogRecord { position, sig, commit })
-        };
-        read().map_err(damaged("a commit's record"))
-    }
-
-    /// The key of its position.
-    pub(crate) fn position(&self) -> [u8; 8] {
-        self.position.to_be_bytes()
-    }
-
-    /// The same record with a signature.
-    pub(crate) fn signed(&self, sig: &Sig) -> Vec<u8> {
-        log_bytes(self.position, self.commit, Some(sig))
-    }
-
-    pub(crate) fn decode(&self, account: &AccountId, dot: Dot) -> Result<StoredCommit, StoreError> {
-        let commit = Commit::decode(self.commit, account).map_err(damaged("a commit"))?;
-        if commit.dot != dot {
-            return Err(StoreError::Corrupt("a commit lies under another's key".into()));
-        }
-        Ok(StoredCommit { position: self.position, commit, sig: self.sig })
-    }
-}
-
-/// The key of a commit in the quarantine: its whole dot, so that the table is in the order of dots.
-pub(crate) fn quarantine_key(dot: &Dot) -> Vec<u8> {
-    let mut writer = Writer::new();
-    put_replica(&mut writer, &dot.replica);
-    writer.raw(&dot.seq.to_be_bytes());
-    writer.into_bytes()
-}
-
-/// The dot of the commit that retracted it, then the record of the log.
-pub(crate) fn quarantine_record(because: &Dot, log_record: &[u8]) -> Vec<u8> {
-    let mut bytes = quarantine_key(because);
-    bytes.extend_from_slice(log_record);
-    bytes
-}
-
-pub(crate) fn read_quarantined(
-    key: &[u8],
-    bytes: &[u8],
-    account: &AccountId,
-) -> Result<Quarantined, StoreError> {
-    let dot = |reader: &mut Reader<'_>| {
-        Ok(Dot { replica: get_replica(reader)?, seq: u64::from_be_bytes(reader.array()?) })
-    };
-    let mut reader = Reader::new(bytes);
-    let (name, because) = dot(&mut Reader::new(key))
-        .and_then(|name| Ok((name, dot(&mut reader)?)))
-        .map_err(damaged("a retracted commit"))?;
-    if key.len() != quarantine_key(&name).len() {
-        return Err(StoreError::Corrupt("a retracted commit's key is malformed".into()));
-    }
-    let record = &bytes[bytes.len() - reader.remaining()..];
-    Ok(Quarantined { stored: LogRecord::read(record)?.decode(account, name)?, because })
 }
 
 fn put_stamp(writer: &mut Writer, stamp: &Stamp, names: &mut Arc<Names>) {
@@ -432,17 +341,5 @@ mod tests {
         assert_eq!(read_member(&bytes, &account), Ok(cert));
         exact(&bytes, |bytes| read_member(bytes, &account), member_record);
         assert!(read_member(&bytes, &AccountId([1; 32])).is_err());
-    }
-
-    #[test]
-    fn a_commit_under_the_key_of_another_is_damage() {
-        let account = AccountId(test_root().public());
-        let (commit, sig) = Author::new(1).commit(Hlc(1), Deps::new(), vec![]);
-        let bytes = log_record(9, &commit, Some(&sig));
-        let record = LogRecord::read(&bytes).expect("a record");
-        let other = Dot { seq: 2, ..commit.dot };
-        assert!(matches!(record.decode(&account, other), Err(StoreError::Corrupt(_))));
-        let stored = record.decode(&account, commit.dot);
-        assert_eq!(stored, Ok(StoredCommit { position: 9, commit, sig: Some(sig) }));
     }
 }

@@ -13,7 +13,7 @@ use crate::error::{damaged, redb};
 use crate::record::{get_replica, put_replica};
 
 /// The format that this version writes, and the newest that it reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 pub(crate) type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
@@ -21,18 +21,17 @@ pub(crate) const META: Definition = Definition::new("meta");
 pub(crate) const REPLICAS: Definition = Definition::new("replicas");
 pub(crate) const TABLES: Definition = Definition::new("tables");
 pub(crate) const LOG: Definition = Definition::new("log");
-pub(crate) const POSITIONS: Definition = Definition::new("positions");
+pub(crate) const INDEX: Definition = Definition::new("index");
 pub(crate) const ROWS: Definition = Definition::new("rows");
 pub(crate) const HEADS: Definition = Definition::new("heads");
 pub(crate) const MEMBERS: Definition = Definition::new("members");
 pub(crate) const CONFLICTS: Definition = Definition::new("conflicts");
-/// Made with the first retraction: a file may lack it.
 pub(crate) const QUARANTINE: Definition = Definition::new("quarantine");
 pub(crate) const LOCAL: Definition = Definition::new("local");
 
-/// All tables of format 1 but the quarantine. A valid file has each of them.
-pub(crate) const ALL: [Definition; 10] =
-    [META, REPLICAS, TABLES, LOG, POSITIONS, ROWS, HEADS, MEMBERS, CONFLICTS, LOCAL];
+/// All tables of format 2. A valid file has each of them.
+pub(crate) const ALL: [Definition; 11] =
+    [META, REPLICAS, TABLES, LOG, INDEX, ROWS, HEADS, MEMBERS, CONFLICTS, QUARANTINE, LOCAL];
 
 pub(crate) const META_FORMAT: &[u8] = b"format";
 pub(crate) const META_ACCOUNT: &[u8] = b"account";
@@ -46,11 +45,22 @@ pub(crate) struct State {
     pub(crate) clock: Hlc,
     pub(crate) digest: u128,
     pub(crate) conflict_next: u64,
+    /// Of the last commit; 0 if there is none.
+    pub(crate) position: u64,
+    /// The table of rows is what the log amounts to up to this position.
+    pub(crate) checkpoint: u64,
 }
 
 impl Default for State {
     fn default() -> State {
-        State { replica: None, clock: Hlc::default(), digest: 0, conflict_next: 1 }
+        State {
+            replica: None,
+            clock: Hlc::default(),
+            digest: 0,
+            conflict_next: 1,
+            position: 0,
+            checkpoint: 0,
+        }
     }
 }
 
@@ -64,6 +74,8 @@ impl State {
         writer.raw(&self.clock.0.to_be_bytes());
         writer.raw(&self.digest.to_be_bytes());
         writer.varint(self.conflict_next);
+        writer.varint(self.position);
+        writer.varint(self.checkpoint);
         writer.into_bytes()
     }
 
@@ -76,9 +88,12 @@ impl State {
         };
         let clock = Hlc(u64::from_be_bytes(reader.array()?));
         let digest = u128::from_be_bytes(reader.array()?);
-        let conflict_next = reader.varint()?;
+        let (conflict_next, position, checkpoint) = (reader.varint()?, reader.varint()?, reader.varint()?);
         reader.finish()?;
-        Ok(State { replica, clock, digest, conflict_next })
+        if checkpoint > position {
+            return Err(DecodeError::Invalid("a checkpoint ahead of the log"));
+        }
+        Ok(State { replica, clock, digest, conflict_next, position, checkpoint })
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use common::{account, batch, batches_held, history_to, mix};
 use engine::store::{Store, StoreError, StoreRead};
 use redb::StorageBackend;
-use store::RedbStore;
+use store::{OpenError, RedbStore};
 
 const SECTOR_BYTES: usize = 512;
 
@@ -139,10 +139,19 @@ impl StorageBackend for Disk {
     }
 }
 
+/// Rows wait for the log to have so many bytes more: of three batches here, about one writes a checkpoint.
+const TAIL_BYTES: u64 = 1_500;
+
+/// A store that writes a checkpoint now and then.
+fn store_on(disk: &Disk) -> Result<RedbStore, OpenError> {
+    let store = RedbStore::with_backend(disk.clone(), account())?;
+    Ok(store.with_checkpoint_at(usize::MAX, TAIL_BYTES))
+}
+
 /// The content of a disk with the first batches on it, closed.
 fn filled(batches: u64) -> Vec<u8> {
     let disk = Disk::new(Vec::new(), Fault::None);
-    let store = RedbStore::with_backend(disk.clone(), account()).expect("a database");
+    let store = store_on(&disk).expect("a database");
     let mut history = history_to(0);
     (0..batches).for_each(|n| assert_eq!(store.apply(&batch(&mut history, n)), Ok(())));
     drop(store);
@@ -153,7 +162,7 @@ fn filled(batches: u64) -> Vec<u8> {
 
 /// Applies batches from the n-th on until the disk fails; gives how many the store then has acknowledged.
 fn write_until_failure(disk: &Disk, from: u64, to: u64) -> u64 {
-    let Ok(store) = RedbStore::with_backend(disk.clone(), account()) else { return from };
+    let Ok(store) = store_on(disk) else { return from };
     let mut history = history_to(from);
     (from..to).find(|n| store.apply(&batch(&mut history, *n)).is_err()).unwrap_or(to)
 }
@@ -171,7 +180,9 @@ fn a_power_cut_at_any_write_leaves_what_was_acknowledged() {
         for seed in 0..4 {
             let left = disk.after_power_cut(at * 4 + seed);
             let store = RedbStore::with_backend(Disk::new(left, Fault::None), account());
-            let held = batches_held(&store.expect("it opens after a power cut"));
+            let store = store.expect("it opens after a power cut");
+            assert!(store.unsaved_bytes().expect("open") < 10 * TAIL_BYTES, "no checkpoint has been written");
+            let held = batches_held(&store);
             assert!(held >= acknowledged, "cut {at}: {acknowledged} acknowledged, {held} there");
             assert!(held <= acknowledged + 1);
             kept_unacknowledged += held - acknowledged;
@@ -209,7 +220,7 @@ fn a_full_disk_is_said_so_and_loses_nothing() {
     for at in 1.. {
         let disk = Disk::new(start.clone(), Fault::Full(at));
         let mut acknowledged = 5;
-        if let Ok(store) = RedbStore::with_backend(disk.clone(), account()) {
+        if let Ok(store) = store_on(&disk) {
             let mut history = history_to(5);
             let failed = (5..9).find_map(|n| {
                 let outcome = store.apply(&batch(&mut history, n));
@@ -257,4 +268,33 @@ fn after_a_failed_write_the_store_refuses_more_until_reopened() {
     let held = batches_held(&store);
     assert_eq!(store.apply(&batch(&mut history_to(held), held)), Ok(()));
     assert!(store.recover().is_ok());
+}
+
+/// The checkpoint that closing writes, cut at every write: nothing depends on it.
+#[test]
+fn a_power_cut_while_the_database_is_closed_loses_nothing() {
+    let start = Disk::new(Vec::new(), Fault::None);
+    let store = RedbStore::with_backend(start.clone(), account()).expect("a database");
+    let (mut history, mut batches) = (history_to(0), 0);
+    while store.unsaved_bytes().expect("open") < 1024 * 1024 + 1 {
+        assert_eq!(store.apply(&batch(&mut history, batches)), Ok(()));
+        batches += 1;
+    }
+    let running = start.medium().cached.clone();
+    drop(store);
+    let mut cuts = 0;
+    for at in 1.. {
+        let disk = Disk::new(running.clone(), Fault::None);
+        let store = RedbStore::with_backend(disk.clone(), account()).expect("it opens");
+        let before = disk.medium().operations;
+        disk.medium().fault = Fault::Cut(before + at);
+        drop(store);
+        if disk.medium().operations < before + at {
+            break;
+        }
+        let left = Disk::new(disk.after_power_cut(at), Fault::None);
+        assert_eq!(batches_held(&RedbStore::with_backend(left, account()).expect("it opens")), batches);
+        cuts += 1;
+    }
+    assert!(cuts > 5, "only {cuts} cuts");
 }

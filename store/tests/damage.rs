@@ -95,7 +95,8 @@ fn overwrite(path: &Path, table: &str, change: impl Fn(Vec<u8>) -> Vec<u8>) {
 fn records_that_make_no_sense_are_an_error_where_they_are_read() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("db");
-    let store = create(&path);
+    // Nothing is left to be replayed, which would read the log.
+    let store = create(&path).with_checkpoint_at(0, 0);
     let mut history = history_to(0);
     (0..BATCHES).for_each(|n| assert_eq!(store.apply(&batch(&mut history, n)), Ok(())));
     let key = store.scan(
@@ -131,12 +132,17 @@ fn records_that_make_no_sense_are_an_error_where_they_are_read() {
         assert!(matches!(store.row(&table, &key), Err(StoreError::Corrupt(_))));
         drop(store);
         let store = damaged("log").expect("it opens");
-        assert!(matches!(store.applied(1, 9), Err(StoreError::Corrupt(_))));
-        let replica = *history.heads.keys().next().expect("a replica");
-        assert!(matches!(store.commits(&replica, 1, 9, 9), Err(StoreError::Corrupt(_))));
+        assert!(matches!(store.applied(1, usize::MAX), Err(StoreError::Corrupt(_))));
+        let found = |replica| store.commits(replica, 1, usize::MAX, usize::MAX);
+        // What lies behind the last commit that was asked for is not looked at.
+        let looked_at = change(vec![7, 7]) != [7, 7, 0];
+        let noticed =
+            history.heads.keys().any(|replica| matches!(found(replica), Err(StoreError::Corrupt(_))));
+        assert_eq!(noticed, looked_at);
         drop(store);
-        let store = damaged("positions").expect("it opens");
-        assert!(matches!(store.applied(1, 9), Err(StoreError::Corrupt(_))));
+        let store = damaged("index").expect("it opens");
+        let replica = history.heads.keys().next().expect("a replica");
+        assert!(matches!(store.commits(replica, 1, 9, 9), Err(StoreError::Corrupt(_))));
         drop(store);
         for table in ["replicas", "meta"] {
             assert!(
@@ -145,4 +151,16 @@ fn records_that_make_no_sense_are_an_error_where_they_are_read() {
             );
         }
     }
+}
+
+#[test]
+fn a_log_that_makes_no_sense_after_the_checkpoint_is_refused_when_opened() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("db");
+    let store = create(&path);
+    let mut history = history_to(0);
+    (0..BATCHES).for_each(|n| assert_eq!(store.apply(&batch(&mut history, n)), Ok(())));
+    drop(store);
+    overwrite(&path, "log", |value| vec![0xff; value.len()]);
+    assert!(matches!(open(&path), Err(OpenError::Damaged { .. })));
 }

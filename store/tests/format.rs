@@ -13,17 +13,18 @@ use engine::commit::{Stamp, hash_commit};
 use engine::identity::{DeviceId, ReplicaId, hex};
 use engine::name::{FieldName, RowKey, TableName};
 use engine::store::contract::{History, state_follows_from_log};
-use engine::store::{Batch, Conflict, Store, StoreRead};
+use engine::store::{Batch, Conflict, Recovered, Store, StoreRead};
 use engine::testing::test_identity;
 use engine::value::Value;
 use store::{FORMAT, RedbStore};
 
 const BATCHES: u64 = 8;
+const TAIL_BYTES: u64 = 3_000;
 /// Set to a folder, [`the_fixture_of_this_format_can_be_written_anew`] keeps there what it wrote.
 const KEEP: &str = "AHENK_WRITE_FIXTURE";
 
 fn fixture(kind: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-1").with_extension(kind)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-2").with_extension(kind)
 }
 
 fn conflicts(history: &History) -> Vec<Conflict> {
@@ -47,6 +48,8 @@ fn conflicts(history: &History) -> Vec<Conflict> {
 
 fn write(path: &Path) {
     let store = RedbStore::create(path, account(), [0xf1; 16]).expect("a new database");
+    // A checkpoint in the middle: some rows are in their table, others must be replayed.
+    let store = store.with_checkpoint_at(usize::MAX, TAIL_BYTES);
     let mut history = history_to(0);
     for n in 0..BATCHES {
         let mut batch = batch(&mut history, n);
@@ -111,11 +114,11 @@ fn summary(store: &RedbStore) -> String {
 }
 
 #[test]
-fn the_fixture_of_format_1_reads_exactly_and_can_be_written() {
+fn the_fixture_of_format_2_reads_exactly_and_can_be_written() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("db");
     fs::copy(fixture("redb"), &path).expect("a copy of the fixture");
-    let store = open(&path).expect("format 1 opens");
+    let store = open(&path).expect("format 2 opens");
     assert_eq!(summary(&store), fs::read_to_string(fixture("txt")).expect("its summary"));
     let recovered = store.recover().expect("recovered");
     assert_eq!(recovered.replica, None, "a copy is a new life");
@@ -134,14 +137,14 @@ fn the_fixture_of_format_1_reads_exactly_and_can_be_written() {
 
 #[test]
 fn the_fixture_of_this_format_can_be_written_anew() {
-    assert_eq!(FORMAT, 1, "a new format needs its own fixture");
+    assert_eq!(FORMAT, 2, "a new format needs its own fixture");
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("db");
     write(&path);
     if let Some(keep) = std::env::var_os(KEEP).map(PathBuf::from) {
-        fs::copy(&path, keep.join("format-1.redb")).expect("kept");
+        fs::copy(&path, keep.join("format-2.redb")).expect("kept");
         let summary = summary(&open(&path).expect("it opens"));
-        fs::write(keep.join("format-1.txt"), summary).expect("kept");
+        fs::write(keep.join("format-2.txt"), summary).expect("kept");
     }
     let store = open(&path).expect("it opens");
     assert_eq!(batches_held(&store), BATCHES);
@@ -150,7 +153,7 @@ fn the_fixture_of_this_format_can_be_written_anew() {
 
 /// The meaning of bytes is fixed, whatever redb or this code become.
 #[test]
-fn records_of_format_1_have_the_bytes_that_the_specification_gives() {
+fn records_of_format_2_have_the_bytes_that_the_specification_gives() {
     use redb::{ReadableDatabase, TableDefinition};
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("db");
@@ -161,19 +164,31 @@ fn records_of_format_1_have_the_bytes_that_the_specification_gives() {
         let table = txn.open_table(TableDefinition::<&[u8], &[u8]>::new(table)).expect("a table");
         table.get(key).expect("a read").expect("an entry").value().to_vec()
     };
-    assert_eq!(get("meta", b"format"), [0, 0, 0, 1]);
+    assert_eq!(get("meta", b"format"), [0, 0, 0, 2]);
     assert_eq!(get("meta", b"account"), account().0);
-    let position_1 = get("positions", &[0, 0, 0, 0, 0, 0, 0, 1]);
-    assert_eq!(position_1, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], "replica 0, sequence number 1");
-    let log = get("log", &position_1);
-    assert_eq!(log[..9], [0, 0, 0, 0, 0, 0, 0, 1, 1], "position 1, signed");
-    assert_eq!(get("replicas", &[0; 4]), log[73..97], "the commit starts with its replica");
+    // The state: a replica follows (24 bytes), clock, digest, next conflict, position, checkpoint.
+    let state = get("meta", b"state");
+    assert_eq!((state[0], state.len()), (1, 1 + 24 + 8 + 16 + 3), "{state:?}");
+    let [position, checkpoint] = [state[state.len() - 2], state[state.len() - 1]];
+    assert!(0 < checkpoint && checkpoint < position && position < 128, "{state:?}");
+    // The first chunk: its first commit leaves no position out, is signed, and is behind its length.
+    let chunk = get("log", &[0, 0, 0, 0, 0, 0, 0, 1]);
+    assert_eq!(chunk[..2], [0, 1]);
+    let index = get("index", &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    assert_eq!(index[..8], [0, 0, 0, 0, 0, 0, 0, 1], "replica 0, sequence number 1: in the first chunk");
+    let replica = get("replicas", &[0; 4]);
+    let start = if chunk[66] < 128 { 67 } else { 68 };
+    assert_eq!(chunk[start..start + 24], replica, "the commit starts with its replica");
     assert_eq!(get("local", b"addresses"), b"/ip4/192.0.2.1");
     let store = {
         drop(txn);
         drop(db);
-        open(&path).expect("it opens")
+        open(&path).expect("it opens").with_checkpoint_at(0, 0)
     };
+    // Rows that wait are written.
+    let Recovered { position, clock, digest, .. } = store.recover().expect("recovered");
+    let batch = Batch { position: position + 1, clock, digest, ..Batch::default() };
+    assert_eq!(store.apply(&batch), Ok(()));
     let (table, key) = (TableName::new("u").expect("a name"), RowKey::new("last").expect("a key"));
     let row = store.row(&table, &key).expect("a read").expect("a row");
     drop(store);

@@ -5,22 +5,25 @@
 //! damaged. The fate of a frame is a hash of the seed, the link and the frame's number on it, so that a change
 //! elsewhere does not reshuffle it.
 
+mod network;
+
 use std::collections::{BTreeMap, VecDeque};
 
-use super::moment::{Happened, Moment, describe, describe_commit};
+use super::moment::{Happened, Moment};
 use super::test_identity;
-use crate::commit::Commit;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::identity::{Identity, PeerKey};
 use crate::io::{Change, Event, Input, Output, PeerPage, WriteError, WriteRequest, Written};
-use crate::prng::Prng;
-use crate::store::{Batch, MemStore, Store, StoreError, StoreRead};
+use crate::store::{MemStore, Store, StoreError, StoreRead};
 use crate::time::{Instant, Now, WallMs};
-use crate::wire::message::parse;
 
 /// Wall clock at the start of every run, in milliseconds since the Unix epoch.
 pub const EPOCH_MS: u64 = 1_700_000_000_000;
+/// Most frames that a link holds back; more are lost.
+const HELD_MAX: usize = 1024;
+/// Most frames that are kept for another delivery.
+const KEPT_MAX: usize = 256;
 /// A link that an engine cut comes back after this long, in microseconds.
 const RECONNECT_MICROS: u64 = 1_000_000;
 
@@ -66,6 +69,7 @@ struct Node {
     engine: Option<Engine>,
     store: MemStore,
     wall_offset_ms: i64,
+    drift_ppm: i64,
     boots: u8,
     fail_commits: u32,
     cut: Option<Cut>,
@@ -90,6 +94,12 @@ struct Link {
     up: bool,
     /// Frames vanish without either side being told.
     silent: bool,
+    /// Frames to the device of the lower number vanish, or to that of the higher.
+    deaf: [bool; 2],
+    /// Frames wait here until the link is connected again.
+    held: Option<Vec<Happening>>,
+    /// When the last byte of what was sent before has passed, to the lower and to the higher.
+    busy: [Instant; 2],
     /// Frames of an earlier epoch no longer arrive.
     epoch: u64,
     frames: u64,
@@ -107,6 +117,11 @@ pub struct Mesh {
     config: Config,
     faults: LinkFaults,
     latency_micros: u64,
+    bytes_per_second: u64,
+    /// The session numbers that devices use towards each other, by sender and receiver.
+    sessions: BTreeMap<(usize, usize), u32>,
+    /// Frames that arrived, the newest last, if they are kept.
+    kept: Option<VecDeque<(usize, usize, Vec<u8>)>>,
     requests: u64,
     /// What each write came to, by request id.
     pub results: BTreeMap<u64, Result<Written, WriteError>>,
@@ -137,6 +152,7 @@ impl Mesh {
             engine: None,
             store: MemStore::new(),
             wall_offset_ms: 0,
+            drift_ppm: 0,
             boots: 0,
             fail_commits: 0,
             cut: None,
@@ -151,6 +167,9 @@ impl Mesh {
             config,
             faults: LinkFaults::default(),
             latency_micros: 5_000,
+            bytes_per_second: 0,
+            sessions: BTreeMap::new(),
+            kept: None,
             requests: 0,
             results: BTreeMap::new(),
             events: Vec::new(),
@@ -202,6 +221,37 @@ impl Mesh {
         self.nodes[node].wall_offset_ms = ms;
     }
 
+    /// Sets how fast a device's wall clock runs, in parts per million beside true time.
+    pub fn set_drift(&mut self, node: usize, ppm: i64) {
+        self.nodes[node].drift_ppm = ppm;
+    }
+
+    /// Sets how many bytes pass each way of each link in a second; 0 for any number.
+    pub fn set_bandwidth(&mut self, bytes_per_second: u64) {
+        self.bytes_per_second = bytes_per_second;
+        self.links.values_mut().for_each(|link| link.busy = [Instant(0); 2]);
+    }
+
+    /// Keeps the last frames that arrive, for [`Mesh::redeliver`].
+    pub fn keep_frames(&mut self) {
+        self.kept = Some(VecDeque::new());
+    }
+
+    /// Delivers all frames between some devices that were kept once more.
+    pub fn redeliver(&mut self, between: &[usize]) {
+        for (from, to, frame) in self.kept.take().unwrap_or_default() {
+            if between.contains(&from) && between.contains(&to) {
+                let peer = self.key(from);
+                self.inject(to, peer, frame);
+            }
+        }
+    }
+
+    /// The session number that one device used last towards another.
+    pub fn session(&self, from: usize, to: usize) -> Option<u32> {
+        self.sessions.get(&(from, to)).copied()
+    }
+
     /// Lets the next `times` commits of a device's store fail.
     pub fn fail_commits(&mut self, node: usize, times: u32) {
         self.nodes[node].fail_commits = times;
@@ -229,14 +279,20 @@ impl Mesh {
 
     /// The time as a device sees it.
     pub fn node_now(&self, node: usize) -> Now {
-        let wall = (EPOCH_MS + self.now_ms()).saturating_add_signed(self.nodes[node].wall_offset_ms);
+        let Node { wall_offset_ms, drift_ppm, .. } = &self.nodes[node];
+        let drift_ms = self.now_ms() as i64 * drift_ppm / 1_000_000;
+        let wall = (EPOCH_MS + self.now_ms()).saturating_add_signed(wall_offset_ms + drift_ms);
         Now { mono: self.now, wall: WallMs(wall) }
     }
 
-    /// Connects two running devices.
+    /// Connects two running devices, and mends whatever keeps their frames from arriving.
     pub fn connect(&mut self, a: usize, b: usize) {
         let link = self.links.entry(pair(a, b)).or_default();
-        link.silent = false;
+        (link.silent, link.deaf) = (false, [false; 2]);
+        for happening in link.held.take().unwrap_or_default() {
+            self.schedule(self.latency_micros, happening);
+        }
+        let link = self.links.entry(pair(a, b)).or_default();
         if link.up || self.nodes[a].engine.is_none() || self.nodes[b].engine.is_none() {
             return;
         }
@@ -265,6 +321,22 @@ impl Mesh {
     /// Frames between two devices vanish until [`Mesh::connect`], and nobody is told: a pulled cable.
     pub fn cut(&mut self, a: usize, b: usize) {
         self.links.entry(pair(a, b)).or_default().silent = true;
+    }
+
+    /// Frames from one device to another vanish until [`Mesh::connect`], and nobody is told.
+    pub fn cut_one_way(&mut self, from: usize, to: usize) {
+        self.links.entry(pair(from, to)).or_default().deaf[way(from, to)] = true;
+    }
+
+    /// Frames between two devices are held back until [`Mesh::connect`].
+    pub fn hold(&mut self, a: usize, b: usize) {
+        self.links.entry(pair(a, b)).or_default().held.get_or_insert_default();
+    }
+
+    /// Stops a device in good order: it says goodbye first.
+    pub fn leave(&mut self, node: usize) {
+        self.input(node, Input::Shutdown);
+        self.crash(node);
     }
 
     /// Stops a device at once, as a power cut does. Its store stays.
@@ -405,9 +477,11 @@ impl Mesh {
         match happening {
             Happening::Arrival { from, to, epoch, number, frame } => {
                 let link = self.links.get(&pair(from, to));
-                if link.is_some_and(|link| link.epoch == epoch && link.up && !link.silent) {
+                let hears = |link: &Link| !link.silent && !link.deaf[way(from, to)];
+                if link.is_some_and(|link| link.epoch == epoch && link.up && hears(link)) {
                     self.moment(|| Happened::Arrived { frame: number });
                     self.record(from, to, &frame);
+                    self.keep(from, to, &frame);
                     self.counts.arrived += 1;
                     let peer = self.key(from);
                     self.input(to, Input::Frame { peer, bytes: frame });
@@ -522,147 +596,11 @@ impl Mesh {
         }
         self.crash(node);
     }
+}
 
-    fn transmit(&mut self, from: usize, peer: PeerKey, frame: &[u8]) {
-        let Some(to) = self.node_of(peer) else { return };
-        let Some(link) = self.links.get_mut(&pair(from, to)).filter(|link| link.up) else { return };
-        link.frames += 1;
-        let (epoch, frames) = (link.epoch, link.frames);
-        let mut fate = self.fate(from, to, frames);
-        if fate.chance_ppm(self.faults.loss_ppm) {
-            let number = self.sent(from, to, frame);
-            self.moment(|| Happened::Vanished { frame: number });
-            self.counts.lost += 1;
-            return;
-        }
-        let copies = if fate.chance_ppm(self.faults.double_ppm) { 2 } else { 1 };
-        self.counts.doubled += copies - 1;
-        for _ in 0..copies {
-            let mut frame = frame.to_vec();
-            if fate.chance_ppm(self.faults.damage_ppm) && !frame.is_empty() {
-                let bit = fate.below(frame.len() as u64 * 8);
-                frame[(bit / 8) as usize] ^= 1 << (bit % 8);
-                self.counts.damaged += 1;
-            }
-            let delay = self.latency_micros + fate.below(self.faults.jitter_micros + 1);
-            let number = self.sent(from, to, &frame);
-            self.schedule(delay, Happening::Arrival { from, to, epoch, number, frame });
-        }
-    }
-
-    fn gossip(&mut self, from: usize, frame: &[u8]) {
-        for to in 0..self.nodes.len() {
-            if to != from && self.connected(from, to) {
-                let frame = frame.to_vec();
-                self.schedule(self.latency_micros * 2, Happening::Gossip { from, to, frame });
-            }
-        }
-    }
-
-    /// An engine closed a connection: the other side notices, and the transports will try again.
-    fn hang_up(&mut self, node: usize, peer: PeerKey) {
-        let Some(other) = self.node_of(peer) else { return };
-        let Some(link) = self.links.get_mut(&pair(node, other)).filter(|link| link.up) else { return };
-        link.up = false;
-        // The transport flushes before it closes.
-        self.flush(node, other);
-        let key = self.key(node);
-        if let Some(link) = self.links.get_mut(&pair(node, other)) {
-            link.epoch += 1;
-        }
-        self.input(other, Input::PeerDown(key));
-        self.input(node, Input::PeerDown(peer));
-        self.schedule(RECONNECT_MICROS, Happening::Reconnect { a: node, b: other });
-    }
-
-    /// What was sent before arrives at once.
-    fn flush(&mut self, node: usize, other: usize) {
-        let key = self.key(node);
-        let pending: Vec<_> = self.queue.extract_if(.., |_, happening| {
-            matches!(happening, Happening::Arrival { from, to, .. } if (*from, *to) == (node, other))
-        }).collect();
-        for (_, happening) in pending {
-            if let Happening::Arrival { frame, number, .. } = happening {
-                self.moment(|| Happened::Arrived { frame: number });
-                self.record(node, other, &frame);
-                self.input(other, Input::Frame { peer: key, bytes: frame });
-            }
-        }
-    }
-
-    fn fate(&self, from: usize, to: usize, number: u64) -> Prng {
-        let mut seed = [0; 32];
-        seed[..8].copy_from_slice(&self.seed.to_be_bytes());
-        seed[8..16].copy_from_slice(&number.to_be_bytes());
-        seed[16] = from as u8;
-        seed[17] = to as u8;
-        seed[18] = 1;
-        Prng::new(seed)
-    }
-
-    fn schedule(&mut self, delay_micros: u64, happening: Happening) {
-        self.scheduled += 1;
-        self.queue.insert((self.now + delay_micros, self.scheduled), happening);
-    }
-
-    fn node_of(&self, key: PeerKey) -> Option<usize> {
-        self.nodes.iter().position(|node| node.identity.peer_key() == key)
-    }
-
-    fn stop(&mut self, node: usize) {
-        if self.nodes[node].engine.take().is_some() {
-            self.moment(|| Happened::Stopped { node });
-        }
-    }
-
-    fn batch_moment(&mut self, node: usize, batch: &Batch, taken: bool) {
-        if self.moments.is_none() {
-            return;
-        }
-        let author = |commit: &Commit| {
-            let device = commit.dot.replica.device;
-            let node = self.nodes.iter().position(|node| node.identity.device() == device);
-            node.map_or('?', |node| char::from(b'A' + node as u8))
-        };
-        let commits = batch.commits.iter().map(|(commit, _)| describe_commit(commit, author(commit)));
-        let commits = commits.collect::<Vec<_>>().join("; ");
-        let text = if taken { commits } else { format!("not taken: {commits}") };
-        self.moment(|| Happened::Applied { node, text });
-    }
-
-    fn moment(&mut self, what: impl FnOnce() -> Happened) {
-        if let Some(moments) = &mut self.moments {
-            moments.push(Moment { at_micros: self.now.0, what: what() });
-        }
-    }
-
-    /// Numbers a copy of a frame, and notes that it left.
-    fn sent(&mut self, from: usize, to: usize, frame: &[u8]) -> u64 {
-        self.copies += 1;
-        let number = self.copies;
-        if self.moments.is_some() {
-            let text = self.read(to, frame);
-            self.moment(|| Happened::Sent { frame: number, from, to, text });
-        }
-        number
-    }
-
-    fn read(&self, to: usize, frame: &[u8]) -> String {
-        match parse(frame, &self.nodes[to].identity.account()) {
-            Ok((_, message)) => describe(&message),
-            Err(error) => format!("({error})"),
-        }
-    }
-
-    fn record(&mut self, from: usize, to: usize, frame: &[u8]) {
-        if self.transcript.is_none() {
-            return;
-        }
-        let name = |node: usize| char::from(b'A' + node as u8);
-        let text = self.read(to, frame);
-        let line = format!("{:>7} ms  {} -> {}  {text}", self.now.0 / 1000, name(from), name(to));
-        self.transcript.get_or_insert_default().push(line);
-    }
+/// The index of a direction of a link.
+fn way(from: usize, to: usize) -> usize {
+    usize::from(to > from)
 }
 
 fn pair(a: usize, b: usize) -> (usize, usize) {

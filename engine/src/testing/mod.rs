@@ -95,8 +95,12 @@ pub struct Author {
 impl Author {
     /// The first life of the n-th test device.
     pub fn new(n: u8) -> Author {
-        let identity = test_identity(n);
-        let replica = ReplicaId { device: identity.device(), incarnation: u64::from(n) + 1 };
+        Author::of(test_identity(n), u64::from(n) + 1)
+    }
+
+    /// A life of any device.
+    pub fn of(identity: Identity, incarnation: u64) -> Author {
+        let replica = ReplicaId { device: identity.device(), incarnation };
         Author { identity, replica, seq: 0, prev: CommitHash::default() }
     }
 

@@ -1,0 +1,117 @@
+//! What hostile peers say: frames that a device must refuse, whoever they seem to come from.
+//!
+//! Invariant: nothing here is signed with a key that the account trusts for what it says, so no part of it may ever be
+//! in a log.
+
+use std::collections::BTreeMap;
+
+use engine::codec::Writer;
+use engine::commit::{Commit, OpKind};
+use engine::config::FRAME_BYTES_MAX;
+use engine::hlc::Hlc;
+use engine::identity::{DeviceCert, Identity, PeerKey, SecretKey, Sig};
+use engine::io::Input;
+use engine::prng::Prng;
+use engine::testing::{Author, EPOCH_MS, identity_of, op};
+use engine::value::Value;
+use engine::wire::frame::{MAJOR, pack};
+use engine::wire::message::{Control, Hello, MINOR, Ops, Run, pack_control, pack_ops};
+
+use crate::plan::{Intrusion, TABLE};
+
+/// Session number of strangers.
+const SESSION: u32 = 66;
+/// Devices of the test account from this number on take no part in plans.
+const OUTSIDER: u8 = 200;
+
+/// Who speaks, and the inputs that a device gets of it.
+pub(crate) struct Attack {
+    pub(crate) peer: PeerKey,
+    pub(crate) inputs: Vec<Input>,
+}
+
+/// What a device that is `peer`'s neighbour gets; `session` is the number that the peer uses towards it.
+pub(crate) fn by_peer(by: Intrusion, peer: PeerKey, session: u32, mut fate: Prng) -> Attack {
+    let frame = match by {
+        Intrusion::Oversize => vec![MAJOR; FRAME_BYTES_MAX + 1],
+        Intrusion::Bomb => bomb(session),
+        Intrusion::Version => {
+            let mut frame = pack(session, &[1]).expect("a short frame");
+            frame[0] = MAJOR + 1;
+            reseal(frame)
+        }
+        Intrusion::Forged => commits(session, &mut fate, true),
+        _ => (0..20 + fate.below(200)).map(|_| fate.next_u64() as u8).collect(),
+    };
+    Attack { peer, inputs: vec![Input::Frame { peer, bytes: frame }] }
+}
+
+/// What a device gets of a stranger; `None` if the intrusion is by a peer.
+pub(crate) fn by_stranger(by: Intrusion, number: u64, mut fate: Prng) -> Option<Attack> {
+    let identity = match by {
+        Intrusion::Foreign => {
+            identity_of(&SecretKey::from_bytes(&[9; 32]), OUTSIDER.wrapping_add(number as u8))
+        }
+        Intrusion::Uncertified => self_made(number),
+        _ => return None,
+    };
+    let peer = identity.peer_key();
+    let author = Author::of(identity.clone(), 1);
+    let hello = Hello {
+        minor: MINOR,
+        features: 0,
+        cert: identity.cert,
+        replica: author.replica,
+        echo: 0,
+        digest: [0; 16],
+    };
+    let hello = pack_control(SESSION, &Control::Hello(Box::new(hello))).expect("a short frame");
+    let frames = [hello, commits(SESSION, &mut fate, false)];
+    let mut inputs = vec![Input::PeerUp(peer)];
+    inputs.extend(frames.map(|bytes| Input::Frame { peer, bytes }));
+    inputs.push(Input::PeerDown(peer));
+    Some(Attack { peer, inputs })
+}
+
+/// A device with a certificate of this very account, signed by itself.
+fn self_made(number: u64) -> Identity {
+    let account = engine::testing::test_identity(0).account();
+    let secret = SecretKey::from_bytes(&[77 + number as u8; 32]);
+    let key = PeerKey(secret.public());
+    let mut cert = DeviceCert::issue(&secret, key, "stranger", EPOCH_MS, true).expect("a valid name");
+    cert.account = account;
+    Identity { secret, cert }
+}
+
+/// A run of one commit that nobody may accept: in the name of an outsider with a valid certificate but a signature of
+/// nobody (`forged`), or by a stranger.
+fn commits(session: u32, fate: &mut Prng, forged: bool) -> Vec<u8> {
+    let mut author = Author::new(OUTSIDER);
+    let fields = BTreeMap::from([("x".to_owned(), Value::Int(-1))]);
+    let steps = vec![op(TABLE, "hot-0", OpKind::Put, fields)];
+    let (commit, sig): (Commit, Sig) =
+        author.commit(Hlc::new(EPOCH_MS + fate.below(1_000_000), 0), BTreeMap::new(), steps);
+    let sig = if forged { Sig([fate.next_u64() as u8; 64]) } else { sig };
+    let runs = vec![Run { commits: vec![commit], sig }];
+    pack_ops(session, &Ops { want: 0, offset: 1, done: true, runs }).expect("a short frame")
+}
+
+/// Says that it inflates to more than any frame may.
+fn bomb(session: u32) -> Vec<u8> {
+    let mut body = Writer::new();
+    body.raw(&session.to_be_bytes());
+    body.varint(1 << 40);
+    body.raw(&[0; 100]);
+    let mut frame = vec![MAJOR, 1, 0, 0, 0, 0];
+    frame.extend_from_slice(&body.into_bytes());
+    reseal(frame)
+}
+
+/// Puts the checksum right.
+fn reseal(mut frame: Vec<u8>) -> Vec<u8> {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&frame[..2]);
+    hasher.update(&frame[6..]);
+    frame[2..6].copy_from_slice(&hasher.finalize().to_le_bytes());
+    frame
+}
