@@ -24,6 +24,7 @@ FRAME_BYTES_MAX, CONTROL_BYTES_MAX, INFLATED_BYTES_MAX = 1 << 20, 1 << 16, 1 << 
 COMMIT_BYTES_MAX, RUN_BYTES_MAX, RUN_COMMITS_MAX = 983_040, 1 << 22, 1 << 14
 COMMIT_OPS_MAX, ROW_FIELDS_MAX, REPLICAS_MAX, RANGES_MAX, HEADS_MAX = 1 << 16, 4096, 1024, 64, 1024
 TABLE_BYTES_MAX, ROW_KEY_BYTES_MAX, FIELD_BYTES_MAX, DEVICE_NAME_BYTES_MAX = 128, 512, 128, 64
+REASON_BYTES_MAX = 256
 VALUE_DEPTH_MAX, STAMP_MS_MAX, SEQ_MAX = 32, 70_368_744_177_663, (1 << 63) - 1
 U64 = (1 << 64) - 1
 
@@ -222,9 +223,7 @@ def put_value(value):
 KINDS = ["put", "update", "delete", "replace"]
 
 
-def read_introduction(reader, account):
-    if not reader.flag():
-        return None
+def read_cert(reader, account):
     cert = {"account": account, "key": reader.raw(32), "issued_ms": reader.varint(), "admin": reader.flag()}
     cert["name"] = reader.text(DEVICE_NAME_BYTES_MAX)
     cert["sig"] = reader.raw(64)
@@ -232,10 +231,84 @@ def read_introduction(reader, account):
     return cert
 
 
+def read_introduction(reader, account):
+    return read_cert(reader, account) if reader.flag() else None
+
+
 def put_introduction(cert):
-    if cert is None:
-        return b"\0"
-    start = b"\1" + cert["key"] + put_varint(cert["issued_ms"]) + bytes([cert["admin"]])
+    return b"\0" if cert is None else b"\1" + put_cert(cert)
+
+
+def read_fence(reader):
+    seq = reader.varint()
+    need(seq <= SEQ_MAX, "a bad fence")
+    return (seq, reader.raw(32), reader.raw(64)) if seq else None
+
+
+def put_fence(fence):
+    return put_varint(fence[0]) + fence[1] + fence[2] if fence else b"\0"
+
+
+def read_statement(reader, account):
+    kind = reader.u8()
+    if kind == 1:
+        return {"kind": "certify", "cert": read_cert(reader, account)}
+    if kind == 2:
+        said = {"kind": "revoke", "device": reader.raw(16), "issued_ms": reader.varint()}
+        said["reason"] = reader.text(REASON_BYTES_MAX)
+        need(not any(unicodedata.category(c) == "Cc" for c in said["reason"]), "a reason of more than a line")
+        said["fences"] = [(reader.be(8), read_fence(reader)) for _ in range(reader.count(REPLICAS_MAX))]
+        ascending([of for of, _ in said["fences"]], "fences")
+        need(all(fence for _, fence in said["fences"]), "a fence at nothing")
+        return said
+    need(kind == 3, "an unknown statement")
+    said = {"kind": "fork", "author": read_cert(reader, account), "incarnation": reader.be(8)}
+    said["fence"] = read_fence(reader)
+    said["branches"] = []
+    for _ in range(2):
+        commits = [reader.bytes(COMMIT_BYTES_MAX) for _ in range(reader.count(RUN_COMMITS_MAX))]
+        said["branches"].append((commits, reader.raw(64)))
+    return said
+
+
+def put_statement(said):
+    if said["kind"] == "certify":
+        return b"\1" + put_cert(said["cert"])
+    if said["kind"] == "revoke":
+        fences = [of.to_bytes(8, "big") + put_fence(fence) for of, fence in said["fences"]]
+        start = b"\2" + said["device"] + put_varint(said["issued_ms"]) + put_bytes(said["reason"].encode())
+        return start + put_list(fences)
+    out = b"\3" + put_cert(said["author"]) + said["incarnation"].to_bytes(8, "big") + put_fence(said["fence"])
+    for commits, sig in said["branches"]:
+        out += put_list([put_bytes(commit) for commit in commits]) + sig
+    return out
+
+
+def fork_holds(said, account):
+    check_cert(said["author"], account)
+    author, hashes = said["author"]["key"], []
+    of = (device_of(author), said["incarnation"])
+    seq, fence_hash, sig = said["fence"] or (0, bytes(32), None)
+    signed = b"ahenk signed commit 1" + account
+    if sig and not ed25519_verify(author, signed + fence_hash, sig):
+        return False
+    for commits, sig in said["branches"]:
+        number, prev, chain = seq, fence_hash, []
+        for data in commits:
+            commit = read_commit(data, account)
+            number += 1
+            if (commit["replica"], commit["seq"], commit["prev"]) != (of, number, prev) or commit["statement"]:
+                return False
+            prev = hash_commit(data)
+            chain.append(prev)
+        if not chain or not ed25519_verify(author, signed + prev, sig):
+            return False
+        hashes.append(chain)
+    return any(one != other for one, other in zip(*hashes))
+
+
+def put_cert(cert):
+    start = cert["key"] + put_varint(cert["issued_ms"]) + bytes([cert["admin"]])
     return start + put_bytes(cert["name"].encode()) + cert["sig"]
 
 
@@ -254,16 +327,29 @@ def read_commit(data, account):
     commit = {"replica": replica(reader), "seq": reader.varint(), "prev": reader.raw(32)}
     commit["stamp"] = reader.be(8)
     commit["deps"] = [(replica(reader), reader.varint()) for _ in range(reader.count(REPLICAS_MAX))]
-    commit["introduces"] = read_introduction(reader, account)
+    beginning = reader.u8()
+    need(beginning < 3, "an unknown beginning of a commit")
+    commit["introduces"] = read_cert(reader, account) if beginning == 1 else None
+    commit["statement"] = read_statement(reader, account) if beginning == 2 else None
     commit["ops"] = [read_op(reader) for _ in range(reader.count(COMMIT_OPS_MAX))]
     reader.end()
     check_commit(commit)
+    of_account = commit["replica"][0] == device_of(account)
+    need(of_account == (commit["statement"] is not None), "a commit in the account's name")
     return commit
 
 
 def check_commit(commit):
     seq, cert, deps = commit["seq"], commit["introduces"], commit["deps"]
     need(1 <= seq <= SEQ_MAX, "a bad number")
+    if commit["statement"]:
+        need(seq == 1 and not cert and commit["prev"] == bytes(32) and not deps, "a bad statement")
+        need(not commit["ops"], "a statement with operations")
+        bare = put_commit(commit | {"replica": (commit["replica"][0], 0)})
+        digest = blake3(b"ahenk statement 1" + bare)
+        need(commit["replica"][1] == int.from_bytes(digest[:8], "big"), "a bad name of a statement")
+        need(commit["stamp"] and commit["stamp"] >> 16 <= STAMP_MS_MAX, "a bad stamp")
+        return
     need((seq == 1) == (cert is not None) == (commit["prev"] == bytes(32)), "a bad start of a log")
     need(cert is None or device_of(cert["key"]) == commit["replica"][0], "another's certificate")
     need(commit["stamp"] and commit["stamp"] >> 16 <= STAMP_MS_MAX, "a bad stamp")
@@ -279,7 +365,10 @@ def put_commit(commit):
     out = put_replica(commit["replica"]) + put_varint(commit["seq"]) + commit["prev"]
     out += commit["stamp"].to_bytes(8, "big")
     out += put_list([put_replica(of) + put_varint(number) for of, number in commit["deps"]])
-    out += put_introduction(commit["introduces"])
+    if commit["statement"]:
+        out += b"\2" + put_statement(commit["statement"])
+    else:
+        out += put_introduction(commit["introduces"])
     ops = []
     for op in commit["ops"]:
         fields = [put_bytes(field) + put_value(value) for field, value in op["fields"]]
@@ -446,7 +535,7 @@ REPLICA = pair(Type(read_device, put_bytes), U64_)
 HEADS = checked(listing(pair(REPLICA, U64_), HEADS_MAX), check_heads)
 KNOWLEDGE = checked(listing(pair(REPLICA, listing(pair(U64_, U64_)))), check_knowledge)
 CERT = struct_of(account=fixed(32), key=fixed(32), name=TEXT, issued_ms=U64_, admin=FLAG, sig=fixed(64))
-FAULT = checked(U32, lambda fault: need(fault < 8, "an unknown fault"))
+FAULT = checked(U32, lambda fault: need(fault < 9, "an unknown fault"))
 PLACE = optional(pair(TEXT, TEXT))
 ROW_DIGEST = triple(TEXT, TEXT, fixed(16))
 TIME = struct_of(nonce=U32, wall_ms=U64_)
@@ -460,6 +549,7 @@ CONTROL = {
     8: TIME,
     9: struct_of(fault=FAULT, text=TEXT),
     10: struct_of(text=TEXT),
+    11: struct_of(key=fixed(32)),
     32: struct_of(id=U32, after=PLACE, detail=FLAG),
     33: struct_of(id=U32, digest=fixed(16), upto=PLACE, state=fixed(16), rows=listing(ROW_DIGEST)),
 }
@@ -558,7 +648,7 @@ class Columns:
             self.last_deps[place] = self.last_deps[place] + column["deps"].zigzag() & U64
             deps.append((self.replicas[place], self.last_deps[place]))
         commit = {"replica": self.replica, "seq": seq, "prev": prev, "stamp": self.stamp, "deps": deps}
-        commit["introduces"] = cert
+        commit["introduces"], commit["statement"] = cert, None
         ops = column["ops"].varint()
         need(ops <= COMMIT_OPS_MAX, "too many operations")
         commit["ops"] = [self.op() for _ in range(ops)]
@@ -728,6 +818,20 @@ def knowledge_of(v):
     return [(replica_of(of), [(int(first), int(last)) for first, last in ranges]) for of, ranges in v]
 
 
+def statement_of(v):
+    def fence_of(fence):
+        return fence and (int(fence[0]), unhex(fence[1]), unhex(fence[2]))
+
+    if v["kind"] == "certify":
+        return v | {"cert": cert_of(v["cert"])}
+    if v["kind"] == "revoke":
+        fences = [(int(of), fence_of(fence)) for of, fence in v["fences"]]
+        return v | {"device": unhex(v["device"]), "issued_ms": int(v["issued_ms"]), "fences": fences}
+    branches = [([unhex(commit) for commit in commits], unhex(sig)) for commits, sig in v["branches"]]
+    start = {"author": cert_of(v["author"]), "incarnation": int(v["incarnation"])}
+    return v | start | {"fence": fence_of(v["fence"]), "branches": branches}
+
+
 def commit_of(v):
     ops = []
     for op in v["ops"]:
@@ -740,13 +844,14 @@ def commit_of(v):
         "stamp": int(v["ms"]) << 16 | v["counter"],
         "deps": heads_of(v["deps"]),
         "introduces": v["introduces"] and cert_of(v["introduces"]),
+        "statement": v["statement"] and statement_of(v["statement"]),
         "ops": ops,
     }
 
 
 FIELDS = {
     "cert": cert_of, "replica": replica_of, "knowledge": lambda v: v and knowledge_of(v),
-    "ranges": knowledge_of, "heads": heads_of, "digest": unhex, "state": unhex,
+    "key": unhex, "ranges": knowledge_of, "heads": heads_of, "digest": unhex, "state": unhex,
     "after": lambda v: v and tuple(v), "upto": lambda v: v and tuple(v),
     "rows": lambda v: [(table, row, unhex(digest)) for table, row, digest in v],
     "features": int, "credit": int, "pushed": int, "wall_ms": int,
@@ -828,6 +933,23 @@ def check_commits(vectors, account):
     return commits
 
 
+def check_statements(vectors, account):
+    for v in vectors["statements"]:
+        commit, data, digest = commit_of(v["commit"]), unhex(v["bytes"]), unhex(v["hash"])
+        equal(read_commit(data, account), commit, "a statement")
+        equal(put_commit(commit), data, "a statement's canonical form")
+        equal(hash_commit(data), digest, "a statement's hash")
+        said, sig = commit["statement"], unhex(v["sig"])
+        if said["kind"] == "fork":
+            equal(sig, bytes(64), "a proof's signature")
+            assert fork_holds(said, account), "a proof of a fork does not hold"
+            for change in ({"incarnation": 9}, {"branches": said["branches"][:1] * 2}):
+                assert not fork_holds(said | change, account), f"a proof holds with {change}"
+        else:
+            check_signature(account, account, digest, sig)
+        refuses(lambda: read_commit(put_commit(commit | {"stamp": 77}), account), "a statement of another name")
+
+
 def check_rows(vectors, commits):
     rows = {}
     for commit in reversed(commits):
@@ -905,6 +1027,7 @@ def main():
     check_primitives(vectors)
     account = check_identities(vectors)
     commits = check_commits(vectors, account)
+    check_statements(vectors, account)
     check_rows(vectors, commits)
     check_frames(vectors, account)
     check_pairing(vectors, account)

@@ -7,8 +7,8 @@ use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    backup, batch, conflicts, delete, demo, device, export, get, import, init, list, log, peer, put, start,
-    status, stop, story, sync, verify, watch,
+    backup, batch, bugreport, conflicts, delete, demo, device, doctor, export, get, import, init, list, log,
+    peer, put, start, stats, status, stop, story, sync, verify, watch,
 };
 
 const AFTER_HELP: &str = "\
@@ -67,6 +67,16 @@ pub(crate) enum Command {
     Stop,
     /// Show how things stand
     Status(status::Args),
+    /// Show sync in numbers: commits, operations, bytes, for all and for each device
+    Stats,
+    /// Print the same numbers for Prometheus, or serve them at a loopback port
+    Metrics(stats::MetricsArgs),
+    /// Show what this installation is: versions, places, sizes
+    Info,
+    /// Look for what is wrong or soon will be, and say what to do about it
+    Doctor,
+    /// Write what helps to understand a bug to a file, without data, names and addresses
+    Bugreport(bugreport::Args),
     /// Sync with all devices that can be reached, and wait until it is done
     Sync(sync::Args),
     /// The ways to the other devices: list, add
@@ -122,6 +132,11 @@ impl Command {
             Command::Start(args) => start::run(env, args).await,
             Command::Stop => stop::run(env).await,
             Command::Status(args) => status::run(env, args).await,
+            Command::Stats => stats::stats(env).await,
+            Command::Metrics(args) => stats::metrics(env, args).await,
+            Command::Info => stats::info(env).await,
+            Command::Doctor => doctor::run(env).await,
+            Command::Bugreport(args) => bugreport::run(env, args).await,
             Command::Sync(args) => sync::run(env, args).await,
             Command::Peer(command) => peer::run(env, command).await,
             Command::Put(args) => put::run(env, args).await,

@@ -10,7 +10,7 @@ use engine::transport::PathKind;
 use transport_libp2p::{DialError, PeerDetails};
 
 use crate::error::{CliError, Kind, Result, closed};
-use crate::report::{Added, Device, Peer, Status, Synced};
+use crate::report::{Added, Device, Peer, PeerStat, Stats, Status, Synced};
 use crate::service::Context;
 
 /// How long to wait for a device that was just dialed to say who it is.
@@ -149,6 +149,50 @@ pub(crate) async fn status(context: &Context) -> Result<Status> {
         copied_ms: noted_ms(context, COPIED_KEY)?,
         log: context.home.log_path().display().to_string(),
     })
+}
+
+/// Sync in numbers.
+pub(crate) async fn stats(context: &Context) -> Result<Stats> {
+    let node = node_status(context).await?;
+    let others = node.members.iter().filter(|cert| cert.key != context.identity.peer_key());
+    let mut peers: Vec<PeerStat> = others.map(|cert| peer_stat(cert, &node)).collect();
+    peers.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+    let path = context.home.database_path();
+    let file = std::fs::metadata(&path).map_err(|error| CliError::io("read", &path, &error))?;
+    Ok(Stats {
+        account: context.identity.account().to_string(),
+        device: context.identity.device().to_string(),
+        name: context.identity.cert.name.clone(),
+        replica: node.stats.replica.to_string(),
+        up_ms: context.stop.is_some().then(|| millis(context.started.elapsed())),
+        position: node.position,
+        digest: digest_text(node.digest),
+        last_sync_ms: Some(node.stats.last_sync_ms).filter(|&ms| ms > 0),
+        waiting_commits: node.stats.waiting_commits,
+        waiting_bytes: node.stats.waiting_bytes,
+        // Their ids begin at 1.
+        conflicts: context.db.store().recover()?.conflict_next.saturating_sub(1),
+        database_bytes: file.len(),
+        total: node.stats.total,
+        peers,
+    })
+}
+
+fn peer_stat(cert: &DeviceCert, node: &NodeStatus) -> PeerStat {
+    let stats = node.stats.peers.iter().find(|peer| peer.peer == cert.key && peer.ready);
+    PeerStat {
+        name: cert.name.clone(),
+        id: cert.device().to_string(),
+        connected: stats.is_some(),
+        in_sync: stats.map(|stats| stats.synced),
+        rows_equal: stats.and_then(|stats| stats.rows_equal),
+        peer_lacks: stats.map(|stats| stats.behind),
+        we_lack: stats.map(|stats| stats.ahead),
+        round_trip_micros: node.paths.get(&cert.key).and_then(|path| path.round_trip_micros),
+        clock_offset_ms: stats.and_then(|stats| stats.clock_offset_ms),
+        last_sync_ms: stats.map(|stats| stats.last_sync_ms).filter(|&ms| ms > 0),
+        traffic: stats.map(|stats| stats.traffic).unwrap_or_default(),
+    }
 }
 
 pub(crate) async fn sync(context: &Context, within: Duration) -> Result<Synced> {

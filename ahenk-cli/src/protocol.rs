@@ -19,7 +19,7 @@ use crate::data::DataRequest;
 use crate::error::{CliError, Kind, Result};
 
 /// The version of this protocol.
-const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 2;
 /// Longest line either way, in bytes.
 pub(crate) const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -29,6 +29,8 @@ pub(crate) const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub(crate) enum Request {
     /// How things stand. One [`crate::report::Status`].
     Status,
+    /// Sync in numbers. One [`crate::report::Stats`].
+    Stats,
     /// The account's devices. One list of [`crate::report::Device`].
     Devices,
     /// The other devices and the ways to them. One list of [`crate::report::Peer`].

@@ -1,6 +1,7 @@
 //! What the service tells about devices, peers and itself. These are the documents that `--json`
 //! prints, so their field names are stable: add, never rename.
 
+use engine::io::Traffic;
 use serde::{Deserialize, Serialize};
 
 /// A device of the account.
@@ -82,6 +83,48 @@ pub(crate) struct Status {
     pub(crate) copied_ms: Option<u64>,
     /// Where the daemon logs when it runs in the background.
     pub(crate) log: String,
+}
+
+/// How the sync with one other device stands, in numbers. What is not known, or not while it is not connected, is
+/// `null`; counters are of the present session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PeerStat {
+    pub(crate) name: String,
+    pub(crate) id: String,
+    pub(crate) connected: bool,
+    pub(crate) in_sync: Option<bool>,
+    /// Whether its rows were ours when both last knew the same.
+    pub(crate) rows_equal: Option<bool>,
+    pub(crate) peer_lacks: Option<u64>,
+    pub(crate) we_lack: Option<u64>,
+    pub(crate) round_trip_micros: Option<u64>,
+    pub(crate) clock_offset_ms: Option<i64>,
+    pub(crate) last_sync_ms: Option<u64>,
+    #[serde(flatten)]
+    pub(crate) traffic: Traffic,
+}
+
+/// Sync in numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Stats {
+    pub(crate) account: String,
+    pub(crate) device: String,
+    pub(crate) name: String,
+    pub(crate) replica: String,
+    /// Milliseconds since the daemon started.
+    pub(crate) up_ms: Option<u64>,
+    /// Commits applied.
+    pub(crate) position: u64,
+    pub(crate) digest: String,
+    pub(crate) last_sync_ms: Option<u64>,
+    pub(crate) waiting_commits: u64,
+    pub(crate) waiting_bytes: u64,
+    /// Values that lost a true conflict, since the database was made.
+    pub(crate) conflicts: u64,
+    pub(crate) database_bytes: u64,
+    /// Counters since the start, ended sessions included.
+    pub(crate) total: Traffic,
+    pub(crate) peers: Vec<PeerStat>,
 }
 
 /// A completed sync.

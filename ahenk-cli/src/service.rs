@@ -77,6 +77,7 @@ pub(crate) async fn call(context: &Context, request: Request, mut caller: Caller
 async fn dispatch(context: &Context, request: Request, caller: &mut Caller) -> Result<()> {
     match request {
         Request::Status => caller.item(network::status(context).await?).await,
+        Request::Stats => caller.item(network::stats(context).await?).await,
         Request::Devices => caller.item(network::devices(context).await?).await,
         Request::Peers => caller.item(network::peers(context).await?).await,
         Request::PeerAdd { address } => caller.item(network::add(context, &address).await?).await,

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::commit::OpKind;
-use engine::identity::{AccountId, DeviceCert, DeviceId, Identity};
-use engine::io::{Change as Step, Event, PeerPage, Traffic, WriteError, WriteRequest, Written};
+use engine::identity::{AccountId, DeviceCert, DeviceId, Dot, Identity, SecretKey};
+use engine::io::{
+    AdminError, Change as Step, Event, Order, PeerPage, Traffic, WriteError, WriteRequest, Written,
+};
 use engine::knowledge::Knowledge;
 use engine::name::{FieldName, NameError, RowKey, TableName};
 use engine::row::RowState;
-use engine::store::{Conflict, Store, StoreError, StoredCommit};
+use engine::store::{Conflict, Quarantined, Store, StoreError, StoredCommit};
 use engine::value::Value;
 use tokio::sync::{RwLock, broadcast, mpsc, oneshot, watch};
 
@@ -160,6 +162,39 @@ pub enum WriteFailed {
     Closed,
 }
 
+/// Why an administrator's order was not carried out. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OrderFailed {
+    /// It is not possible as it is.
+    #[error(transparent)]
+    Refused(AdminError),
+    /// The store failed.
+    #[error(transparent)]
+    Storage(StoreError),
+    /// The database is closed.
+    #[error("the database is closed")]
+    Closed,
+}
+
+/// Why a retracted commit was not restored. It stays in the quarantine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// It is not in the quarantine.
+    #[error("the commit {0} is not in the quarantine")]
+    NotThere(Dot),
+    /// It has no operations: there is nothing to write.
+    #[error("the commit {0} writes nothing: drop it instead")]
+    Empty(Dot),
+    /// The quarantine could not be read.
+    #[error(transparent)]
+    Read(#[from] StoreError),
+    /// It could not be written anew.
+    #[error(transparent)]
+    Write(#[from] WriteFailed),
+}
+
 /// Why a wait for sync ended without it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -200,6 +235,7 @@ pub struct Db<S> {
     store: Arc<S>,
     positions: watch::Receiver<u64>,
     events: broadcast::Sender<Event>,
+    grants: watch::Receiver<Option<SecretKey>>,
     account: AccountId,
     device: DeviceId,
     /// Shared by transactions at first; held alone by one that must not be overtaken again.
@@ -213,6 +249,7 @@ impl<S> Clone for Db<S> {
             store: Arc::clone(&self.store),
             positions: self.positions.clone(),
             events: self.events.clone(),
+            grants: self.grants.clone(),
             account: self.account,
             device: self.device,
             turn: Arc::clone(&self.turn),
@@ -226,10 +263,11 @@ impl<S: Store> Db<S> {
         store: Arc<S>,
         positions: watch::Receiver<u64>,
         events: broadcast::Sender<Event>,
+        grants: watch::Receiver<Option<SecretKey>>,
         identity: &Identity,
     ) -> Db<S> {
         let (account, device, turn) = (identity.account(), identity.device(), Arc::default());
-        Db { commands, store, positions, events, account, device, turn }
+        Db { commands, store, positions, events, grants, account, device, turn }
     }
 
     /// The account.
@@ -276,7 +314,7 @@ impl<S: Store> Db<S> {
     ) -> Result<Written, WriteFailed> {
         let step =
             Step { table: TableName::new(table)?, row: RowKey::new(row)?, kind, fields: fields.checked()? };
-        self.write(WriteRequest { id: 0, changes: vec![step], expect: Vec::new() }).await
+        self.write(WriteRequest { id: 0, changes: vec![step], ..WriteRequest::default() }).await
     }
 
     /// Hands a prepared transaction to the node, and waits until it is durable.
@@ -418,6 +456,67 @@ impl<S: Store> Db<S> {
     pub async fn add_members(&self, certs: Vec<DeviceCert>) {
         // A closed database learns nothing more.
         let _ = self.commands.send(Command::Members(certs)).await;
+    }
+
+    /// Declares that a device is one of the account's no longer. What this device has applied of its commits counts; the
+    /// rest does not, here and, as soon as they hear of it, on all other devices.
+    pub async fn revoke(&self, device: DeviceId, reason: &str) -> Result<Dot, OrderFailed> {
+        self.administer(Order::Revoke { device, reason: reason.to_owned() }).await
+    }
+
+    /// Certifies a device anew: under another name, or as an administrator, which is given the root key when it connects.
+    pub async fn certify(
+        &self,
+        device: DeviceId,
+        name: Option<String>,
+        admin: Option<bool>,
+    ) -> Result<Dot, OrderFailed> {
+        self.administer(Order::Certify { device, name, admin }).await
+    }
+
+    async fn administer(&self, order: Order) -> Result<Dot, OrderFailed> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Administer { order, reply }).await.map_err(|_| OrderFailed::Closed)?;
+        answer.await.map_err(|_| OrderFailed::Closed)?
+    }
+
+    /// The account's root key, once another administrator has given it to this device in this run: keep it, and give it to
+    /// the identity ([`Identity::with_root`]) at the next start.
+    pub fn granted(&self) -> watch::Receiver<Option<SecretKey>> {
+        self.grants.clone()
+    }
+
+    /// Up to `limit` retracted commits after a dot (from the first, without one), ascending by dot.
+    pub fn quarantine(&self, after: Option<&Dot>, limit: usize) -> Result<Vec<Quarantined>, ReadError> {
+        Ok(self.store.quarantine(after, limit)?)
+    }
+
+    /// Writes a retracted commit anew, as a transaction of this device and of now, and takes it out of the quarantine.
+    /// An update of a row that is not there creates it.
+    pub async fn restore(&self, dot: Dot) -> Result<Written, RestoreError> {
+        let found = self.store.quarantine(None, usize::MAX)?;
+        let found = found.into_iter().find(|one| one.stored.dot() == dot);
+        let Some(commit) = found.map(|one| one.stored.commit) else {
+            return Err(RestoreError::NotThere(dot));
+        };
+        if commit.ops.is_empty() {
+            return Err(RestoreError::Empty(dot));
+        }
+        let mut changes = Vec::with_capacity(commit.ops.len());
+        for op in commit.ops {
+            let there = self.store.row(&op.table, &op.row)?.is_some_and(|state| state.visible());
+            let kind = if op.kind == OpKind::Update && !there { OpKind::Put } else { op.kind };
+            changes.push(Step { table: op.table, row: op.row, kind, fields: op.fields });
+        }
+        let request = WriteRequest { changes, release: vec![dot], ..WriteRequest::default() };
+        Ok(self.write(request).await?)
+    }
+
+    /// Drops retracted commits for ever. Those that are not in the quarantine are not missed.
+    pub async fn drop_quarantined(&self, dots: Vec<Dot>) -> Result<(), WriteFailed> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Release { dots, reply }).await.map_err(|_| WriteFailed::Closed)?;
+        answer.await.map_err(|_| WriteFailed::Closed)?
     }
 
     /// Says goodbye to all devices and stops the node. What was answered before is durable.

@@ -64,7 +64,10 @@ mod verify;
 mod watch;
 
 pub use clock::SystemClock;
-pub use db::{CloseError, Db, Fields, ReadError, Row, Scan, SyncError, SyncReport, WriteFailed};
+pub use db::{
+    CloseError, Db, Fields, OrderFailed, ReadError, RestoreError, Row, Scan, SyncError, SyncReport,
+    WriteFailed,
+};
 pub use engine;
 pub use memory::{MemoryNet, MemoryTransport, Offline};
 pub use node::{Node, NodeError, NodeStatus, Options, PeerPath};

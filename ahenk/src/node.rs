@@ -12,17 +12,18 @@ use std::time::Duration;
 
 use engine::Engine;
 use engine::config::Config;
-use engine::identity::{DeviceCert, DeviceId, Identity, PeerKey};
-use engine::io::{Event, Input, Output, PeerPage, SyncStats, WriteRequest, Written};
+use engine::identity::{DeviceCert, DeviceId, Dot, Identity, PeerKey, SecretKey};
+use engine::io::{Event, Input, Order, Output, PeerPage, SyncStats, WriteRequest, Written};
 use engine::knowledge::Knowledge;
 use engine::name::{RowKey, TableName};
+use engine::statement::Revocation;
 use engine::store::{Store, StoreError};
 use engine::time::{Clock, Instant};
 use engine::transport::{Path, Transport, TransportEvent, TrySendError};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
-use crate::db::{Db, SyncError, SyncReport, WriteFailed};
+use crate::db::{Db, OrderFailed, SyncError, SyncReport, WriteFailed};
 
 /// Local transactions that become durable together, at most.
 const GROUP_MAX: usize = 256;
@@ -78,8 +79,14 @@ pub struct PeerPath {
 pub struct NodeStatus {
     /// Sync as the engine sees it.
     pub stats: SyncStats,
-    /// The account's devices, this one included.
+    /// The account's devices, this one and revoked ones included.
     pub members: Vec<DeviceCert>,
+    /// The account's revocations, one for each device that is a member no longer.
+    pub revocations: Vec<Revocation>,
+    /// Whether this device is one of those: it keeps its data and syncs no more.
+    pub revoked: bool,
+    /// Whether this device holds the account's root key.
+    pub administers: bool,
     /// Connections as the transport sees them.
     pub paths: BTreeMap<PeerKey, PeerPath>,
     /// The state digest: equal on devices of equal knowledge.
@@ -96,6 +103,14 @@ pub(crate) enum Command {
         reply: oneshot::Sender<Result<Written, WriteFailed>>,
     },
     Members(Vec<DeviceCert>),
+    Administer {
+        order: Order,
+        reply: oneshot::Sender<Result<Dot, OrderFailed>>,
+    },
+    Release {
+        dots: Vec<Dot>,
+        reply: oneshot::Sender<Result<(), WriteFailed>>,
+    },
     Sync {
         deadline: Duration,
         reply: oneshot::Sender<Result<SyncReport, SyncError>>,
@@ -136,6 +151,9 @@ pub struct Node<T, S, C> {
     positions: watch::Sender<u64>,
     events: broadcast::Sender<Event>,
     replies: BTreeMap<u64, oneshot::Sender<Result<Written, WriteFailed>>>,
+    orders: BTreeMap<u64, oneshot::Sender<Result<Dot, OrderFailed>>>,
+    releases: BTreeMap<u64, oneshot::Sender<Result<(), WriteFailed>>>,
+    granted: watch::Sender<Option<SecretKey>>,
     next_request: u64,
     audits: BTreeMap<u32, oneshot::Sender<Option<PeerPage>>>,
     next_audit: u32,
@@ -168,8 +186,15 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
         let (command_sender, commands) = mpsc::channel(COMMANDS_MAX);
         let (positions, position_receiver) = watch::channel(position);
         let (events, _) = broadcast::channel(EVENTS_MAX);
-        let db =
-            Db::new(command_sender, Arc::clone(&store), position_receiver, events.clone(), &options.identity);
+        let (granted, grants) = watch::channel(None);
+        let db = Db::new(
+            command_sender,
+            Arc::clone(&store),
+            position_receiver,
+            events.clone(),
+            grants,
+            &options.identity,
+        );
         let mut node = Node {
             engine,
             transport,
@@ -180,6 +205,9 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
             positions,
             events,
             replies: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            releases: BTreeMap::new(),
+            granted,
             next_request: 0,
             audits: BTreeMap::new(),
             next_audit: 0,
@@ -354,6 +382,16 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
         match command {
             Command::Write { .. } => {}
             Command::Members(certs) => self.input(Input::Members(certs)),
+            Command::Administer { order, reply } => {
+                self.next_request += 1;
+                self.orders.insert(self.next_request, reply);
+                self.input(Input::Administer { id: self.next_request, order });
+            }
+            Command::Release { dots, reply } => {
+                self.next_request += 1;
+                self.releases.insert(self.next_request, reply);
+                self.input(Input::Release { id: self.next_request, dots });
+            }
             Command::Sync { deadline, reply } => {
                 let micros = u64::try_from(deadline.as_micros()).unwrap_or(u64::MAX);
                 let deadline = self.clock.now().mono + micros;
@@ -364,6 +402,9 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
                 let status = NodeStatus {
                     stats: self.engine.stats(),
                     members: self.engine.members().cloned().collect(),
+                    revocations: self.engine.revocations().cloned().collect(),
+                    revoked: self.engine.revoked(),
+                    administers: self.engine.administers(),
                     paths: self.connected.clone(),
                     digest: self.engine.digest(),
                     position: *self.positions.borrow(),
@@ -419,6 +460,21 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
                         let _ = reply.send(page.map(|page| *page));
                     }
                 }
+                Output::Administered { id, result } => {
+                    if let Some(reply) = self.orders.remove(&id) {
+                        let _ = reply.send(result.map_err(OrderFailed::Refused));
+                    }
+                }
+                Output::Released { id } => {
+                    if let Some(reply) = self.releases.remove(&id) {
+                        let _ = reply.send(Ok(()));
+                    }
+                }
+                Output::Granted(root) => {
+                    // The next engine must know it, too.
+                    self.options.identity.root = Some(root.clone());
+                    self.granted.send_replace(Some(root));
+                }
                 Output::Send { peer, frame } => self.send(peer, frame),
                 Output::Broadcast(frame) => self.transport.broadcast(frame),
                 Output::Disconnect { peer, reason } => {
@@ -455,6 +511,12 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
 
     fn refuse_writes(&mut self, failure: &StoreError) {
         for (_, reply) in std::mem::take(&mut self.replies) {
+            let _ = reply.send(Err(WriteFailed::Storage(failure.clone())));
+        }
+        for (_, reply) in std::mem::take(&mut self.orders) {
+            let _ = reply.send(Err(OrderFailed::Storage(failure.clone())));
+        }
+        for (_, reply) in std::mem::take(&mut self.releases) {
             let _ = reply.send(Err(WriteFailed::Storage(failure.clone())));
         }
     }
@@ -540,7 +602,9 @@ fn log_event(event: &Event) {
     match event {
         Event::PeerFault { device, fault, text } => warn!(%device, ?fault, "{text}"),
         Event::Fork { .. } | Event::Diverged { .. } => error!(?event, "this needs attention"),
-        Event::ClockSkew { .. } | Event::Rewound { .. } => warn!(?event, "attention"),
+        Event::ClockSkew { .. } | Event::Rewound { .. } | Event::Revoked { .. } | Event::Forked { .. } => {
+            warn!(?event, "attention");
+        }
         Event::Connected { .. } | Event::Disconnected { .. } | Event::Member { .. } => info!(?event),
         _ => debug!(?event),
     }

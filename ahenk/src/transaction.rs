@@ -115,9 +115,9 @@ impl<'a, S: Store> Transaction<'a, S> {
             (table, row, digest)
         });
         (!self.steps.is_empty()).then(|| WriteRequest {
-            id: 0,
             changes: self.steps,
             expect: expect.collect(),
+            ..WriteRequest::default()
         })
     }
 }

@@ -1,13 +1,16 @@
 //! The stream of changes: each applied operation once, in the order in which this device applied it, from any point on.
 //!
+//! When a revocation retracts commits, the rows that they wrote come once more, as they are then.
+//!
 //! Nothing is queued for a watcher: it reads the log at its own pace, so a slow one costs nothing and misses nothing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use engine::commit::{OpKind, Stamp};
+use engine::commit::{Op, OpKind, Stamp};
+use engine::identity::Dot;
 use engine::name::{FieldName, RowKey, TableName};
 use engine::store::{Store, StoreError};
 use engine::value::Value;
@@ -142,8 +145,13 @@ impl<S: Store> Watch<S> {
         let Some(last) = page.last().map(|stored| stored.position) else { return Ok(false) };
         let mut seen = self.cursor.operations;
         for stored in page {
-            let (stamp, count) = (stored.commit.stamp(), stored.commit.ops.len() as u64);
-            for (index, op) in stored.commit.ops.into_iter().enumerate().skip(seen as usize) {
+            let stamp = stored.commit.stamp();
+            let ops = match stored.commit.statement {
+                Some(_) => self.derived_anew(&stored.commit.dot)?,
+                None => stored.commit.ops,
+            };
+            let count = ops.len() as u64;
+            for (index, op) in ops.into_iter().enumerate().skip(seen as usize) {
                 let index = index as u64 + 1;
                 let cursor = if index == count {
                     Cursor::after(stored.position)
@@ -161,5 +169,24 @@ impl<S: Store> Watch<S> {
             self.cursor = Cursor::after(last);
         }
         Ok(true)
+    }
+
+    /// What a statement changed: the rows that commits wrote which it retracted, as they are now. Rows of commits that
+    /// have left the quarantine since are not known any more.
+    fn derived_anew(&self, because: &Dot) -> Result<Vec<Op>, WatchError> {
+        let (mut rows, mut after) = (BTreeSet::new(), None);
+        loop {
+            let page = self.store.quarantine(after.as_ref(), PAGE)?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.stored.dot());
+            let gone = page.into_iter().filter(|one| one.because == *because);
+            rows.extend(gone.flat_map(|one| one.stored.commit.ops).map(|op| (op.table, op.row)));
+        }
+        let op = |(table, row): (TableName, RowKey)| {
+            let fields = self.store.row(&table, &row)?.and_then(|state| state.fields());
+            let kind = if fields.is_some() { OpKind::Replace } else { OpKind::Delete };
+            Ok(Op { table, row, kind, fields: fields.unwrap_or_default() })
+        };
+        rows.into_iter().map(op).collect()
     }
 }

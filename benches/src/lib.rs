@@ -96,7 +96,7 @@ pub fn batches(transactions: u64, group: usize) -> Vec<Batch> {
             let op = operation(id, &mut prng);
             let kind = if op.kind == OpKind::Update { OpKind::Put } else { op.kind };
             let changes = vec![Change { table: op.table, row: op.row, kind, fields: op.fields }];
-            WriteRequest { id, changes, expect: Vec::new() }
+            WriteRequest { id, changes, ..WriteRequest::default() }
         })
         .collect();
     for (n, group) in requests.chunks(group).enumerate() {

@@ -82,6 +82,7 @@ impl Workload {
                 hlc: Hlc::new(ms, 0),
                 deps: std::mem::take(&mut author.deps),
                 introduces: (author.seq == 1).then(|| identities[at].cert.clone()),
+                statement: None,
                 ops: vec![ops.make(&mut prng)],
             };
             author.hash = hash_commit(&commit.encode());

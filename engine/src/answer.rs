@@ -170,7 +170,7 @@ impl Engine {
                 break;
             }
             for stored in page {
-                let met = stored.commit.deps.iter().all(|(replica, seq)| has.prefix_len(replica) >= *seq);
+                let met = self.state.fences.met(&stored.commit.deps, |replica| has.prefix_len(replica));
                 let size = stored.commit.encode().len();
                 // The last commit may cross the budget, but not by so much that no frame would hold the run.
                 let over = bytes >= bytes_max
@@ -249,7 +249,7 @@ impl Engine {
         pieces
     }
 
-    fn send_ops(&mut self, key: PeerKey, ops: &Ops<Commit>) {
+    pub(crate) fn send_ops(&mut self, key: PeerKey, ops: &Ops<Commit>) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         // `None` would mean a run beyond a frame's cap, which the limits on commits and runs prevent.
         let Some(frame) = pack_ops(peer.session, ops) else { return };

@@ -1,7 +1,7 @@
 //! Commits: the unit of the log. One local transaction, applied whole or not at all, everywhere.
 //!
 //! Invariants of a [`Commit`] that was built or decoded here: `seq` is at least 1; the first commit of a
-//! replica, and no other, carries its device's certificate; operations ascend strictly by table and row, so
+//! replica, and no other, carries its device's certificate, unless it is a statement of the account; operations ascend strictly by table and row, so
 //! a row occurs once; every size is within `config`; the stamp is one that all devices accept.
 //! What is hashed and signed is [`Commit::encode`], whatever form it travels or lies on disk in.
 
@@ -19,6 +19,7 @@ use crate::config::{
 use crate::hlc::Hlc;
 use crate::identity::{AccountId, DeviceCert, DeviceId, Dot, Identity, PeerKey, ReplicaId, Sig, hex, verify};
 use crate::name::{FieldName, RowKey, TableName};
+use crate::statement::{Statement, incarnation_of};
 use crate::value::Value;
 
 /// BLAKE3 hash of a commit's canonical encoding.
@@ -101,6 +102,8 @@ pub struct Commit {
     pub deps: Deps,
     /// The author's certificate, in the first commit of each replica.
     pub introduces: Option<DeviceCert>,
+    /// What the account says, in a commit of its own: see [`Statement`].
+    pub statement: Option<Statement>,
     /// What it does, ascending by table and row.
     pub ops: Vec<Op>,
 }
@@ -114,7 +117,13 @@ impl Commit {
         writer.raw(&self.prev.0);
         writer.raw(&self.hlc.0.to_be_bytes());
         put_deps(&mut writer, &self.deps);
-        put_introduction(&mut writer, self.introduces.as_ref());
+        match (&self.introduces, &self.statement) {
+            (_, Some(statement)) => {
+                writer.u8(2);
+                statement.encode(&mut writer);
+            }
+            (introduces, None) => put_introduction(&mut writer, introduces.as_ref()),
+        }
         writer.varint(self.ops.len() as u64);
         for op in &self.ops {
             writer.u8(op.kind.tag());
@@ -140,15 +149,18 @@ impl Commit {
         let prev = CommitHash(reader.array()?);
         let hlc = Hlc(u64::from_be_bytes(reader.array()?));
         let deps = get_deps(&mut reader)?;
-        let introduces = get_introduction(&mut reader, account)?;
+        let (introduces, statement) = get_beginning(&mut reader, account)?;
         let count = reader.count(COMMIT_OPS_MAX, 6, "operations of a commit")?;
         let mut ops = Vec::with_capacity(count);
         for _ in 0..count {
             ops.push(get_op(&mut reader)?);
         }
         reader.finish()?;
-        let commit = Commit { dot, prev, hlc, deps, introduces, ops };
+        let commit = Commit { dot, prev, hlc, deps, introduces, statement, ops };
         commit.check()?;
+        if (commit.dot.replica.device == account.device()) != commit.statement.is_some() {
+            return Err(DecodeError::Invalid("a commit in the account's name"));
+        }
         Ok(commit)
     }
 
@@ -156,6 +168,9 @@ impl Commit {
     pub fn check(&self) -> Result<(), DecodeError> {
         if self.dot.seq == 0 || self.dot.seq > i64::MAX as u64 {
             return Err(DecodeError::Invalid("a sequence number"));
+        }
+        if self.statement.is_some() {
+            return self.check_statement();
         }
         let first = self.dot.seq == 1;
         if first != self.introduces.is_some() || first != (self.prev == CommitHash::default()) {
@@ -177,6 +192,15 @@ impl Commit {
             return Err(DecodeError::Invalid("a delete with fields"));
         }
         Ok(())
+    }
+
+    fn check_statement(&self) -> Result<(), DecodeError> {
+        let bare = self.introduces.is_none() && self.deps.is_empty() && self.ops.is_empty();
+        let alone = self.dot.seq == 1 && self.prev == CommitHash::default();
+        if !bare || !alone || self.dot.replica.incarnation != incarnation_of(self) {
+            return Err(DecodeError::Invalid("a statement's commit"));
+        }
+        if self.hlc.acceptable() { Ok(()) } else { Err(DecodeError::Invalid("a stamp")) }
     }
 
     /// The stamp of this commit's writes in the total order of writes.
@@ -202,7 +226,7 @@ pub fn hash_commit(encoded: &[u8]) -> CommitHash {
     CommitHash(*hasher.finalize().as_bytes())
 }
 
-fn signed_message(account: &AccountId, hash: &CommitHash) -> Vec<u8> {
+pub(crate) fn signed_message(account: &AccountId, hash: &CommitHash) -> Vec<u8> {
     let mut message = b"ahenk signed commit 1".to_vec();
     message.extend_from_slice(&account.0);
     message.extend_from_slice(&hash.0);
@@ -225,7 +249,7 @@ pub(crate) fn put_replica(writer: &mut Writer, replica: &ReplicaId) {
 }
 
 pub(crate) fn get_replica(reader: &mut Reader<'_>) -> Result<ReplicaId, DecodeError> {
-    let device = DeviceId(Uuid::from_bytes(reader.array()?));
+    let device = get_device(reader)?;
     Ok(ReplicaId { device, incarnation: u64::from_be_bytes(reader.array()?) })
 }
 
@@ -257,6 +281,10 @@ pub(crate) fn get_deps(reader: &mut Reader<'_>) -> Result<Deps, DecodeError> {
 pub(crate) fn put_introduction(writer: &mut Writer, cert: Option<&DeviceCert>) {
     let Some(cert) = cert else { return writer.u8(0) };
     writer.u8(1);
+    put_cert(writer, cert);
+}
+
+pub(crate) fn put_cert(writer: &mut Writer, cert: &DeviceCert) {
     writer.raw(&cert.key.0);
     writer.varint(cert.issued_ms);
     writer.u8(u8::from(cert.admin));
@@ -264,15 +292,31 @@ pub(crate) fn put_introduction(writer: &mut Writer, cert: Option<&DeviceCert>) {
     writer.raw(&cert.sig.0);
 }
 
+fn get_beginning(
+    reader: &mut Reader<'_>,
+    account: &AccountId,
+) -> Result<(Option<DeviceCert>, Option<Statement>), DecodeError> {
+    Ok(match reader.u8()? {
+        0 => (None, None),
+        1 => (Some(get_cert(reader, account)?), None),
+        2 => (None, Some(Statement::decode(reader, account)?)),
+        tag => return Err(DecodeError::UnknownTag(tag)),
+    })
+}
+
+/// Reads what [`put_introduction`] wrote.
 pub(crate) fn get_introduction(
     reader: &mut Reader<'_>,
     account: &AccountId,
 ) -> Result<Option<DeviceCert>, DecodeError> {
-    match reader.u8()? {
-        0 => return Ok(None),
-        1 => {}
-        tag => return Err(DecodeError::UnknownTag(tag)),
+    match get_beginning(reader, account)? {
+        (introduces, None) => Ok(introduces),
+        (_, Some(_)) => Err(DecodeError::Invalid("a statement among columns")),
     }
+}
+
+/// Reads a certificate and verifies it.
+pub(crate) fn get_cert(reader: &mut Reader<'_>, account: &AccountId) -> Result<DeviceCert, DecodeError> {
     let key = PeerKey(reader.array()?);
     let issued_ms = reader.varint()?;
     let admin = match reader.u8()? {
@@ -283,7 +327,11 @@ pub(crate) fn get_introduction(
     let name = reader.text(DEVICE_NAME_BYTES_MAX, "a device name")?.to_owned();
     let cert = DeviceCert { account: *account, key, name, issued_ms, admin, sig: Sig(reader.array()?) };
     cert.check(account).map_err(|_| DecodeError::Invalid("a certificate"))?;
-    Ok(Some(cert))
+    Ok(cert)
+}
+
+pub(crate) fn get_device(reader: &mut Reader<'_>) -> Result<DeviceId, DecodeError> {
+    Ok(DeviceId(Uuid::from_bytes(reader.array()?)))
 }
 
 fn get_op(reader: &mut Reader<'_>) -> Result<Op, DecodeError> {

@@ -28,10 +28,15 @@ pub const ROW_KEY_BYTES_MAX: usize = 512;
 pub const FIELD_BYTES_MAX: usize = 128;
 /// Longest device name, in bytes of UTF-8.
 pub const DEVICE_NAME_BYTES_MAX: usize = 64;
+/// Longest reason of a revocation, in bytes of UTF-8.
+pub const REASON_BYTES_MAX: usize = 256;
 /// Deepest nesting of lists and maps in a value.
 pub const VALUE_DEPTH_MAX: usize = 32;
 /// Most replicas (lives of database files) that one account may have.
 pub const REPLICAS_MAX: usize = 1024;
+/// Of those, how many are kept free for statements of the account, so that no device can keep itself from being revoked
+/// by filling the rest.
+pub const REPLICAS_FOR_STATEMENTS: usize = 256;
 /// Most ranges that one replica's entry in a knowledge statement may have.
 pub const RANGES_MAX: usize = 64;
 /// Largest physical part of a stamp, in milliseconds since the Unix epoch: the year 4199. The same

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::administer::Fencing;
 use crate::config::Config;
 use crate::identity::{DeviceCert, DeviceId, Identity, PeerKey, ReplicaId};
 use crate::io::{Event, Input, Output, SyncStats, Traffic, median_offset};
@@ -18,12 +19,14 @@ use crate::planted::{self, Bug};
 use crate::prng::Prng;
 use crate::reorder::Reorder;
 use crate::replicated::Replicated;
+use crate::statement::Revocation;
 use crate::store::{Recovered, StoreError, StoreRead};
 use crate::time::{Instant, Now, WallMs};
 use crate::timer::{Timer, Timers};
 use crate::wire::frame::FrameError;
 use crate::wire::message::{
-    Announce, Bye, Control, ErrorMessage, Fault, Have, Hello, MINOR, Message, Ping, Pong, pack_control, parse,
+    Announce, Bye, Control, ErrorMessage, Fault, HAS_ROOT, Have, Hello, MINOR, Message, Ping, Pong,
+    pack_control, parse,
 };
 
 /// Damaged frames in a row after which a peer is cut off.
@@ -60,6 +63,12 @@ pub struct Engine {
     ended: Traffic,
     last_sync: WallMs,
     skew_told: bool,
+    /// Statements that wait to be applied alone.
+    pub(crate) fencing: VecDeque<Fencing>,
+    /// Whether statements were applied of which not all has been drawn yet.
+    pub(crate) fences_changed: bool,
+    /// What people are told of them.
+    pub(crate) stated_events: Vec<Event>,
 }
 
 impl Engine {
@@ -82,7 +91,7 @@ impl Engine {
             .filter(|replica| replica.device == identity.device())
             .unwrap_or_else(|| ReplicaId { device: identity.device(), incarnation: prng.next_u64() });
         let mut engine = Engine {
-            state: Replicated::new(&identity, replica, recovered, &config),
+            state: Replicated::new(&identity, replica, recovered, &config, store)?,
             reorder: Reorder::new(config.reorder_bytes_max),
             config,
             identity,
@@ -93,7 +102,13 @@ impl Engine {
             ended: Traffic::default(),
             last_sync: WallMs(0),
             skew_told: false,
+            fencing: VecDeque::new(),
+            fences_changed: false,
+            stated_events: Vec::new(),
         };
+        if engine.state.own_is_fenced() {
+            engine.state.replica = engine.new_incarnation();
+        }
         engine.output_members();
         engine.introduce(now, store)?;
         Ok(engine)
@@ -105,6 +120,8 @@ impl Engine {
         match input {
             Input::Timeout => self.timeouts(now, store)?,
             Input::PeerUp(peer) => self.peer_up(now, peer),
+            Input::Administer { id, order } => self.administer(now, id, order, store)?,
+            Input::Release { id, dots } => self.release(id, dots, store),
             Input::PeerDown(peer) => self.peer_down(now, peer, None, "the connection was lost"),
             Input::Frame { peer, bytes } => self.frame(now, peer, &bytes, store)?,
             Input::Broadcast { from, bytes } => self.broadcast(now, from, &bytes),
@@ -114,6 +131,7 @@ impl Engine {
             Input::Audit { id, device, after, detail } => self.ask_audit(id, device, after, detail),
             Input::Shutdown => self.shutdown(now),
         }
+        self.enforce(now, store)?;
         if planted::is(Bug::SentBeforeDurable) {
             self.outputs.make_contiguous().sort_by_key(|output| !matches!(output, Output::Send { .. }));
         }
@@ -145,9 +163,24 @@ impl Engine {
         self.state.digest
     }
 
-    /// The account's devices, our own included.
+    /// The account's devices, our own included, and those that were revoked.
     pub fn members(&self) -> impl Iterator<Item = &DeviceCert> {
         self.state.members.values()
+    }
+
+    /// The account's revocations, joined per device.
+    pub fn revocations(&self) -> impl Iterator<Item = &Revocation> {
+        self.state.fences.revocations()
+    }
+
+    /// Whether this device is one of the account's no longer: it keeps its data and has no sessions.
+    pub fn revoked(&self) -> bool {
+        self.state.revoked(&self.identity.device())
+    }
+
+    /// Whether this device holds the account's root key.
+    pub fn administers(&self) -> bool {
+        self.identity.root.is_some()
     }
 
     /// Memory that commits take which wait for what they depend on, in bytes of their encoding.
@@ -194,7 +227,7 @@ impl Engine {
         self.say_hello(key);
     }
 
-    fn peer_down(&mut self, now: Now, key: PeerKey, fault: Option<Fault>, reason: &str) {
+    pub(crate) fn peer_down(&mut self, now: Now, key: PeerKey, fault: Option<Fault>, reason: &str) {
         let Some(peer) = self.peers.remove(&key) else { return };
         self.ended.add(&peer.traffic);
         self.timers.clear_peer(key);
@@ -248,7 +281,7 @@ impl Engine {
         };
         peer.damaged = 0;
         match message {
-            Message::Hello(hello) => self.on_hello(now, key, session, &hello, store),
+            Message::Hello(hello) => self.on_hello(now, key, session, &hello, store)?,
             Message::Error(error) => self.on_error(now, key, &error),
             _ if peer.theirs != Some(session) => peer.traffic.frames_dropped += 1,
             message => {
@@ -274,6 +307,7 @@ impl Engine {
             Message::Announce(Announce { heads }) => self.on_announce(now, key, &heads),
             Message::Ping(ping) => self.on_ping(now, key, ping),
             Message::Pong(pong) => self.on_pong(now, key, pong),
+            Message::Grant(root) => self.on_grant(now, key, root),
             Message::Audit(audit) => self.on_audit(key, &audit, store)?,
             Message::Audited(audited) => self.on_audited(key, &audited),
             Message::Bye(bye) => {
@@ -291,21 +325,37 @@ impl Engine {
         Ok(())
     }
 
-    fn on_hello(&mut self, now: Now, key: PeerKey, session: u32, hello: &Hello, store: &impl StoreRead) {
+    fn on_hello(
+        &mut self,
+        now: Now,
+        key: PeerKey,
+        session: u32,
+        hello: &Hello,
+        store: &impl StoreRead,
+    ) -> Result<(), StoreError> {
         if hello.cert.account != self.state.account {
-            return self.fault(now, key, Fault::ForeignAccount, "");
+            self.fault(now, key, Fault::ForeignAccount, "");
+            return Ok(());
         }
         let genuine = hello.cert.check(&self.state.account).is_ok() && hello.cert.key == key;
         if !genuine || hello.replica.device != key.device() || session == 0 {
-            return self.fault(now, key, Fault::Unauthorised, "");
+            self.fault(now, key, Fault::Unauthorised, "");
+            return Ok(());
         }
-        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let revoked = self.revoked() || self.state.revoked(&key.device());
+        if revoked && !planted::is(Bug::RevokedMayConnect) {
+            if let Some(peer) = self.peers.get_mut(&key) {
+                peer.theirs = Some(session);
+            }
+            return self.part(now, key, store);
+        }
+        let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
         if peer.theirs == Some(session) {
             // A repetition: the peer has not heard ours.
             if hello.echo != peer.session {
                 self.say_hello(key);
             }
-            return;
+            return Ok(());
         }
         let again = peer.ready();
         peer.restart(&key, session, &self.config);
@@ -331,6 +381,11 @@ impl Engine {
         }
         self.arm_retry(now, key);
         self.advance(now, key);
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.has_root = hello.features & HAS_ROOT != 0;
+        }
+        self.grant(key);
+        Ok(())
     }
 
     fn on_error(&mut self, now: Now, key: PeerKey, error: &ErrorMessage) {
@@ -383,6 +438,10 @@ impl Engine {
                 }
                 Timer::Retry(key) => self.retry(now, key),
                 Timer::Want(key) => self.want_expired(now, key),
+                Timer::Fence => {
+                    self.fence_next(now, store)?;
+                    break;
+                }
                 Timer::Pump => {
                     self.pump_all(now, store)?;
                     // Whatever asked for more pumping has set the timer to now: leave it for the next call, so
@@ -458,8 +517,8 @@ impl Engine {
         let echo = self.peers.get(&key).and_then(|peer| peer.theirs).unwrap_or(0);
         let hello = Hello {
             minor: MINOR,
-            features: 0,
-            cert: self.identity.cert.clone(),
+            features: if self.identity.root.is_some() { HAS_ROOT } else { 0 },
+            cert: self.state.own_cert(&self.identity),
             replica: self.state.replica,
             echo,
             digest: self.state.knowledge.digest(),
@@ -505,13 +564,14 @@ impl Engine {
         self.outputs.push_back(Output::Event(event));
     }
 
-    fn output_disconnect(&mut self, peer: PeerKey, reason: &str) {
+    pub(crate) fn output_disconnect(&mut self, peer: PeerKey, reason: &str) {
         self.outputs.push_back(Output::Disconnect { peer, reason: reason.to_owned() });
     }
 
     pub(crate) fn output_members(&mut self) {
         let own = self.identity.peer_key();
-        let members = self.state.members.values().map(|cert| cert.key).filter(|key| *key != own).collect();
+        let members = self.state.members.values().map(|cert| cert.key);
+        let members = members.filter(|key| *key != own && !self.state.revoked(&key.device())).collect();
         self.outputs.push_back(Output::Members(members));
     }
 

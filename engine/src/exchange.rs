@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::commit::verify_commit;
+use crate::config::{REPLICAS_FOR_STATEMENTS, REPLICAS_MAX};
 use crate::engine::Engine;
 use crate::hlc::Hlc;
-use crate::identity::{DeviceCert, PeerKey, ReplicaId};
+use crate::identity::{DeviceCert, Dot, PeerKey, ReplicaId};
 use crate::io::{Event, Output, WriteRequest};
 use crate::knowledge::Knowledge;
 use crate::peer::OpenWant;
@@ -21,7 +22,7 @@ use crate::write::fold;
 /// Most ranges in one request.
 const WANT_RANGES_MAX: usize = 512;
 /// Replicas that a peer may speak of before it is taken for hostile.
-const KNOWN_REPLICAS_MAX: usize = 2 * crate::config::REPLICAS_MAX;
+const KNOWN_REPLICAS_MAX: usize = 2 * REPLICAS_MAX;
 /// Ranges of one replica that a peer may speak of before it is taken for hostile.
 const KNOWN_RANGES_MAX: usize = 2 * crate::config::RANGES_MAX;
 
@@ -70,10 +71,12 @@ impl Engine {
         else {
             return;
         };
-        if !self.state.members.contains_key(&from.device()) {
+        if !self.state.members.contains_key(&from.device()) || self.state.revoked(&from.device()) {
             return;
         }
-        let news = heads.iter().any(|(replica, seq)| self.state.knowledge.prefix_len(replica) < *seq);
+        let counts = |replica, seq| self.state.fences.clamp(replica, seq);
+        let known = |replica| self.state.knowledge.prefix_len(replica);
+        let news = heads.iter().any(|(replica, seq)| known(replica) < counts(replica, *seq));
         if !news {
             return;
         }
@@ -94,6 +97,8 @@ impl Engine {
 
     pub(crate) fn known_grew(&mut self, now: Now, key: PeerKey) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
+        // What a peer has beyond a fence counts for nothing: it is not asked for, nor does it keep us from being in sync.
+        self.state.fences.clamp_all(&mut peer.known);
         if peer.known.replicas() > KNOWN_REPLICAS_MAX {
             return self.fault(now, key, Fault::Protocol, "it speaks of too many replicas");
         }
@@ -184,7 +189,7 @@ impl Engine {
         store: &impl StoreRead,
     ) -> Result<(), StoreError> {
         let before = self.state.position();
-        let waiting = self.reorder.bytes();
+        let (waiting, fencing) = (self.reorder.bytes(), self.fencing.len());
         let mut draft = self.state.draft(store);
         let (mut touched, mut bad) = (BTreeMap::<ReplicaId, u64>::new(), None);
         for run in ops.runs {
@@ -206,6 +211,7 @@ impl Engine {
             return Ok(());
         }
         let progress = self.state.position() > before || self.reorder.bytes() > waiting;
+        let progress = progress || self.fencing.len() > fencing;
         self.answered(now, key, ops.want, ops.offset, ops.done, progress);
         self.acknowledge(key, ops.want, ops.offset, ops.done, touched.keys());
         if self.state.position() > before {
@@ -225,12 +231,26 @@ impl Engine {
         run: Run<HashedCommit>,
     ) -> Result<Result<(), (Fault, &'static str)>, StoreError> {
         let (Some(first), Some(last)) = (run.commits.first(), run.commits.last()) else { return Ok(Ok(())) };
+        if last.commit.statement.is_some() {
+            return self.receive_statement(draft, now, from, run);
+        }
         let replica = last.commit.dot.replica;
+        if self.state.fences.limit(&replica).is_some_and(|limit| first.commit.dot.seq > limit.seq)
+            && !self.ignores_fence(from)
+        {
+            self.refused(from, run.commits.len());
+            return Ok(Ok(()));
+        }
         let (first_seq, last_seq, hash) = (first.commit.dot.seq, last.commit.dot.seq, last.hash);
         let member = self.state.members.get(&replica.device).or(first.commit.introduces.as_ref());
         let member = member.or_else(|| self.reorder.introduction(&replica));
         // Without the author's certificate nothing can be said about the run; it is in the author's first commit.
-        let Some(author) = member.map(|cert| cert.key) else { return Ok(Ok(())) };
+        let Some(author) = member.map(|cert| cert.key) else {
+            if planted::is(Bug::AuthorUnchecked) {
+                self.place(draft, now, from, run)?;
+            }
+            return Ok(Ok(()));
+        };
         // What is applied already need not be verified again, but a fork must not be reported on anybody's word.
         let head = self.state.heads.get(&replica);
         let known =
@@ -238,9 +258,19 @@ impl Engine {
         if !known && !verify_commit(&self.state.account, &author, &hash, &run.sig) {
             return Ok(Err((Fault::BadSignature, "")));
         }
-        if !self.state.heads.contains_key(&replica) && self.state.heads.len() >= crate::config::REPLICAS_MAX {
+        if !self.state.heads.contains_key(&replica)
+            && self.replicas() >= REPLICAS_MAX - REPLICAS_FOR_STATEMENTS
+        {
             return Ok(Err((Fault::Protocol, "the account has too many replicas")));
         }
+        let commits = run.commits.len();
+        let run = if self.ignores_fence(from) { Some(run) } else { self.state.fences.cut(run) };
+        let Some(run) = run else {
+            self.refused(from, commits);
+            return Ok(Ok(()));
+        };
+        self.refused(from, commits - run.commits.len());
+        let last_seq = run.commits.last().map_or(last_seq, |last| last.commit.dot.seq);
         if let Some(peer) = self.peers.get_mut(&from)
             && !known
         {
@@ -251,6 +281,57 @@ impl Engine {
         }
         self.place(draft, now, from, run)?;
         Ok(Ok(()))
+    }
+
+    /// Takes in a run that is a statement of the account: verified by itself, and applied whatever else is known.
+    fn receive_statement(
+        &mut self,
+        draft: &mut Draft<'_>,
+        now: Now,
+        from: PeerKey,
+        run: Run<HashedCommit>,
+    ) -> Result<Result<(), (Fault, &'static str)>, StoreError> {
+        let Run { commits, sig } = run;
+        let Some(hashed) = commits.into_iter().next() else { return Ok(Ok(())) };
+        let (dot, statement) = (hashed.commit.dot, hashed.commit.statement.clone());
+        if self.state.knowledge.contains(&dot) {
+            self.count(from, 0, 0, 1);
+            return Ok(Ok(()));
+        }
+        let Some(statement) = statement else { return Ok(Ok(())) };
+        if !statement.genuine(&self.state.account, &hashed.hash, &sig) {
+            return Ok(Err((Fault::BadSignature, "")));
+        }
+        if self.state.heads.len() >= REPLICAS_MAX {
+            return Ok(Err((Fault::Protocol, "the account has too many replicas")));
+        }
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.brought(dot.replica, 1, 1);
+        }
+        if self.take_statement(now, hashed.clone(), sig, from) {
+            self.count(from, 1, 0, 0);
+            self.state.apply_remote(draft, now, hashed, Some(sig))?;
+            self.stated(&statement, dot, 0);
+        }
+        Ok(Ok(()))
+    }
+
+    /// How many replicas there are besides the account's statements.
+    fn replicas(&self) -> usize {
+        let account = self.state.account.device();
+        self.state.heads.keys().filter(|replica| replica.device != account).count()
+    }
+
+    /// Counts commits that lie beyond a fence.
+    fn refused(&mut self, from: PeerKey, commits: usize) {
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.traffic.commits_refused += commits as u64;
+        }
+    }
+
+    /// Bugs at the fence: whether what a peer brings passes it.
+    fn ignores_fence(&self, _from: PeerKey) -> bool {
+        planted::is(Bug::FenceIgnored)
     }
 
     /// Bugs at the door: whether a verified run is dropped.
@@ -322,7 +403,7 @@ impl Engine {
 
     /// A peer had commits that we signed and this database does not hold: it is an old copy, and must not go on
     /// with sequence numbers that are used.
-    fn rewound(&mut self) {
+    pub(crate) fn rewound(&mut self) {
         let from = self.state.replica;
         let to = self.new_incarnation();
         self.state.replica = to;
@@ -459,6 +540,14 @@ impl Engine {
         Ok(())
     }
 
+    /// Drops commits from the quarantine.
+    pub(crate) fn release(&mut self, id: u64, dots: Vec<Dot>, store: &impl StoreRead) {
+        let mut draft = self.state.draft(store);
+        draft.batch.released = dots;
+        self.settle(draft, false);
+        self.outputs.push_back(Output::Released { id });
+    }
+
     pub(crate) fn write(
         &mut self,
         now: Now,
@@ -470,9 +559,15 @@ impl Engine {
         let mut draft = self.state.draft(store);
         let (mut written, mut results) = (Vec::new(), Vec::new());
         for request in requests {
-            let id = request.id;
+            let (id, release) = (request.id, request.release.clone());
             let result = match fold(&mut draft, request)? {
-                Ok(ops) => self.write_one(&mut draft, now, ops, &mut written)?,
+                Ok(ops) => {
+                    let result = self.write_one(&mut draft, now, ops, &mut written)?;
+                    if result.is_ok() {
+                        draft.batch.released.extend(release);
+                    }
+                    result
+                }
                 Err(error) => Err(error),
             };
             results.push(Output::Wrote { id, result });
@@ -482,7 +577,7 @@ impl Engine {
         }
         self.settle(draft, false);
         self.outputs.extend(results);
-        if !written.is_empty() {
+        if !written.is_empty() && !self.revoked() {
             let head = (self.state.replica, self.state.knowledge.prefix_len(&self.state.replica));
             if let Some(frame) = pack_control(0, &Control::Announce(Announce { heads: vec![head] })) {
                 self.outputs.push_back(Output::Broadcast(frame));

@@ -34,6 +34,13 @@ impl fmt::Debug for PeerKey {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AccountId(pub [u8; 32]);
 
+impl AccountId {
+    /// The device id that the root key would have. No device has it: the account's statements stand under it.
+    pub fn device(&self) -> DeviceId {
+        PeerKey(self.0).device()
+    }
+}
+
 impl fmt::Debug for AccountId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "AccountId({})", hex(&self.0[..4]))
@@ -184,6 +191,15 @@ impl SecretKey {
     }
 }
 
+impl PartialEq for SecretKey {
+    /// Compares the public halves.
+    fn eq(&self, other: &SecretKey) -> bool {
+        self.public() == other.public()
+    }
+}
+
+impl Eq for SecretKey {}
+
 impl fmt::Debug for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SecretKey(of {})", hex(&self.public()[..4]))
@@ -199,6 +215,9 @@ pub enum CertError {
     /// The root key did not sign it.
     #[error("the certificate is not signed by the account's root key")]
     BadSignature,
+    /// It certifies the root key itself as a device.
+    #[error("the account's root key cannot be a device's key")]
+    RootKey,
     /// The device's name is empty, too long or has control characters.
     #[error("the device name in the certificate is not 1 to {DEVICE_NAME_BYTES_MAX} bytes of printable text")]
     BadName,
@@ -252,6 +271,9 @@ impl DeviceCert {
         if !device_name_ok(&self.name) {
             return Err(CertError::BadName);
         }
+        if self.key.0 == account.0 {
+            return Err(CertError::RootKey);
+        }
         let message = DeviceCert::message(&self.account, &self.key, &self.name, self.issued_ms, self.admin);
         if verify(&self.account.0, &message, &self.sig) { Ok(()) } else { Err(CertError::BadSignature) }
     }
@@ -279,6 +301,8 @@ pub struct Identity {
     pub secret: SecretKey,
     /// Its certificate; `cert.key` is the public half of `secret`.
     pub cert: DeviceCert,
+    /// The account's root key, on a device that administers.
+    pub root: Option<SecretKey>,
 }
 
 impl Identity {
@@ -288,7 +312,15 @@ impl Identity {
         if cert.key.0 != secret.public() {
             return Err(CertError::BadSignature);
         }
-        Ok(Identity { secret, cert })
+        Ok(Identity { secret, cert, root: None })
+    }
+
+    /// The same device as an administrator. A key that is not the account's root key is refused.
+    pub fn with_root(self, root: SecretKey) -> Result<Identity, CertError> {
+        if root.public() != self.cert.account.0 {
+            return Err(CertError::ForeignAccount);
+        }
+        Ok(Identity { root: Some(root), ..self })
     }
 
     /// The account.

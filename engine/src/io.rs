@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::commit::{CommitHash, OpKind, Stamp};
-use crate::identity::{AccountId, DeviceCert, DeviceId, Dot, PeerKey, ReplicaId};
+use crate::identity::{AccountId, CertError, DeviceCert, DeviceId, Dot, PeerKey, ReplicaId, SecretKey};
 use crate::name::{FieldName, RowKey, TableName};
 use crate::store::Batch;
 use crate::value::Value;
@@ -34,6 +34,57 @@ pub struct WriteRequest {
     /// Rows that must still be in the state in which they were read: their digest then, `None` if the row
     /// was unknown. If one is not, the transaction is refused with [`WriteError::Conflict`].
     pub expect: Vec<(TableName, RowKey, Option<u128>)>,
+    /// Retracted commits that this transaction restores: they leave the quarantine with it.
+    pub release: Vec<Dot>,
+}
+
+/// What an administrator asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// The device is one of the account's no longer. What this device has applied of its commits counts, the rest does not,
+    /// here and elsewhere.
+    Revoke {
+        /// The device.
+        device: DeviceId,
+        /// Why, in words for people; may be empty.
+        reason: String,
+    },
+    /// A new certificate for a device.
+    Certify {
+        /// The device.
+        device: DeviceId,
+        /// Its new name, if it gets one.
+        name: Option<String>,
+        /// Whether it administers, if that changes. It is given the root key when it connects; it cannot be taken away.
+        admin: Option<bool>,
+    },
+}
+
+/// Why an administrator's order was refused. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdminError {
+    /// The device does not hold the root key.
+    #[error("this device does not administer the account")]
+    NotAdministrator,
+    /// There is no such device.
+    #[error("the account has no device {0}")]
+    UnknownDevice(DeviceId),
+    /// It is revoked already.
+    #[error("the device {0} is revoked")]
+    Revoked(DeviceId),
+    /// It is this one.
+    #[error("a device cannot revoke itself: use another administrator")]
+    Oneself,
+    /// The reason is too long or not printable.
+    #[error("a reason has at most {} bytes and no control characters", crate::config::REASON_BYTES_MAX)]
+    BadReason,
+    /// The certificate would not be valid.
+    #[error(transparent)]
+    Certificate(CertError),
+    /// The account is at its limit of replicas and statements.
+    #[error("the account has too many replicas and statements")]
+    Full,
 }
 
 /// A local transaction that is durable.
@@ -126,6 +177,20 @@ pub enum Input {
     },
     /// Local transactions, to become durable together.
     Write(Vec<WriteRequest>),
+    /// What an administrator asks for. Answered by [`Output::Administered`].
+    Administer {
+        /// Comes back in the answer.
+        id: u64,
+        /// What to do.
+        order: Order,
+    },
+    /// Drops retracted commits from the quarantine. Answered by [`Output::Released`].
+    Release {
+        /// Comes back in the answer.
+        id: u64,
+        /// The commits. What is not there is not missed.
+        dots: Vec<Dot>,
+    },
     /// Certificates learnt outside of a session, by pairing.
     Members(Vec<DeviceCert>),
     /// Compare with all connected peers now, whatever the timers say.
@@ -158,6 +223,20 @@ pub enum Output {
         /// What became of it.
         result: Result<Written, WriteError>,
     },
+    /// Answers [`Input::Administer`]: the commit of the statement, durable.
+    Administered {
+        /// The id in the question.
+        id: u64,
+        /// What became of it.
+        result: Result<Dot, AdminError>,
+    },
+    /// Answers [`Input::Release`].
+    Released {
+        /// The id in the question.
+        id: u64,
+    },
+    /// This device was made an administrator: keep the account's root key, and give it to the identity next time.
+    Granted(SecretKey),
     /// Send a frame to a peer.
     Send {
         /// The peer.
@@ -294,6 +373,28 @@ pub enum Event {
         /// One line for people.
         text: String,
     },
+    /// A device is one of the account's no longer; if it is this one, this device syncs no more.
+    Revoked {
+        /// The device.
+        device: DeviceId,
+        /// Why, in the issuer's words.
+        reason: String,
+        /// The commit of the statement.
+        because: Dot,
+        /// How many commits were retracted here.
+        retracted: u64,
+    },
+    /// A replica is proven to have forked: what is beyond `seq` no longer counts, on either branch.
+    Forked {
+        /// The replica.
+        replica: ReplicaId,
+        /// The last of its commits that counts.
+        seq: u64,
+        /// The commit of the statement.
+        because: Dot,
+        /// How many commits were retracted here.
+        retracted: u64,
+    },
     /// Two different commits carry one name: the author's database was copied or rewound, or its key stolen.
     Fork {
         /// The name.
@@ -331,6 +432,9 @@ pub struct Traffic {
     pub commits_received: u64,
     /// Commits received that were known already.
     pub commits_doubled: u64,
+    /// Commits received that lie beyond a fence.
+    #[serde(default)]
+    pub commits_refused: u64,
     /// Bytes of frames sent.
     pub bytes_sent: u64,
     /// Bytes of frames received.
@@ -351,6 +455,7 @@ impl Traffic {
         self.commits_sent += other.commits_sent;
         self.commits_received += other.commits_received;
         self.commits_doubled += other.commits_doubled;
+        self.commits_refused += other.commits_refused;
         self.bytes_sent += other.bytes_sent;
         self.bytes_received += other.bytes_received;
         self.frames_sent += other.frames_sent;

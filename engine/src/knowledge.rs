@@ -268,6 +268,16 @@ impl Knowledge {
         self.0.retain(|replica, _| keep(replica));
     }
 
+    /// Takes away all beyond the end that `end` gives for a replica, if it gives one.
+    pub(crate) fn cut(&mut self, end: impl Fn(&ReplicaId) -> Option<u64>) {
+        self.0.retain(|replica, set| {
+            if let Some(end) = end(replica) {
+                set.remove(end.saturating_add(1), u64::MAX);
+            }
+            !set.is_empty()
+        });
+    }
+
     /// How many commits are in it; `u64::MAX` if there are more, as a peer may claim.
     pub fn commits(&self) -> u64 {
         self.0.values().map(RangeSet::len).fold(0, u64::saturating_add)

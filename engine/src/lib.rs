@@ -3,6 +3,7 @@
 //! Architecture invariant: no IO, no clock, no randomness of its own, no tokio. Time and seeds come
 //! in as arguments; effects go out as data.
 
+mod administer;
 mod answer;
 pub mod audit;
 pub mod codec;
@@ -10,6 +11,7 @@ pub mod commit;
 pub mod config;
 mod engine;
 mod exchange;
+mod fences;
 pub mod hlc;
 pub mod identity;
 pub mod io;
@@ -23,7 +25,9 @@ pub mod prng;
 mod remembered;
 mod reorder;
 mod replicated;
+mod rollback;
 pub mod row;
+pub mod statement;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

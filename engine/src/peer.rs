@@ -66,6 +66,8 @@ pub(crate) struct Peer {
     /// Whether its rows were ours when both last stated equal knowledge.
     pub(crate) rows_equal: Option<bool>,
     pub(crate) told_diverged: bool,
+    /// Whether the peer says that it holds the account's root key.
+    pub(crate) has_root: bool,
     pub(crate) traffic: Traffic,
 }
 
@@ -93,6 +95,7 @@ impl Peer {
             damaged: 0,
             rows_equal: None,
             told_diverged: false,
+            has_root: false,
             traffic: Traffic::default(),
         }
     }

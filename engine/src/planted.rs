@@ -68,6 +68,13 @@ bugs! {
     RepeatedOnce "repeated-once" "A statement is repeated once and then never again."
     RestoredReusesNumbers "restored-reuses-numbers" "A restored database goes on under its old incarnation."
     LedgerForgets "ledger-forgets" "The loser of a conflict is not listed."
+    FenceIgnored "fence-ignored" "Commits beyond a fence are taken in when they arrive after it."
+    FenceSparesBuffer "fence-spares-buffer" "A fence leaves what waits in the reorder buffer."
+    LargerFenceWins "larger-fence-wins" "Of two fences for one replica the larger counts."
+    NoRollback "no-rollback" "A fence retracts nothing that is applied already."
+    FencedDepsBlock "fenced-deps-block" "Commits that depend on what is fenced wait for ever."
+    RevokedMayConnect "revoked-may-connect" "A revoked device may go on with its sessions."
+    AuthorUnchecked "author-unchecked" "The author of a commit need not be certified: who brings it is enough."
     DigestForgetsDeletes "digest-forgets-deletes" "The state digest does not follow deletes."
 }
 

@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 
 use crate::commit::CommitHash;
+use crate::fences::Fences;
 use crate::identity::{DeviceCert, PeerKey, ReplicaId, Sig};
 use crate::knowledge::Knowledge;
 use crate::planted::{self, Bug};
@@ -85,6 +86,20 @@ impl Reorder {
         Some(waiting)
     }
 
+    /// Gives up what lies beyond fences.
+    pub(crate) fn cut(&mut self, fences: &Fences) {
+        for Waiting { run, from, .. } in self.take_all() {
+            if let Some(run) = fences.cut(run) {
+                self.insert(run, from);
+            }
+        }
+    }
+
+    fn take_all(&mut self) -> Vec<Waiting> {
+        self.bytes = 0;
+        std::mem::take(&mut self.runs).into_values().collect()
+    }
+
     /// Takes out one run for which `pick` says so.
     pub(crate) fn take_first(&mut self, pick: impl Fn(&Run<HashedCommit>) -> bool) -> Option<Waiting> {
         let key = self.runs.iter().find(|(_, waiting)| pick(&waiting.run)).map(|(key, _)| *key)?;
@@ -143,9 +158,9 @@ impl Reorder {
                     let commit = &hashed.commit;
                     let (seq, hash) = heads.get(&key.0).copied().unwrap_or_default();
                     if commit.dot.seq > seq {
-                        let met =
-                            |(on, seq): (&ReplicaId, &u64)| heads.get(on).is_some_and(|head| head.0 >= *seq);
-                        if commit.dot.seq > seq + 1 || commit.prev != hash || !commit.deps.iter().all(met) {
+                        let has = |on: &ReplicaId| heads.get(on).map_or(0, |head| head.0);
+                        let met = state.fences.met(&commit.deps, has);
+                        if commit.dot.seq > seq + 1 || commit.prev != hash || !met {
                             break;
                         }
                         heads.insert(key.0, (commit.dot.seq, hashed.hash));

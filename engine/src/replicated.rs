@@ -9,12 +9,14 @@ use std::collections::BTreeMap;
 use crate::codec::DecodeError;
 use crate::commit::{Commit, CommitHash, Deps, Op, OpKind, Stamp, hash_commit, sign_commit};
 use crate::config::Config;
+use crate::fences::Fences;
 use crate::hlc::{Hlc, LocalClock};
 use crate::identity::{AccountId, DeviceCert, DeviceId, Dot, Identity, ReplicaId, Sig};
 use crate::knowledge::Knowledge;
 use crate::name::{RowKey, TableName};
 use crate::planted::{self, Bug};
 use crate::row::{RowState, Superseded};
+use crate::statement::Statement;
 use crate::store::{Batch, Conflict, Head, Recovered, StoreError, StoreRead};
 use crate::time::Now;
 use crate::wire::columns::HashedCommit;
@@ -24,6 +26,8 @@ use crate::wire::message::Run;
 #[derive(Debug)]
 pub(crate) struct Replicated {
     pub(crate) account: AccountId,
+    pub(crate) own: DeviceId,
+    pub(crate) fences: Fences,
     pub(crate) replica: ReplicaId,
     pub(crate) heads: BTreeMap<ReplicaId, Head>,
     pub(crate) knowledge: Knowledge,
@@ -37,7 +41,7 @@ pub(crate) struct Replicated {
 
 /// A batch in the making, over the store as it is.
 pub(crate) struct Draft<'a> {
-    store: &'a dyn StoreRead,
+    pub(crate) store: &'a dyn StoreRead,
     pub(crate) batch: Batch,
     rows: BTreeMap<(TableName, RowKey), Touched>,
     /// Devices that were not known before.
@@ -69,12 +73,26 @@ impl Replicated {
         replica: ReplicaId,
         recovered: Recovered,
         config: &Config,
-    ) -> Replicated {
+        store: &impl StoreRead,
+    ) -> Result<Replicated, StoreError> {
+        let mut fences = Fences::new(identity.device());
+        for replica in recovered.heads.keys().filter(|replica| replica.device == identity.account().device())
+        {
+            for stored in store.commits(replica, 1, 1, usize::MAX)? {
+                stored.commit.statement.iter().for_each(|said| fences.join(said, stored.commit.dot));
+            }
+        }
         let mut members = recovered.members.clone();
-        members.insert(identity.device(), identity.cert.clone());
+        // The latest certificate may have come since the identity was written down.
+        let known = members.get(&identity.device());
+        if known.is_none_or(|known| later(&identity.cert, known)) {
+            members.insert(identity.device(), identity.cert.clone());
+        }
         let clock = if planted::is(Bug::ClockForgotten) { Hlc::default() } else { recovered.clock };
-        Replicated {
+        Ok(Replicated {
             account: identity.account(),
+            own: identity.device(),
+            fences,
             replica,
             knowledge: recovered.knowledge(),
             heads: recovered.heads,
@@ -84,7 +102,7 @@ impl Replicated {
             position: recovered.position,
             conflict_next: recovered.conflict_next.max(1),
             conflicts_max: config.conflicts_max,
-        }
+        })
     }
 
     pub(crate) fn position(&self) -> u64 {
@@ -117,8 +135,9 @@ impl Replicated {
     }
 
     fn missing_deps(&self, deps: &Deps) -> u64 {
-        let missing =
-            deps.iter().map(|(replica, seq)| seq.saturating_sub(self.knowledge.prefix_len(replica)));
+        let missing = deps.iter().map(|(replica, seq)| {
+            self.fences.clamp(replica, *seq).saturating_sub(self.knowledge.prefix_len(replica))
+        });
         // A dependency may name any number: a sum that wrapped to 0 would let the commit in before its time.
         missing.fold(0, u64::saturating_add)
     }
@@ -165,7 +184,7 @@ impl Replicated {
         self.apply(draft, now, hashed.commit, hashed.hash, sig)
     }
 
-    fn apply(
+    pub(crate) fn apply(
         &mut self,
         draft: &mut Draft<'_>,
         now: Now,
@@ -184,6 +203,12 @@ impl Replicated {
         if let Some(cert) = &commit.introduces {
             self.admit(draft, cert);
         }
+        match &commit.statement {
+            Some(Statement::Certify(cert)) => self.admit(draft, cert),
+            Some(Statement::Fork(proof)) => self.admit(draft, &proof.author),
+            _ => {}
+        }
+        commit.statement.iter().for_each(|said| self.fences.join(said, commit.dot));
         let (stamp, mut lost) = (commit.stamp(), Vec::new());
         for op in &commit.ops {
             let row = &mut draft.touch(&op.table, &op.row)?.state;
@@ -204,14 +229,15 @@ impl Replicated {
         Ok(())
     }
 
+    /// Our own latest certificate.
+    pub(crate) fn own_cert(&self, identity: &Identity) -> DeviceCert {
+        self.members.get(&self.own).unwrap_or(&identity.cert).clone()
+    }
+
     /// Adds a verified certificate.
     pub(crate) fn admit(&mut self, draft: &mut Draft<'_>, cert: &DeviceCert) {
         let new = !self.members.contains_key(&cert.device());
-        // A later certificate of the same device replaces an earlier one, by time of issue, then bytes.
-        let newer = self
-            .members
-            .get(&cert.device())
-            .is_none_or(|known| (known.issued_ms, known.sig.0) < (cert.issued_ms, cert.sig.0));
+        let newer = self.members.get(&cert.device()).is_none_or(|known| later(cert, known));
         if newer {
             self.members.insert(cert.device(), cert.clone());
             draft.batch.members.push(cert.clone());
@@ -279,8 +305,8 @@ impl Replicated {
         let head = self.heads.get(&self.replica).cloned().unwrap_or_default();
         let deps = self.new_deps(&head.seen);
         let dot = Dot { replica: self.replica, seq: head.seq + 1 };
-        let introduces = (dot.seq == 1).then(|| identity.cert.clone());
-        let commit = Commit { dot, prev: head.hash, hlc, deps, introduces, ops };
+        let introduces = (dot.seq == 1).then(|| self.own_cert(identity));
+        let commit = Commit { dot, prev: head.hash, hlc, deps, introduces, statement: None, ops };
         let encoded = commit.encode();
         if encoded.len() > bytes_max {
             return Ok(Err(LocalError::TooLarge { bytes: encoded.len() }));
@@ -307,12 +333,14 @@ impl Replicated {
     /// Ends a draft. `None` if it changes nothing.
     pub(crate) fn finish(&mut self, draft: Draft<'_>) -> Option<Batch> {
         let Draft { mut batch, rows, .. } = draft;
-        if batch.commits.is_empty() && batch.members.is_empty() {
+        if batch.commits.is_empty() && batch.members.is_empty() && batch.released.is_empty() {
             return None;
         }
         for ((table, row), touched) in rows {
-            let after = touched.state.digest(&table, &row);
-            if after == touched.before || touched.state == RowState::default() {
+            // A row that nothing stands for adds nothing to the sum.
+            let nothing = touched.state == RowState::default();
+            let after = if nothing { 0 } else { touched.state.digest(&table, &row) };
+            if after == touched.before {
                 continue;
             }
             if touched.state.del().is_none() || !planted::is(Bug::DigestForgetsDeletes) {
@@ -348,6 +376,11 @@ fn hidden(row: &RowState, was_visible: bool, stamp: Stamp, op: &Op, lost: &mut V
     }
 }
 
+/// Whether a certificate replaces another of the same device: by time of issue, then bytes.
+fn later(cert: &DeviceCert, than: &DeviceCert) -> bool {
+    (cert.issued_ms, cert.sig.0) > (than.issued_ms, than.sig.0)
+}
+
 /// Why a local commit was not made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LocalError {
@@ -368,6 +401,12 @@ impl Draft<'_> {
                 Ok(entry.insert(touched))
             }
         }
+    }
+
+    /// Puts a row in a state that does not follow from the one it was in.
+    pub(crate) fn put(&mut self, table: &TableName, row: &RowKey, state: RowState) -> Result<(), StoreError> {
+        self.touch(table, row)?.state = state;
+        Ok(())
     }
 
     fn state(&self, op: &Op) -> Option<&RowState> {

@@ -62,6 +62,7 @@ fn plain() -> Commit {
         hlc: Hlc::new(1_700_000_000_000, 0),
         deps: Deps::new(),
         introduces: None,
+        statement: None,
         ops: Vec::new(),
     }
 }
@@ -356,10 +357,10 @@ fn unknown_tags_are_refused() {
     kind[at] = 4;
     assert_eq!(decode(&kind), Err(DecodeError::UnknownTag(4)));
     let mut introduction = plain().encode();
-    // Last come the presence of a certificate and the count of operations.
+    // Last come the tag of a certificate or statement and the count of operations.
     let at = introduction.len() - 2;
-    introduction[at] = 2;
-    assert_eq!(decode(&introduction), Err(DecodeError::UnknownTag(2)));
+    introduction[at] = 3;
+    assert_eq!(decode(&introduction), Err(DecodeError::UnknownTag(3)));
 }
 
 #[test]

@@ -217,7 +217,7 @@ async fn application(db: Db<SimStore>, mut asks: mpsc::UnboundedReceiver<Ask>, b
             let _ = db.close().await;
             return;
         };
-        let outcome = db.write(WriteRequest { id: 0, changes, expect: Vec::new() }).await;
+        let outcome = db.write(WriteRequest { changes, ..WriteRequest::default() }).await;
         board.borrow_mut().outcomes.push(outcome);
     }
 }

@@ -80,7 +80,7 @@ fn self_made(number: u64) -> Identity {
     let key = PeerKey(secret.public());
     let mut cert = DeviceCert::issue(&secret, key, "stranger", EPOCH_MS, true).expect("a valid name");
     cert.account = account;
-    Identity { secret, cert }
+    Identity { secret, cert, root: None }
 }
 
 /// A run of one commit that nobody may accept: in the name of an outsider with a valid certificate but a signature of

@@ -83,7 +83,7 @@ pub(super) fn outside_homes(env: &Env, path: &Path) -> Result<()> {
 }
 
 /// A file that is being written beside its place.
-struct Partial {
+pub(super) struct Partial {
     file: BufWriter<File>,
     beside: PathBuf,
     path: PathBuf,
@@ -91,7 +91,7 @@ struct Partial {
 }
 
 impl Partial {
-    fn create(path: &Path) -> Result<Partial> {
+    pub(super) fn create(path: &Path) -> Result<Partial> {
         let mut beside = path.as_os_str().to_owned();
         beside.push(format!(".partial-{}", std::process::id()));
         let beside = PathBuf::from(beside);
@@ -102,11 +102,11 @@ impl Partial {
         Ok(Partial { file: BufWriter::new(file), beside, path: path.to_owned(), done: false })
     }
 
-    fn line(&mut self, text: &str) -> Result<()> {
+    pub(super) fn line(&mut self, text: &str) -> Result<()> {
         writeln!(self.file, "{text}").map_err(|error| CliError::io("write", &self.beside, &error))
     }
 
-    fn finish(mut self) -> Result<()> {
+    pub(super) fn finish(mut self) -> Result<()> {
         let written = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
         written
             .and_then(|()| fs::rename(&self.beside, &self.path))

@@ -2,10 +2,12 @@
 
 pub(crate) mod backup;
 pub(crate) mod batch;
+pub(crate) mod bugreport;
 pub(crate) mod conflicts;
 pub(crate) mod delete;
 pub(crate) mod demo;
 pub(crate) mod device;
+pub(crate) mod doctor;
 pub(crate) mod export;
 pub(crate) mod get;
 pub(crate) mod import;
@@ -17,6 +19,7 @@ pub(crate) mod put;
 #[cfg(feature = "query")]
 pub(crate) mod query;
 pub(crate) mod start;
+pub(crate) mod stats;
 pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod story;

@@ -229,7 +229,7 @@ fn newest(
     while end >= first && entries.len() < limit {
         let from = end.saturating_sub(PAGE - 1).max(first);
         let page = context.db.log(from, (end - from + 1) as usize)?;
-        for stored in page.into_iter().rev() {
+        for stored in page.into_iter().filter(|stored| stored.position <= end).rev() {
             let (position, stamp) = (stored.position, stored.commit.stamp());
             let ops = filter.ops(stored).rev().take(limit - entries.len());
             for op in ops.collect::<Vec<_>>() {

@@ -13,8 +13,10 @@ use super::moment::{Happened, Moment};
 use super::test_identity;
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::identity::{Identity, PeerKey};
-use crate::io::{Change, Event, Input, Output, PeerPage, WriteError, WriteRequest, Written};
+use crate::identity::{Dot, Identity, PeerKey};
+use crate::io::{
+    AdminError, Change, Event, Input, Order, Output, PeerPage, WriteError, WriteRequest, Written,
+};
 use crate::store::{MemStore, Store, StoreError, StoreRead};
 use crate::time::{Instant, Now, WallMs};
 
@@ -125,6 +127,8 @@ pub struct Mesh {
     requests: u64,
     /// What each write came to, by request id.
     pub results: BTreeMap<u64, Result<Written, WriteError>>,
+    /// What each order of an administrator came to, by id.
+    pub administered: BTreeMap<u64, Result<Dot, AdminError>>,
     /// Events in order, each with its node.
     pub events: Vec<(usize, Event)>,
     /// Answers of peers about their rows, each with the node that asked.
@@ -172,6 +176,7 @@ impl Mesh {
             kept: None,
             requests: 0,
             results: BTreeMap::new(),
+            administered: BTreeMap::new(),
             events: Vec::new(),
             audited: Vec::new(),
             moments: None,
@@ -378,7 +383,15 @@ impl Mesh {
     pub fn write(&mut self, node: usize, changes: Vec<Change>) -> u64 {
         self.requests += 1;
         let id = self.requests;
-        self.input(node, Input::Write(vec![WriteRequest { id, changes, expect: Vec::new() }]));
+        self.input(node, Input::Write(vec![WriteRequest { id, changes, ..WriteRequest::default() }]));
+        id
+    }
+
+    /// Has an administrator do something. The id is the key of its outcome in `administered`.
+    pub fn administer(&mut self, node: usize, order: Order) -> u64 {
+        self.requests += 1;
+        let id = self.requests;
+        self.input(node, Input::Administer { id, order });
         id
     }
 
@@ -571,6 +584,12 @@ impl Mesh {
                     self.trace.update(format!("{id} {result:?}").as_bytes());
                     self.results.insert(id, result);
                 }
+                Output::Administered { id, result } => {
+                    self.trace.update(format!("{id} {result:?}").as_bytes());
+                    self.administered.insert(id, result);
+                }
+                Output::Released { .. } => {}
+                Output::Granted(root) => self.nodes[node].identity.root = Some(root),
                 Output::Send { peer, frame } => self.transmit(node, peer, &frame),
                 Output::Broadcast(frame) => self.gossip(node, &frame),
                 Output::Disconnect { peer, .. } => self.hang_up(node, peer),

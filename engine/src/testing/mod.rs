@@ -71,13 +71,14 @@ pub fn test_identity(n: u8) -> Identity {
     made.entry(n).or_insert_with(|| identity_of(&test_root(), n)).clone()
 }
 
-/// The n-th device of the account of a root key.
+/// The n-th device of the account of a root key. The first administers it.
 pub fn identity_of(root: &SecretKey, n: u8) -> Identity {
     let secret = SecretKey::from_bytes(&[n.wrapping_add(100); 32]);
     let name = format!("device-{n}");
     let cert = DeviceCert::issue(root, PeerKey(secret.public()), &name, 1_700_000_000_000, n == 0)
         .expect("a valid name");
-    Identity::new(secret, cert).expect("a matching certificate")
+    let identity = Identity::new(secret, cert).expect("a matching certificate");
+    if n == 0 { identity.with_root(root.clone()).expect("the root key") } else { identity }
 }
 
 /// Writes commits of one replica without an engine.
@@ -115,6 +116,7 @@ impl Author {
             hlc,
             deps,
             introduces: (self.seq == 1).then(|| self.identity.cert.clone()),
+            statement: None,
             ops: ops.into_values().collect(),
         };
         self.prev = hash_commit(&commit.encode());

@@ -105,6 +105,7 @@ pub(super) fn describe(message: &Message) -> String {
         Message::Bye(_) => "Bye".into(),
         Message::Audit(audit) => format!("Audit #{} after {:?}", audit.id, audit.after),
         Message::Audited(audited) => format!("Audited #{} {} rows", audited.id, audited.rows.len()),
+        Message::Grant(_) => "Grant".into(),
         Message::Unknown(kind) => format!("unknown kind {kind}"),
     }
 }

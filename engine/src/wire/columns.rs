@@ -16,7 +16,7 @@
 //!
 //! ```text
 //! run      = 0, list of bytes                  the canonical form of each commit, or
-//!          | 1, columns                        whichever is shorter; 0 if they are equal
+//!          | 1, columns                        whichever is shorter; 0 if they are equal, or for a statement
 //! columns  = varint                            commits in the run
 //!            replica                           of all commits
 //!            varint                            sequence number of the first commit; the others follow it
@@ -100,7 +100,7 @@ pub fn encode_run(commits: &[Commit], writer: &mut Writer) {
     rows.varint(commits.len() as u64);
     commits.iter().for_each(|commit| rows.bytes(&commit.encode()));
     encode::columns(commits, &mut columns);
-    if rows.len() <= columns.len() {
+    if rows.len() <= columns.len() || commits.iter().any(|commit| commit.statement.is_some()) {
         writer.u8(ROWS);
         writer.raw(&rows.into_bytes());
     } else {

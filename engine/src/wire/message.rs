@@ -6,13 +6,14 @@
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::columns::{HashedCommit, decode_run, encode_run};
 use super::frame::{FrameError, pack, unpack};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::commit::Commit;
 use crate::config::CONTROL_BYTES_MAX;
-use crate::identity::{AccountId, DeviceCert, ReplicaId, Sig};
+use crate::identity::{AccountId, DeviceCert, ReplicaId, SecretKey, Sig};
 use crate::knowledge::Knowledge;
 
 /// Minor version of the protocol: what was added without breaking older devices.
@@ -27,7 +28,7 @@ const TEXT_BYTES_MAX: usize = 256;
 pub struct Hello {
     /// Minor version of the protocol.
     pub minor: u16,
-    /// Bits for optional features; none are defined yet.
+    /// Bits for optional features: [`HAS_ROOT`]. Unknown ones are ignored.
     pub features: u64,
     /// The speaker's certificate; its key must be the one that the transport authenticated.
     pub cert: DeviceCert,
@@ -154,6 +155,9 @@ pub enum Fault {
     /// Too many sessions at one time.
     #[error("too many devices are connected")]
     TooManyPeers,
+    /// The receiver's device was revoked.
+    #[error("this device was revoked")]
+    Revoked,
 }
 
 /// The speaker ends the session because of a fault.
@@ -209,6 +213,8 @@ pub enum Message {
     Pong(Pong),
     Error(ErrorMessage),
     Bye(Bye),
+    /// The account's root key, for a device that is certified as an administrator.
+    Grant(SecretKey),
     Audit(Audit),
     Audited(Audited),
     /// A kind of a later minor version: to be skipped.
@@ -225,6 +231,10 @@ const PING: u8 = 7;
 const PONG: u8 = 8;
 const ERROR: u8 = 9;
 const BYE: u8 = 10;
+const GRANT: u8 = 11;
+
+/// Feature bit in `Hello`: the speaker holds the account's root key.
+pub const HAS_ROOT: u64 = 1;
 const AUDIT: u8 = 32;
 const AUDITED: u8 = 33;
 
@@ -241,6 +251,7 @@ pub enum Control {
     Pong(Pong),
     Error(ErrorMessage),
     Bye(Bye),
+    Grant(SecretKey),
     Audit(Audit),
     Audited(Audited),
 }
@@ -257,6 +268,7 @@ pub fn pack_control(session: u32, message: &Control) -> Option<Vec<u8>> {
         Control::Pong(body) => with_kind(PONG, body),
         Control::Error(body) => with_kind(ERROR, body),
         Control::Bye(body) => with_kind(BYE, body),
+        Control::Grant(body) => with_kind(GRANT, &*body.to_bytes()),
         Control::Audit(body) => with_kind(AUDIT, body),
         Control::Audited(body) => with_kind(AUDITED, body),
     }?;
@@ -308,6 +320,7 @@ pub fn parse(frame: &[u8], account: &AccountId) -> Result<(u32, Message), FrameE
             Message::Error(ErrorMessage { text: printable(&error.text), ..error })
         }
         BYE => Message::Bye(Bye { text: printable(&control::<Bye>(body)?.text) }),
+        GRANT => Message::Grant(SecretKey::from_bytes(&Zeroizing::new(control(body)?))),
         AUDIT => Message::Audit(control(body)?),
         AUDITED => Message::Audited(control(body)?),
         kind => Message::Unknown(kind),

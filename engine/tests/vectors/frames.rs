@@ -8,7 +8,7 @@ use engine::commit::{Commit, CommitHash, Deps, OpKind, hash_commit};
 use engine::config::{CONTROL_BYTES_MAX, INFLATED_BYTES_MAX, RUN_COMMITS_MAX};
 use engine::hlc::Hlc;
 use engine::identity::{PeerKey, Sig};
-use engine::testing::{Author, op, test_identity};
+use engine::testing::{Author, op, test_identity, test_root};
 use engine::value::Value;
 use engine::wire::frame::{FrameError, MAJOR, pack, unpack};
 use engine::wire::message::{
@@ -37,6 +37,7 @@ fn vector(name: &str, message: &Json, session: u32, control: &Control) -> Json {
         (Message::Pong(a), Control::Pong(b)) => a == b,
         (Message::Error(a), Control::Error(b)) => a == b,
         (Message::Bye(a), Control::Bye(b)) => a == b,
+        (Message::Grant(a), Control::Grant(b)) => a == b,
         (Message::Audit(a), Control::Audit(b)) => a == b,
         (Message::Audited(a), Control::Audited(b)) => a == b,
         _ => false,
@@ -88,6 +89,8 @@ pub(crate) fn control() -> Json {
         ),
     ];
     all.extend(audits(&digest));
+    let root = test_root();
+    all.push(vector("Grant", &json!({ "key": hex(&*root.to_bytes()) }), SESSION, &Control::Grant(root)));
     let faults = [
         Fault::ForeignAccount,
         Fault::Unauthorised,
@@ -97,6 +100,7 @@ pub(crate) fn control() -> Json {
         Fault::HandshakeTimeout,
         Fault::Silent,
         Fault::TooManyPeers,
+        Fault::Revoked,
     ];
     for fault in faults {
         let text = fault.to_string();

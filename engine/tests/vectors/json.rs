@@ -3,6 +3,7 @@
 use engine::commit::{Commit, OpKind};
 use engine::identity::{DeviceCert, ReplicaId};
 use engine::knowledge::Knowledge;
+use engine::statement::{Branch, Fence, Statement};
 use engine::value::Value;
 use serde_json::{Value as Json, json};
 
@@ -61,8 +62,39 @@ pub(crate) fn commit(commit: &Commit) -> Json {
         "counter": commit.hlc.counter(),
         "deps": heads(commit.deps.iter().map(|(replica, seq)| (*replica, *seq))),
         "introduces": commit.introduces.as_ref().map(cert),
+        "statement": commit.statement.as_ref().map(statement),
         "ops": commit.ops.iter().map(op).collect::<Vec<_>>(),
     })
+}
+
+fn statement(statement: &Statement) -> Json {
+    let fence = |fence: &Fence| json!([fence.seq.to_string(), hex(&fence.hash.0), hex(&fence.sig.0)]);
+    match statement {
+        Statement::Certify(new) => json!({ "kind": "certify", "cert": cert(new) }),
+        Statement::Revoke(revocation) => {
+            let fences = revocation.fences.iter().map(|(of, one)| json!([of.to_string(), fence(one)]));
+            json!({
+                "kind": "revoke",
+                "device": hex(revocation.device.0.as_bytes()),
+                "issued_ms": revocation.issued_ms.to_string(),
+                "reason": revocation.reason,
+                "fences": fences.collect::<Vec<_>>(),
+            })
+        }
+        Statement::Fork(proof) => {
+            let branch = |branch: &Branch| {
+                let commits: Vec<_> = branch.commits.iter().map(|commit| hex(commit)).collect();
+                json!([commits, hex(&branch.sig.0)])
+            };
+            json!({
+                "kind": "fork",
+                "author": cert(&proof.author),
+                "incarnation": proof.incarnation.to_string(),
+                "fence": proof.fence.as_ref().map(fence),
+                "branches": proof.branches.iter().map(branch).collect::<Vec<_>>(),
+            })
+        }
+    }
 }
 
 pub(crate) fn heads(heads: impl IntoIterator<Item = (ReplicaId, u64)>) -> Json {

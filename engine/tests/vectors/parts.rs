@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use engine::codec::{Reader, Writer};
 use engine::commit::{Commit, Deps, Op, OpKind, Stamp, hash_commit, verify_commit};
 use engine::hlc::Hlc;
-use engine::identity::{AccountId, PeerKey, SecretKey, Sig};
+use engine::identity::{AccountId, DeviceCert, PeerKey, SecretKey, Sig};
 use engine::knowledge::Knowledge;
 use engine::name::{RowKey, TableName};
 use engine::row::RowState;
+use engine::statement::{Branch, Fence, ForkProof, Revocation, Statement, fork_commit};
 use engine::testing::{Author, op, test_identity, test_root};
 use engine::value::Value;
 use serde_json::{Value as Json, json};
@@ -185,6 +186,54 @@ pub(crate) fn commits() -> Json {
         })
     };
     a.iter().chain(&b).map(vector).collect()
+}
+
+/// One statement of each kind, as its commit.
+pub(crate) fn statements() -> Json {
+    let (root, (a, b)) = (test_root(), written_commits());
+    let fence = |(commit, sig): &(Commit, Sig)| Fence {
+        seq: commit.dot.seq,
+        hash: hash_commit(&commit.encode()),
+        sig: *sig,
+    };
+    let (replica, device) = (b[0].0.dot.replica, b[0].0.dot.replica.device);
+    let fences = [(replica.incarnation, fence(&b[1])), (replica.incarnation + 7, fence(&b[0]))].into();
+    let revocation = Revocation { device, issued_ms: MS + 50, reason: "left in a train".into(), fences };
+    let cert = DeviceCert::issue(&root, test_identity(1).peer_key(), "desk", MS + 40, true).expect("a name");
+    let mut other = Author::new(0);
+    let fork: Log =
+        (0..4).map(|n| other.commit(Hlc::new(MS, u16::from(n > 1)), Deps::new(), vec![])).collect();
+    let proof = |fence: Option<Fence>, from: usize, ours: &[(Commit, Sig)], theirs: &[(Commit, Sig)]| {
+        let branch = |log: &[(Commit, Sig)]| Branch {
+            commits: log[from..].iter().map(|(commit, _)| commit.encode()).collect(),
+            sig: log.last().expect("commits").1,
+        };
+        let author = test_identity(0).cert;
+        let proof = ForkProof {
+            author,
+            incarnation: a[0].0.dot.replica.incarnation,
+            fence,
+            branches: [branch(ours), branch(theirs)],
+        };
+        assert!(proof.holds(&account()));
+        fork_commit(&account(), proof)
+    };
+    assert_eq!(fork[0].0, a[0].0);
+    let signed = [Statement::Certify(cert), Statement::Revoke(revocation)]
+        .map(|statement| statement.into_commit(&root, Hlc::new(MS + 60, 1)));
+    let proven = [proof(Some(fence(&a[0])), 1, &a[..3], &fork[..2]), proof(None, 0, &a[..2], &fork)];
+    let all = signed.into_iter().chain(proven.map(|commit| (commit, Sig([0; 64]))));
+    let vector = |(commit, sig): (Commit, Sig)| {
+        let bytes = commit.encode();
+        assert_eq!(Commit::decode(&bytes, &account()), Ok(commit.clone()));
+        json!({
+            "commit": json::commit(&commit),
+            "bytes": hex(&bytes),
+            "hash": hex(&hash_commit(&bytes).0),
+            "sig": hex(&sig.0),
+        })
+    };
+    all.map(vector).collect()
 }
 
 fn apply(rows: &mut BTreeMap<(TableName, RowKey), RowState>, stamp: Stamp, op: &Op) {

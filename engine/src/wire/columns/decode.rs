@@ -113,7 +113,7 @@ impl<'a> Columns<'a> {
         for _ in 0..count {
             ops.push(self.op(&mut names_bytes)?);
         }
-        let commit = Commit { dot, prev, hlc, deps, introduces, ops };
+        let commit = Commit { dot, prev, hlc, deps, introduces, statement: None, ops };
         commit.check()?;
         let encoded = commit.encode();
         if encoded.len() > COMMIT_BYTES_MAX {

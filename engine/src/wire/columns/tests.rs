@@ -212,6 +212,7 @@ fn long_keys(ops: usize) -> Commit {
         hlc: Hlc::new(1, 0),
         deps: Deps::new(),
         introduces: None,
+        statement: None,
         ops: ops.collect(),
     }
 }

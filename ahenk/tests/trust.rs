@@ -1,0 +1,114 @@
+//! Revocation through the driver: orders, the quarantine, and what a watch sees of it.
+
+use std::time::Duration;
+
+use ahenk::{Cursor, Db, Fields, MemoryNet, Node, Options, OrderFailed, RestoreError, SystemClock};
+use engine::commit::OpKind;
+use engine::identity::PeerKey;
+use engine::io::AdminError;
+use engine::store::MemStore;
+use engine::testing::test_identity;
+use engine::value::Value;
+
+const SECONDS: Duration = Duration::from_secs(20);
+
+fn open(net: &MemoryNet, n: u8) -> (Db<MemStore>, PeerKey) {
+    let identity = test_identity(n);
+    let key = identity.peer_key();
+    let options = Options::new(identity, [n; 32]);
+    let (node, db) = Node::new(options, net.join(key), MemStore::new(), SystemClock::new()).unwrap();
+    tokio::spawn(node.run());
+    (db, key)
+}
+
+fn text(value: &str) -> Fields {
+    Fields::from([("x", value)])
+}
+
+fn read(db: &Db<MemStore>, row: &str) -> Option<Value> {
+    db.get("t", row).unwrap().and_then(|row| row.get("x").cloned())
+}
+
+/// An administrator, another device that has what a thief wrote after the administrator last met it, and the thief.
+async fn a_theft(net: &MemoryNet) -> [(Db<MemStore>, PeerKey); 3] {
+    let all = [open(net, 0), open(net, 1), open(net, 2)];
+    let [(admin, a), (other, b), (thief, c)] = &all;
+    thief.put("t", "shared", text("before")).await.unwrap();
+    net.connect(*a, *c);
+    admin.sync(SECONDS).await.unwrap();
+    net.disconnect(*a, *c);
+    thief.put("t", "shared", text("after")).await.unwrap();
+    thief.put("t", "new", text("after")).await.unwrap();
+    net.connect(*b, *c);
+    other.sync(SECONDS).await.unwrap();
+    net.disconnect(*b, *c);
+    all
+}
+
+#[tokio::test]
+async fn what_a_revocation_takes_back_is_seen_by_watches_listed_restored_and_dropped() {
+    let net = MemoryNet::new();
+    let [(admin, a), (other, b), (thief, _)] = a_theft(&net).await;
+    assert_eq!(read(&other, "new"), Some("after".into()));
+    let mut watch = other.watch(other.cursor());
+    admin.revoke(thief.device(), "stolen").await.unwrap();
+    net.connect(a, b);
+    other.sync(SECONDS).await.unwrap();
+
+    assert_eq!((read(&other, "shared"), read(&other, "new")), (Some("before".into()), None));
+    let (mut seen, mut cursor) = (Vec::new(), Cursor::default());
+    while let Some(change) = watch.try_next().unwrap() {
+        cursor = change.cursor;
+        if change.table.as_str() == "t" {
+            seen.push((
+                change.row.to_string(),
+                change.kind,
+                change.now.and_then(|row| row.get("x").cloned()),
+            ));
+        }
+    }
+    let expected = [
+        ("new".to_owned(), OpKind::Delete, None),
+        ("shared".to_owned(), OpKind::Replace, Some("before".into())),
+    ];
+    assert_eq!(seen, expected);
+    assert_eq!(cursor, other.cursor());
+
+    let status = other.status().await.unwrap();
+    assert_eq!(status.revocations.len(), 1);
+    assert_eq!(
+        (status.revocations[0].device, status.revocations[0].reason.as_str()),
+        (thief.device(), "stolen")
+    );
+    assert!(!status.revoked && !status.administers && admin.status().await.unwrap().administers);
+
+    let kept = other.quarantine(None, 10).unwrap();
+    assert_eq!(kept.len(), 2);
+    let (first, second) = (kept[0].stored.dot(), kept[1].stored.dot());
+    assert_eq!(other.quarantine(Some(&first), 10).unwrap(), kept[1..]);
+    other.restore(second).await.unwrap();
+    assert_eq!(read(&other, "new"), Some("after".into()));
+    assert_eq!(other.restore(second).await, Err(RestoreError::NotThere(second)));
+    other.drop_quarantined(vec![first, second]).await.unwrap();
+    assert_eq!(other.quarantine(None, 10).unwrap(), []);
+    admin.sync(SECONDS).await.unwrap();
+    assert_eq!(read(&admin, "new"), Some("after".into()), "what was restored is written by who restored it");
+}
+
+#[tokio::test]
+async fn only_an_administrator_gives_orders_and_a_promoted_device_is_given_the_key() {
+    let net = MemoryNet::new();
+    let [(admin, a), (other, b)] = [open(&net, 0), open(&net, 1)];
+    net.connect(a, b);
+    other.sync(SECONDS).await.unwrap();
+    let refused = other.revoke(admin.device(), "").await;
+    assert_eq!(refused, Err(OrderFailed::Refused(AdminError::NotAdministrator)));
+    let mut grants = other.granted();
+    admin.certify(other.device(), Some("desk".into()), Some(true)).await.unwrap();
+    let granted =
+        tokio::time::timeout(SECONDS, grants.wait_for(Option::is_some)).await.unwrap().unwrap().clone();
+    assert_eq!(granted.unwrap().public(), admin.account().0);
+    other.revoke(admin.device(), "").await.unwrap();
+    let own = other.status().await.unwrap();
+    assert!(own.administers && own.members.iter().any(|cert| cert.name == "desk" && cert.admin));
+}

@@ -1,0 +1,273 @@
+//! Statements of the account: who is (no longer) a device of it, and which replicas are forked.
+//!
+//! A statement travels and lies in the log as a commit of a replica of its own, which has that one commit. The replica's
+//! device is the account's root key, its incarnation a hash of the statement: so there is never another commit under
+//! that dot, nothing that could be fenced, and nothing that a statement must wait for.
+//!
+//! Invariants: what a statement is worth follows from itself, never from who brought it or when. Certificates and
+//! revocations are signed by the root key; a proof of a fork holds the author's own signatures. Statements join like sets,
+//! and fences by the smaller sequence number: the order in which a device learns them cannot matter.
+
+use std::collections::BTreeMap;
+
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::commit::{Commit, CommitHash, Deps, get_cert, get_device, hash_commit, put_cert, verify_commit};
+use crate::config::{COMMIT_BYTES_MAX, REASON_BYTES_MAX, REPLICAS_MAX, RUN_COMMITS_MAX};
+use crate::hlc::Hlc;
+use crate::identity::{AccountId, DeviceCert, DeviceId, Dot, PeerKey, ReplicaId, SecretKey, Sig};
+
+/// The end of what counts of a replica: its last commit that does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fence {
+    /// That commit's sequence number, at least 1.
+    pub seq: u64,
+    /// Its hash.
+    pub hash: CommitHash,
+    /// Its author's signature: whoever received it inside a longer run can hand on exactly what counts.
+    pub sig: Sig,
+}
+
+/// A device is no longer one of the account's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revocation {
+    /// The device.
+    pub device: DeviceId,
+    /// When, by the issuer's clock, in milliseconds since the Unix epoch. For people only.
+    pub issued_ms: u64,
+    /// Why, in words for people: at most [`REASON_BYTES_MAX`] bytes without control characters, or empty.
+    pub reason: String,
+    /// What still counts of the device's replicas, by incarnation. Nothing counts of one that is not listed.
+    pub fences: BTreeMap<u64, Fence>,
+}
+
+/// One of two stretches of a forked replica's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Branch {
+    /// Canonical encodings of its commits, from the first beyond the fence.
+    pub commits: Vec<Vec<u8>>,
+    /// The author's signature of the last.
+    pub sig: Sig,
+}
+
+/// A device signed two commits of one name: its database runs twice, or its key is stolen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForkProof {
+    /// The author's certificate.
+    pub author: DeviceCert,
+    /// The incarnation that forked.
+    pub incarnation: u64,
+    /// The end of what counts; `None` if nothing does.
+    pub fence: Option<Fence>,
+    /// Both continue the fence, and somewhere differ.
+    pub branches: [Branch; 2],
+}
+
+impl ForkProof {
+    /// The replica that forked.
+    pub fn replica(&self) -> ReplicaId {
+        ReplicaId { device: self.author.device(), incarnation: self.incarnation }
+    }
+
+    /// Whether it proves what it says.
+    pub fn holds(&self, account: &AccountId) -> bool {
+        self.check(account).is_some()
+    }
+
+    fn check(&self, account: &AccountId) -> Option<()> {
+        self.author.check(account).ok()?;
+        let (mut seq, mut hash) = (0, CommitHash::default());
+        if let Some(fence) = &self.fence {
+            if fence.seq == 0 || !verify_commit(account, &self.author.key, &fence.hash, &fence.sig) {
+                return None;
+            }
+            (seq, hash) = (fence.seq, fence.hash);
+        }
+        let hashes = |branch: &Branch| -> Option<Vec<CommitHash>> {
+            let (mut next, mut prev, mut hashes) = (seq + 1, hash, Vec::new());
+            for bytes in &branch.commits {
+                let commit = Commit::decode(bytes, account).ok()?;
+                let follows = commit.dot == Dot { replica: self.replica(), seq: next } && commit.prev == prev;
+                if !follows || commit.statement.is_some() {
+                    return None;
+                }
+                next += 1;
+                prev = hash_commit(bytes);
+                hashes.push(prev);
+            }
+            verify_commit(account, &self.author.key, hashes.last()?, &branch.sig).then_some(hashes)
+        };
+        let [one, other] = [hashes(&self.branches[0])?, hashes(&self.branches[1])?];
+        one.iter().zip(&other).any(|(one, other)| one != other).then_some(())
+    }
+}
+
+/// What a statement says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Statement {
+    /// A device of the account: its name, and whether it administers. The latest certificate of a device counts.
+    Certify(DeviceCert),
+    /// A device of the account no longer.
+    Revoke(Revocation),
+    /// A replica has forked, and is fenced. Its device stays and goes on under another incarnation.
+    Fork(Box<ForkProof>),
+}
+
+impl Statement {
+    /// Makes the commit that carries a certificate or a revocation, signed by the root key.
+    pub fn into_commit(self, root: &SecretKey, hlc: Hlc) -> (Commit, Sig) {
+        let account = AccountId(root.public());
+        let commit = carry(&account, hlc, self);
+        let hash = hash_commit(&commit.encode());
+        let sig = root.sign(&crate::commit::signed_message(&account, &hash));
+        (commit, sig)
+    }
+
+    /// Whether a statement's commit is genuine; `sig` is what its run carries.
+    pub(crate) fn genuine(&self, account: &AccountId, hash: &CommitHash, sig: &Sig) -> bool {
+        match self {
+            Statement::Certify(cert) => {
+                cert.check(account).is_ok() && verify_commit(account, &PeerKey(account.0), hash, sig)
+            }
+            Statement::Revoke(_) => verify_commit(account, &PeerKey(account.0), hash, sig),
+            Statement::Fork(proof) => *sig == NO_SIG && proof.holds(account),
+        }
+    }
+
+    pub(crate) fn encode(&self, writer: &mut Writer) {
+        match self {
+            Statement::Certify(cert) => {
+                writer.u8(CERTIFY);
+                put_cert(writer, cert);
+            }
+            Statement::Revoke(revocation) => {
+                writer.u8(REVOKE);
+                writer.raw(revocation.device.0.as_bytes());
+                writer.varint(revocation.issued_ms);
+                writer.bytes(revocation.reason.as_bytes());
+                writer.varint(revocation.fences.len() as u64);
+                for (incarnation, fence) in &revocation.fences {
+                    writer.raw(&incarnation.to_be_bytes());
+                    put_fence(writer, fence);
+                }
+            }
+            Statement::Fork(proof) => {
+                writer.u8(FORK);
+                put_cert(writer, &proof.author);
+                writer.raw(&proof.incarnation.to_be_bytes());
+                match &proof.fence {
+                    Some(fence) => put_fence(writer, fence),
+                    None => writer.varint(0),
+                }
+                for branch in &proof.branches {
+                    writer.varint(branch.commits.len() as u64);
+                    branch.commits.iter().for_each(|commit| writer.bytes(commit));
+                    writer.raw(&branch.sig.0);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn decode(reader: &mut Reader<'_>, account: &AccountId) -> Result<Statement, DecodeError> {
+        Ok(match reader.u8()? {
+            CERTIFY => Statement::Certify(get_cert(reader, account)?),
+            REVOKE => Statement::Revoke(get_revocation(reader)?),
+            FORK => {
+                let author = get_cert(reader, account)?;
+                let incarnation = u64::from_be_bytes(reader.array()?);
+                let fence = get_fence(reader)?;
+                let branches = [get_branch(reader)?, get_branch(reader)?];
+                Statement::Fork(Box::new(ForkProof { author, incarnation, fence, branches }))
+            }
+            tag => return Err(DecodeError::UnknownTag(tag)),
+        })
+    }
+}
+
+const CERTIFY: u8 = 1;
+const REVOKE: u8 = 2;
+const FORK: u8 = 3;
+
+/// A proof of a fork is signed by what it holds; in its run stand zeros.
+pub(crate) const NO_SIG: Sig = Sig([0; 64]);
+
+/// The commit that carries a proof of a fork. Equal proofs give equal commits, whoever makes them.
+pub fn fork_commit(account: &AccountId, proof: ForkProof) -> Commit {
+    carry(account, Hlc(1), Statement::Fork(Box::new(proof)))
+}
+
+fn carry(account: &AccountId, hlc: Hlc, statement: Statement) -> Commit {
+    let replica = ReplicaId { device: account.device(), incarnation: 0 };
+    let mut commit = Commit {
+        dot: Dot { replica, seq: 1 },
+        prev: CommitHash::default(),
+        hlc,
+        deps: Deps::new(),
+        introduces: None,
+        statement: Some(statement),
+        ops: Vec::new(),
+    };
+    commit.dot.replica.incarnation = incarnation_of(&commit);
+    commit
+}
+
+/// The incarnation under which a statement's commit stands: a hash of all else in it.
+pub(crate) fn incarnation_of(commit: &Commit) -> u64 {
+    let mut bare = commit.clone();
+    bare.dot.replica.incarnation = 0;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"ahenk statement 1").update(&bare.encode());
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    u64::from_be_bytes(bytes)
+}
+
+/// True if a revocation may give this reason.
+pub fn reason_ok(reason: &str) -> bool {
+    reason.len() <= REASON_BYTES_MAX && !reason.chars().any(char::is_control)
+}
+
+fn get_revocation(reader: &mut Reader<'_>) -> Result<Revocation, DecodeError> {
+    let device = get_device(reader)?;
+    let issued_ms = reader.varint()?;
+    let reason = reader.text(REASON_BYTES_MAX, "a reason")?.to_owned();
+    if !reason_ok(&reason) {
+        return Err(DecodeError::Invalid("a reason"));
+    }
+    let count = reader.count(REPLICAS_MAX, 105, "fences")?;
+    let mut fences = BTreeMap::new();
+    for _ in 0..count {
+        let incarnation = u64::from_be_bytes(reader.array()?);
+        if fences.last_key_value().is_some_and(|(last, _)| *last >= incarnation) {
+            return Err(DecodeError::Unordered("fences"));
+        }
+        let fence = get_fence(reader)?.ok_or(DecodeError::Invalid("a fence"))?;
+        fences.insert(incarnation, fence);
+    }
+    Ok(Revocation { device, issued_ms, reason, fences })
+}
+
+fn put_fence(writer: &mut Writer, fence: &Fence) {
+    writer.varint(fence.seq);
+    writer.raw(&fence.hash.0);
+    writer.raw(&fence.sig.0);
+}
+
+fn get_fence(reader: &mut Reader<'_>) -> Result<Option<Fence>, DecodeError> {
+    let seq = reader.varint()?;
+    if seq > i64::MAX as u64 {
+        return Err(DecodeError::Invalid("a fence"));
+    }
+    if seq == 0 {
+        return Ok(None);
+    }
+    Ok(Some(Fence { seq, hash: CommitHash(reader.array()?), sig: Sig(reader.array()?) }))
+}
+
+fn get_branch(reader: &mut Reader<'_>) -> Result<Branch, DecodeError> {
+    let count = reader.count(RUN_COMMITS_MAX, 1, "commits of a branch")?;
+    let mut commits = Vec::with_capacity(count);
+    for _ in 0..count {
+        commits.push(reader.bytes(COMMIT_BYTES_MAX, "a commit of a branch")?.to_vec());
+    }
+    Ok(Branch { commits, sig: Sig(reader.array()?) })
+}
