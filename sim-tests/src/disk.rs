@@ -1,9 +1,11 @@
 //! A disk that outlives the machine it is in. Writes reach the medium when they are synced; a power cut loses, keeps or
-//! tears those that were not, as a hash of (seed, cut, write) says.
+//! tears those that were not, as a hash of (seed, cut, write) says. A full disk refuses writes to blocks that hold nothing
+//! yet, as file systems do with sparse files.
 //!
 //! Invariants: what was synced stays; after a cut nothing is written until power is back; a handle of an earlier life
 //! of the machine writes nothing.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,6 +14,8 @@ use store::StorageBackend;
 
 /// What a torn write keeps is a multiple of this, in bytes.
 const SECTOR_BYTES: usize = 512;
+/// A file takes space in units of this, in bytes.
+const BLOCK_BYTES: usize = 4096;
 
 /// What happened to a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,6 +32,15 @@ pub struct DiskCounts {
     pub torn: u64,
     /// Writes that were made to fail.
     pub failed: u64,
+    /// Writes of `failed` that found no space.
+    pub no_space: u64,
+}
+
+/// What is on a disk at one moment, as a copy of its content.
+#[derive(Debug, Clone)]
+pub struct DiskImage {
+    durable: Vec<u8>,
+    blocks: BTreeSet<usize>,
 }
 
 #[derive(Debug)]
@@ -46,6 +59,11 @@ struct Medium {
     cut: bool,
     cut_after: Option<u64>,
     fail_writes: u32,
+    /// Blocks that hold something.
+    blocks: BTreeSet<usize>,
+    full: bool,
+    /// The content came from elsewhere, and nobody has gone on from it under a name of its own yet.
+    copied: bool,
     lies: bool,
     seed: u64,
     counts: DiskCounts,
@@ -79,6 +97,16 @@ impl Medium {
         for pending in std::mem::take(&mut self.pending) {
             Medium::apply(&mut self.durable, &pending);
         }
+    }
+
+    /// Whether there is space for these bytes; takes it.
+    fn allocate(&mut self, at: usize, end: usize) -> bool {
+        let blocks = at / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES);
+        if self.full && blocks.clone().any(|block| !self.blocks.contains(&block)) {
+            return false;
+        }
+        self.blocks.extend(blocks);
+        true
     }
 
     fn lose_power(&mut self) {
@@ -117,6 +145,7 @@ impl SimDisk {
         let mut medium = self.lock();
         medium.cut_after = None;
         medium.fail_writes = 0;
+        medium.full = false;
     }
 
     /// Whether the power is cut.
@@ -127,6 +156,37 @@ impl SimDisk {
     /// Lets the next writes fail with an error.
     pub fn fail_writes(&self, times: u32) {
         self.lock().fail_writes = times;
+    }
+
+    /// From now on there is no space left, or there is again.
+    pub fn fill(&self, full: bool) {
+        self.lock().full = full;
+    }
+
+    /// A copy of what is durable: what another machine would read off the medium now.
+    pub fn image(&self) -> DiskImage {
+        let medium = self.lock();
+        DiskImage { durable: medium.durable.clone(), blocks: medium.blocks.clone() }
+    }
+
+    /// Puts a copy in place of the content. Power must be off; [`SimDisk::is_copy`] says so until it is told otherwise.
+    pub fn replace(&self, image: &DiskImage) {
+        let mut medium = self.lock();
+        assert!(medium.cut, "nobody may be using the disk");
+        medium.pending.clear();
+        medium.durable.clone_from(&image.durable);
+        medium.blocks.clone_from(&image.blocks);
+        medium.copied = true;
+    }
+
+    /// Whether the content is a copy that nobody has gone on from yet: what the guard file beside a real database tells.
+    pub fn is_copy(&self) -> bool {
+        self.lock().copied
+    }
+
+    /// Whoever uses the copy has a name of its own, durably.
+    pub fn is_own(&self) {
+        self.lock().copied = false;
     }
 
     /// From now on the disk claims to have synced and has not: a fault that no database survives.
@@ -203,6 +263,7 @@ impl StorageBackend for Handle {
         let mut medium = self.medium()?;
         let len = usize::try_from(len).map_err(|_| beyond())?;
         medium.view.resize(len, 0);
+        medium.blocks.split_off(&len.div_ceil(BLOCK_BYTES));
         medium.pending.push(Pending::Len(len));
         Ok(())
     }
@@ -225,6 +286,11 @@ impl StorageBackend for Handle {
         }
         let at = usize::try_from(offset).map_err(|_| beyond())?;
         let end = at.checked_add(data.len()).filter(|end| *end <= medium.view.len()).ok_or_else(beyond)?;
+        if !medium.allocate(at, end) {
+            medium.counts.failed += 1;
+            medium.counts.no_space += 1;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         medium.view[at..end].copy_from_slice(data);
         medium.pending.push(Pending::Write(at, data.to_vec()));
         medium.counts.writes += 1;
@@ -290,5 +356,38 @@ mod tests {
         let handle = disk.attach();
         assert!(handle.write(0, &[3]).is_err() && handle.write(0, &[3]).is_ok());
         assert_eq!((disk.counts().cuts, disk.counts().failed), (1, 1));
+    }
+
+    #[test]
+    fn a_full_disk_takes_what_replaces_something_and_refuses_the_rest() {
+        let disk = SimDisk::new(1);
+        let handle = disk.attach();
+        handle.set_len(3 * BLOCK_BYTES as u64).unwrap();
+        handle.write(10, &[1; 10]).unwrap();
+        disk.fill(true);
+        assert!(handle.write(100, &[2]).is_ok());
+        let refused = handle.write(BLOCK_BYTES as u64 - 1, &[3; 2]).unwrap_err();
+        assert_eq!((refused.kind(), disk.counts().no_space), (io::ErrorKind::StorageFull, 1));
+        disk.fill(false);
+        assert!(handle.write(BLOCK_BYTES as u64 - 1, &[3; 2]).is_ok());
+    }
+
+    #[test]
+    fn a_copy_holds_what_was_durable_and_is_known_for_one() {
+        let disk = SimDisk::new(1);
+        let handle = disk.attach();
+        handle.set_len(4).unwrap();
+        handle.write(0, &[1; 4]).unwrap();
+        handle.sync_data().unwrap();
+        handle.write(0, &[2; 4]).unwrap();
+        let image = disk.image();
+        handle.sync_data().unwrap();
+        assert!(!disk.is_copy());
+        disk.cut_after(0);
+        disk.replace(&image);
+        disk.power_on();
+        assert!(disk.is_copy() && contents(&disk) == [1; 4]);
+        disk.is_own();
+        assert!(!disk.is_copy());
     }
 }

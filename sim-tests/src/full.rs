@@ -7,27 +7,26 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ahenk::{Cursor, Db, Node, Options, Watch, WriteFailed};
-use engine::commit::{OpKind, Stamp};
+use ahenk::{Cursor, Scan, WriteFailed};
 use engine::config::Config;
 use engine::identity::{DeviceCert, Identity, PeerKey};
-use engine::io::{Change, Event as EngineEvent, WriteRequest, Written};
 use engine::knowledge::Knowledge;
 use engine::store::StoreRead;
 use engine::testing::{EPOCH_MS, test_identity};
-use engine::time::{Clock, Now};
-use tokio::sync::{broadcast, mpsc};
-use transport_sim::{FaultyLink, Form, LinkOptions, LinkSettings, SimTransport, Skew, SkewedClock};
+use engine::value::Value;
+use transport_sim::{Form, LinkOptions, LinkSettings, Skew};
 
-use crate::disk::SimDisk;
-use crate::oracle::{Global, Injected, Observer, Violation, check_equal, check_event, violation};
+use crate::disk::{DiskImage, SimDisk};
+use crate::oracle::{
+    Global, Injected, Observer, Violation, check_bounds, check_equal, check_event, violation,
+};
 use crate::plan::{Event, Plan, letter};
 use crate::pure::check_acknowledged;
 use crate::run::{Failure, Report, panics};
 use crate::sim_store::SimStore;
+use crate::software::{Ask, Board, Seen, Setup, software};
 
 /// Virtual time of one step of turmoil, in milliseconds.
 const TICK_MS: u64 = 10;
@@ -35,59 +34,10 @@ const TICK_MS: u64 = 10;
 const LOOK_TICKS: u64 = 50;
 /// Virtual time in which a core must converge once faults have stopped, in milliseconds.
 const CONVERGENCE_MS_MAX: u64 = 5 * 60 * 1000;
+/// Steps in which watchers must have seen everything in the end.
+const WATCH_TICKS_MAX: u64 = 6_000;
 /// What a clock may show beyond the harness's own reckoning, in milliseconds.
 const CLOCK_SLACK_MS: u64 = 2 * TICK_MS + 100;
-
-/// Readings of a clock at one point of virtual time after which its reader is taken to spin.
-const READINGS_MAX: u64 = 200_000;
-
-/// A clock that notices a driver which does nothing for ever without letting time pass.
-struct WatchedClock {
-    clock: SkewedClock,
-    /// Monotonic microseconds of the last reading, and how many there were at that point.
-    last: (AtomicU64, AtomicU64),
-}
-
-impl Clock for WatchedClock {
-    fn now(&self) -> Now {
-        let now = self.clock.now();
-        let (last, readings) = &self.last;
-        if last.swap(now.mono.0, Ordering::Relaxed) != now.mono.0 {
-            readings.store(0, Ordering::Relaxed);
-        }
-        let read = readings.fetch_add(1, Ordering::Relaxed);
-        assert!(read < READINGS_MAX, "the driver spins: time stands still at {} us", now.mono.0);
-        now
-    }
-}
-
-/// What the harness asks a machine's application for.
-#[derive(Debug)]
-enum Ask {
-    Write(Vec<Change>),
-    Leave,
-}
-
-/// A change that a watcher saw: which commit, and what it did to which row.
-type Seen = (Stamp, String, OpKind);
-
-/// What a machine's software tells the harness.
-#[derive(Debug, Default)]
-struct Board {
-    db: Option<Db<SimStore>>,
-    asks: Option<mpsc::UnboundedSender<Ask>>,
-    /// Times the software has started.
-    boots: u8,
-    stopped: Option<String>,
-    unopened: Option<String>,
-    /// It was asked to stop.
-    leaving: bool,
-    /// Where the machine's watcher is, over its restarts, and what it saw since the last look.
-    cursor: Cursor,
-    watched: Vec<Seen>,
-    events: Vec<EngineEvent>,
-    outcomes: Vec<Result<Written, WriteFailed>>,
-}
 
 struct Machine {
     host: String,
@@ -97,33 +47,17 @@ struct Machine {
     link: LinkSettings,
     board: Rc<RefCell<Board>>,
     powered: bool,
-    boots_seen: u8,
-    /// Failures of the disk that were seen.
-    failed_seen: u64,
+    boots_seen: u32,
+    backup: Option<DiskImage>,
     /// The commit that the watcher is at, and the operations of it that it has seen.
     watch_at: (u64, usize),
     observer: Observer,
 }
 
-/// What a machine starts its software with.
-#[derive(Clone)]
-struct Setup {
-    seed: u64,
-    node: usize,
-    config: Config,
-    identity: Identity,
-    members: Vec<DeviceCert>,
-    directory: BTreeMap<PeerKey, String>,
-    form: Form,
-    drift_ppm: i64,
-    disk: SimDisk,
-    skew: Skew,
-    link: LinkSettings,
-}
-
 /// A run of a plan on simulated machines.
 pub struct Full<'a> {
     plan: &'a Plan,
+    config: Config,
     sim: turmoil::Sim<'a>,
     machines: Vec<Machine>,
     global: Global,
@@ -133,93 +67,6 @@ pub struct Full<'a> {
     trace: blake3::Hasher,
     report: Report,
     transcript: bool,
-}
-
-/// The software of a machine, from power on to its end.
-async fn software(setup: Setup, board: Rc<RefCell<Board>>) {
-    let boots = {
-        let mut board = board.borrow_mut();
-        board.boots = board.boots.wrapping_add(1);
-        board.boots
-    };
-    let store = match SimStore::open(setup.disk.clone(), setup.identity.account()) {
-        Ok(store) => store,
-        Err(error) => {
-            board.borrow_mut().unopened = Some(error.to_string());
-            return;
-        }
-    };
-    let elapsed_ms = turmoil::sim_elapsed().map_or(0, |elapsed| elapsed.as_millis() as u64);
-    let clock = SkewedClock::new(EPOCH_MS + elapsed_ms, setup.drift_ppm, setup.skew);
-    let clock = WatchedClock { clock, last: Default::default() };
-    let own = setup.identity.peer_key();
-    let options = transport_sim::Options::new(own, setup.form, setup.directory, setup.seed);
-    let transport = FaultyLink::new(SimTransport::new(options), own, setup.seed, setup.link);
-    let mut seed = [setup.node as u8; 32];
-    seed[..8].copy_from_slice(&setup.seed.to_be_bytes());
-    seed[8] = boots;
-    let options =
-        Options { config: setup.config, members: setup.members, ..Options::new(setup.identity, seed) };
-    let (node, db) = match Node::new(options, transport, store, clock) {
-        Ok(pair) => pair,
-        Err(error) => {
-            board.borrow_mut().stopped = Some(error.to_string());
-            return;
-        }
-    };
-    tokio::task::spawn_local(listen(db.events(), Rc::clone(&board)));
-    let (sender, asks) = mpsc::unbounded_channel();
-    let watch = db.watch(board.borrow().cursor);
-    tokio::task::spawn_local(watching(watch, Rc::clone(&board)));
-    tokio::task::spawn_local(application(db.clone(), asks, Rc::clone(&board)));
-    {
-        let mut board = board.borrow_mut();
-        board.db = Some(db);
-        board.asks = Some(sender);
-        board.leaving = false;
-    }
-    node.run().await;
-    let mut board = board.borrow_mut();
-    if board.leaving {
-        (board.db, board.asks) = (None, None);
-    } else {
-        // Nobody closed the database: whatever ended it is worth a look.
-        board.stopped = Some("it ended by itself".to_owned());
-    }
-}
-
-/// Follows the changes from where the machine's last watcher was.
-async fn watching(mut watch: Watch<SimStore>, board: Rc<RefCell<Board>>) {
-    // A failure of the store ends it; the next one goes on where it was.
-    while let Ok(Some(change)) = watch.next().await {
-        let mut board = board.borrow_mut();
-        board.cursor = change.cursor;
-        board.watched.push((change.stamp, change.row.to_string(), change.kind));
-    }
-}
-
-async fn listen(mut events: broadcast::Receiver<EngineEvent>, board: Rc<RefCell<Board>>) {
-    loop {
-        match events.recv().await {
-            Ok(event) => board.borrow_mut().events.push(event),
-            Err(broadcast::error::RecvError::Lagged(_)) => {}
-            Err(broadcast::error::RecvError::Closed) => return,
-        }
-    }
-}
-
-/// Does what the harness asks for, one thing after the other.
-async fn application(db: Db<SimStore>, mut asks: mpsc::UnboundedReceiver<Ask>, board: Rc<RefCell<Board>>) {
-    while let Some(ask) = asks.recv().await {
-        let Ask::Write(changes) = ask else {
-            board.borrow_mut().leaving = true;
-            // It may have ended meanwhile.
-            let _ = db.close().await;
-            return;
-        };
-        let outcome = db.write(WriteRequest { changes, ..WriteRequest::default() }).await;
-        board.borrow_mut().outcomes.push(outcome);
-    }
 }
 
 /// What a watcher saw is what the log holds from where it was, each operation once and in order.
@@ -287,6 +134,7 @@ impl<'a> Full<'a> {
                 disk: disk.clone(),
                 skew: Skew::default(),
                 link: LinkSettings::default(),
+                slow_watcher: (plan.seed >> node) & 1 == 1,
             };
             let machine = Machine {
                 host: host(node),
@@ -297,7 +145,7 @@ impl<'a> Full<'a> {
                 board: Rc::default(),
                 powered: true,
                 boots_seen: 0,
-                failed_seen: 0,
+                backup: None,
                 watch_at: (1, 0),
                 observer: Observer::new(node, &config),
             };
@@ -313,6 +161,7 @@ impl<'a> Full<'a> {
         }
         Full {
             plan,
+            config,
             sim,
             machines,
             global: Global::of(devices),
@@ -350,7 +199,9 @@ impl<'a> Full<'a> {
             counts.add("disk writes dropped by a power cut", disk.dropped);
             counts.add("disk writes torn by a power cut", disk.torn);
             counts.add("disk writes failed", disk.failed);
+            counts.add("disk writes without space", disk.no_space);
             counts.add("power cuts", disk.cuts);
+            counts.add("starts on a failing disk", machine.board.borrow().failed_starts);
         }
         self.report.commits =
             self.machines.iter().map(|machine| machine.observer.position()).max().unwrap_or(0);
@@ -389,7 +240,9 @@ impl<'a> Full<'a> {
                 self.step().or_else(|violation| self.fail(Some(number), violation))?;
             }
             self.note(&format!("* {}", timed.event));
-            self.report.counts.add(timed.event.kind(), 1);
+            let skipped =
+                matches!(timed.event, Event::Clone { .. } | Event::Busy { .. } | Event::Intrude { .. });
+            self.report.counts.add(timed.event.kind(), u64::from(!skipped));
             self.perform(&timed.event).or_else(|violation| self.fail(Some(number), violation))?;
             self.checkpoint();
         }
@@ -428,17 +281,9 @@ impl<'a> Full<'a> {
             self.note(&format!("{name} {event:?}"));
             check_event(node, &event, &self.injected)?;
         }
-        let failed = self.machines[node].disk.counts().failed;
-        let failed_before = std::mem::replace(&mut self.machines[node].failed_seen, failed);
         if let Some(text) = unopened
             && self.machines[node].powered
         {
-            if failed > failed_before {
-                // The disk was made to fail while the database was being opened: it is opened once more.
-                self.note(&format!("{name} cannot open its database: {text}"));
-                self.sim.bounce(self.machines[node].host.as_str());
-                return Ok(());
-            }
             return violation("the database opens again", format!("{name}: {text}"));
         }
         if let Some(text) = stopped {
@@ -486,7 +331,11 @@ impl<'a> Full<'a> {
                 machine.observer.reopened(&mut self.global, store)?;
             }
             machine.observer.observe(&mut self.global, store)?;
-            let watched = std::mem::take(&mut machine.board.borrow_mut().watched);
+            let (watched, waiting_bytes) = {
+                let mut board = machine.board.borrow_mut();
+                (std::mem::take(&mut board.watched), std::mem::take(&mut board.waiting_bytes))
+            };
+            check_bounds(node, waiting_bytes, &self.config)?;
             check_watched(node, store, &mut machine.watch_at, watched)?;
             match store.recover() {
                 Ok(recovered) => equal.push((node, recovered.knowledge(), recovered.digest)),
@@ -547,10 +396,63 @@ impl<'a> Full<'a> {
                 });
             }
             Event::Latency { micros } => self.set_latency(*micros),
-            // Its disks know no copies, its clocks are their machines' own, and its streams carry no strangers' frames.
-            Event::Backup { .. } | Event::Restore { .. } | Event::Busy { .. } | Event::Intrude { .. } => {}
+            Event::Backup { node } => {
+                self.machines[*node].backup = Some(self.machines[*node].disk.image());
+            }
+            Event::Restore { node } => return self.restore(*node),
+            Event::DiskFull { node, full } => self.machines[*node].disk.fill(*full),
+            Event::Read { node } => return self.read(*node),
+            // A name is one machine's, its clocks are their machines' own, and its streams carry no strangers' frames.
+            Event::Clone { .. } | Event::Busy { .. } | Event::Intrude { .. } => {}
         }
         Ok(())
+    }
+
+    /// Puts the last backup in place of a machine's database. Its guard tells the software that this is a copy.
+    fn restore(&mut self, node: usize) -> Result<(), Violation> {
+        let Some(image) = self.machines[node].backup.clone() else { return Ok(()) };
+        self.power_off(node);
+        let disk = &self.machines[node].disk;
+        disk.replace(&image);
+        disk.disarm();
+        disk.power_on();
+        let account = test_identity(node as u8).account();
+        let opened =
+            SimStore::open(self.machines[node].disk.clone(), account).map_err(|error| error.to_string());
+        let recovered = opened.and_then(|store| store.recover().map_err(|error| error.to_string()));
+        let Ok(recovered) = recovered else {
+            return violation("a backup can be opened", format!("{}: {recovered:?}", letter(node)));
+        };
+        let observers: Vec<&Observer> = self.machines.iter().map(|machine| &machine.observer).collect();
+        self.global.restored(node, &recovered.knowledge(), &observers);
+        let machine = &mut self.machines[node];
+        machine.observer = Observer::new(node, &self.config);
+        machine.observer.clock_set(recovered.clock);
+        machine.watch_at = (1, 0);
+        {
+            let mut board = machine.board.borrow_mut();
+            (board.cursor, board.watched) = (Cursor::default(), Vec::new());
+        }
+        self.look_at_clock(node);
+        self.restart(node);
+        Ok(())
+    }
+
+    /// What the application's interface gives must be what the log amounts to.
+    fn read(&mut self, node: usize) -> Result<(), Violation> {
+        self.look()?;
+        let db = self.machines[node].board.borrow().db.clone();
+        let Some(db) = db else { return Ok(()) };
+        // Nothing runs between the look and this.
+        let Ok(rows) = db.scan(crate::TABLE, &Scan::all()) else { return Ok(()) };
+        let rows: BTreeMap<String, BTreeMap<String, Value>> = rows
+            .into_iter()
+            .map(|(key, row)| {
+                let fields = row.fields.into_iter().map(|(name, value)| (name.to_string(), value));
+                (key.to_string(), fields.collect())
+            })
+            .collect();
+        self.machines[node].observer.check_shown(&rows)
     }
 
     /// A machine that is down has no application to ask.
@@ -632,6 +534,8 @@ impl<'a> Full<'a> {
             if self.core_is_equal(&core) {
                 break;
             }
+            // One that was just stopping when the faults stopped is started now.
+            (0..self.machines.len()).for_each(|node| self.restart(node));
             if self.now_ms() - start_ms > CONVERGENCE_MS_MAX {
                 let known: BTreeMap<char, u64> = core
                     .iter()
@@ -657,8 +561,24 @@ impl<'a> Full<'a> {
         all_open && core.iter().all(|node| heads(*node) == first)
     }
 
+    /// A watcher, however slow, comes to see all there is.
+    fn check_watchers(&mut self) -> Result<(), Violation> {
+        for _ in 0..WATCH_TICKS_MAX {
+            let behind = |machine: &Machine| {
+                let board = machine.board.borrow();
+                board.db.as_ref().is_none_or(|db| !matches!(db.watch(board.cursor).try_next(), Ok(None)))
+            };
+            let Some(node) = self.machines.iter().position(behind) else { return self.look() };
+            self.step()?;
+            if self.ticks.is_multiple_of(LOOK_TICKS) {
+                self.note(&format!("{} still watches", letter(node)));
+            }
+        }
+        violation("a watcher sees each change once and in order", "one does not come to the end".into())
+    }
+
     fn check_end(&mut self, core: &[usize]) -> Result<(), Violation> {
-        self.look()?;
+        self.check_watchers()?;
         for node in 0..self.machines.len() {
             let db = self.machines[node].board.borrow().db.clone();
             let Some(db) = db else {

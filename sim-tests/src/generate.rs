@@ -35,9 +35,11 @@ enum Class {
     Intruders,
     Bursts,
     Large,
+    FullDisks,
+    Clones,
 }
 
-const CLASSES: [Class; 18] = [
+const CLASSES: [Class; 20] = [
     Class::Disconnects,
     Class::Cuts,
     Class::Crashes,
@@ -56,6 +58,8 @@ const CLASSES: [Class; 18] = [
     Class::Intruders,
     Class::Bursts,
     Class::Large,
+    Class::FullDisks,
+    Class::Clones,
 ];
 
 struct Maker {
@@ -63,6 +67,8 @@ struct Maker {
     nodes: usize,
     duration_ms: u64,
     events: Vec<Timed>,
+    /// A device and the machine that becomes its copy.
+    copy: Option<(usize, usize)>,
 }
 
 /// The plan of a seed. The full harness, which costs more, gets smaller ones.
@@ -76,7 +82,7 @@ pub fn plan(seed: u64, harness: Harness) -> Plan {
         Harness::Full => (5, 5 + prng.below(25), 8 + prng.below(25)),
     };
     let nodes = 2 + prng.below(nodes_max - 1) as usize;
-    let mut maker = Maker { prng, nodes, duration_ms: seconds * 1000, events: Vec::new() };
+    let mut maker = Maker { prng, nodes, duration_ms: seconds * 1000, events: Vec::new(), copy: None };
     let classes = maker.classes();
     let knobs = maker.knobs(&classes);
     maker.first_links();
@@ -167,6 +173,9 @@ impl Maker {
 
     fn write(&mut self, number: u64) {
         let (at_ms, node) = (self.time(), self.node());
+        if self.prng.chance_ppm(100_000) {
+            self.add(at_ms, Event::Read { node });
+        }
         if self.prng.chance_ppm(120_000) {
             return self.add(at_ms, Event::Pair { node, value: number as i64 });
         }
@@ -254,6 +263,11 @@ impl Maker {
                     }
                 }
             }
+            Class::FullDisks => {
+                self.add(at_ms, Event::DiskFull { node: a, full: true });
+                self.add(later_ms, Event::DiskFull { node: a, full: false });
+            }
+            Class::Clones => self.clone_device(a, b, at_ms),
             Class::OneWay => {
                 self.add(at_ms, Event::CutOneWay { from: a, to: b });
                 self.add(later_ms, Event::Connect { a, b });
@@ -308,6 +322,25 @@ impl Maker {
         }
     }
 
+    /// A machine becomes a copy of a device. Both write on, and the others meet now the one, now the other.
+    fn clone_device(&mut self, a: usize, b: usize, at_ms: u64) {
+        if self.copy.is_some() || self.nodes < 3 {
+            return;
+        }
+        self.copy = Some((a, b));
+        self.add(at_ms, Event::Clone { node: b, of: a });
+        for turn in 0..4 + self.prng.below(6) {
+            let (at_ms, node) = (at_ms + 1 + turn * 500, self.pick(&[a, b]));
+            let other = self.node();
+            if other != a && other != b {
+                self.add(at_ms, Event::Connect { a: node, b: other });
+            }
+            let steps = vec![self.step(turn, false)];
+            let later_ms = self.prng.below(500);
+            self.add(at_ms + later_ms, Event::Write { node, steps });
+        }
+    }
+
     /// Several devices write to one field in the same millisecond.
     fn tie(&mut self, at_ms: u64, a: usize, b: usize) {
         let row = format!("hot-{}", self.prng.below(4));
@@ -337,8 +370,12 @@ impl Maker {
 
     /// Two or more devices, joined by a chain or a tree.
     fn core(&mut self) -> Vec<(usize, usize)> {
-        let order = self.shuffled();
-        let size = 2 + self.prng.below(self.nodes as u64 - 1) as usize;
+        let mut order = self.shuffled();
+        if let Some((original, copy)) = self.copy {
+            let out = self.pick(&[original, copy]);
+            order.retain(|node| *node != out);
+        }
+        let size = 2 + self.prng.below(order.len() as u64 - 1) as usize;
         let chain = self.prng.chance_ppm(600_000);
         let mut links = Vec::with_capacity(size - 1);
         for at in 1..size {

@@ -19,9 +19,10 @@ mod reference;
 mod run;
 mod shrink;
 mod sim_store;
+mod software;
 
 pub use diagram::{html, shiviz};
-pub use disk::{DiskCounts, SimDisk};
+pub use disk::{DiskCounts, DiskImage, SimDisk};
 pub use full::Full;
 pub use generate::{FAULTLESS, plan};
 pub use kept::{Kept, kept};

@@ -15,6 +15,7 @@ use engine::knowledge::Knowledge;
 use engine::name::{RowKey, TableName};
 use engine::row::RowState;
 use engine::store::{Recovered, StoreError, StoreRead};
+use engine::value::Value;
 use engine::wire::message::Fault;
 
 use crate::ledger::Ledger;
@@ -71,7 +72,7 @@ impl Global {
 
     /// A device goes on from a backup. What it had answered since and nobody else has is lost, as it must be; the rest
     /// is another's to keep.
-    pub fn restored(&mut self, node: usize, backup: &Knowledge, observers: &[Observer]) {
+    pub fn restored(&mut self, node: usize, backup: &Knowledge, observers: &[&Observer]) {
         self.acknowledged.retain(|dot, holder| {
             if *holder == node && !backup.contains(dot) {
                 let others = observers.iter().filter(|other| other.node != node);
@@ -353,6 +354,21 @@ impl Observer {
                 "rows are what the reference merge of the log gives",
                 format!("{}'s row {} is {stored:?}, and should be {expected:?}", self.name(), key.1),
             );
+        }
+        Ok(())
+    }
+
+    /// What an application is shown of the table of plans, which is what the reference merge makes visible.
+    pub fn check_shown(&self, rows: &BTreeMap<String, BTreeMap<String, Value>>) -> Result<(), Violation> {
+        let due = self.reference.rows().filter(|(table, _)| table == TABLE).filter_map(|key| {
+            let row = self.reference.row(key);
+            let fields = row.fields.into_iter().map(|(name, (_, value))| (name, value)).collect();
+            row.created.map(|_| (key.1.clone(), fields))
+        });
+        let due: BTreeMap<String, BTreeMap<String, Value>> = due.collect();
+        if *rows != due {
+            let sentence = format!("{} shows {rows:?}, and should show {due:?}", self.name());
+            return violation("an application is shown what the log amounts to", sentence);
         }
         Ok(())
     }

@@ -144,13 +144,32 @@ pub enum Event {
         /// At this many more writes to its disk, 0 for at once. The pure harness has no disk, and counts batches.
         after_writes: u64,
     },
-    /// A device's database is copied aside. (Pure harness.)
+    /// A device's database is copied aside.
     Backup {
         /// The device.
         node: usize,
     },
-    /// A device loses its database and goes on from the last copy, if there is one. (Pure harness.)
+    /// A device loses its database and goes on from the last copy, if there is one.
     Restore {
+        /// The device.
+        node: usize,
+    },
+    /// A machine becomes a copy of another device, key and database, and both run from now on. (Pure harness.)
+    Clone {
+        /// The machine; what it was before is gone.
+        node: usize,
+        /// The device.
+        of: usize,
+    },
+    /// A device's storage has no space left, or has some again.
+    DiskFull {
+        /// The device.
+        node: usize,
+        /// Whether it is full.
+        full: bool,
+    },
+    /// A device's application reads all of the table.
+    Read {
         /// The device.
         node: usize,
     },
@@ -275,6 +294,9 @@ impl Plan {
         if !self.core_is_joined() {
             return invalid("the core falls apart".into());
         }
+        if self.core_has_copies() {
+            return invalid("the core holds a device and its copy".into());
+        }
         for (event, timed) in self.events.iter().enumerate() {
             let at_ms = timed.at_ms;
             if at_ms > AT_MS_MAX || event > 0 && at_ms < self.events[event - 1].at_ms {
@@ -285,7 +307,8 @@ impl Plan {
                 | Event::Disconnect { a, b }
                 | Event::Cut { a, b }
                 | Event::CutOneWay { from: a, to: b }
-                | Event::Hold { a, b } => link_ok((*a, *b)),
+                | Event::Hold { a, b }
+                | Event::Clone { node: a, of: b } => link_ok((*a, *b)),
                 Event::Write { node, .. }
                 | Event::Pair { node, .. }
                 | Event::Crash { node, .. }
@@ -294,6 +317,8 @@ impl Plan {
                 | Event::Intrude { node, .. }
                 | Event::Backup { node }
                 | Event::Restore { node }
+                | Event::DiskFull { node, .. }
+                | Event::Read { node }
                 | Event::Busy { node }
                 | Event::Clock { node, .. }
                 | Event::FailStorage { node, .. } => *node < self.nodes,
@@ -324,6 +349,21 @@ impl Plan {
         nodes.sort_unstable();
         nodes.dedup();
         nodes
+    }
+
+    /// Whether two devices of the core are one in the end, as original and copy. Nobody talks to both at one time.
+    fn core_has_copies(&self) -> bool {
+        let mut origins: Vec<usize> = (0..self.nodes).collect();
+        for timed in &self.events {
+            if let Event::Clone { node, of } = timed.event
+                && node.max(of) < self.nodes
+            {
+                origins[node] = origins[of];
+            }
+        }
+        let core = self.core_nodes();
+        let origins: BTreeSet<usize> = core.iter().map(|node| origins[*node]).collect();
+        origins.len() < core.len()
     }
 
     /// Whether the links of the core join all of its devices.
@@ -395,6 +435,10 @@ impl Event {
             Event::Restart { .. } => "restart",
             Event::Backup { .. } => "backup",
             Event::Restore { .. } => "restore",
+            Event::Clone { .. } => "clone",
+            Event::DiskFull { full: true, .. } => "disk full",
+            Event::DiskFull { .. } => "disk freed",
+            Event::Read { .. } => "read",
             Event::Busy { .. } => "busy clock",
             Event::Clock { .. } => "clock",
             Event::FailStorage { .. } => "storage failure",
@@ -473,6 +517,10 @@ impl fmt::Display for Event {
             Event::Restart { node } => write!(f, "{} starts", letter(*node)),
             Event::Backup { node } => write!(f, "{} is backed up", letter(*node)),
             Event::Restore { node } => write!(f, "{} is restored from its backup", letter(*node)),
+            Event::Clone { node, of } => write!(f, "{} becomes a copy of {}", letter(*node), letter(*of)),
+            Event::DiskFull { node, full: true } => write!(f, "{}'s disk is full", letter(*node)),
+            Event::DiskFull { node, .. } => write!(f, "{}'s disk has space again", letter(*node)),
+            Event::Read { node } => write!(f, "{} reads everything", letter(*node)),
             Event::Busy { node } => write!(f, "{}'s clock has a counter that is almost full", letter(*node)),
             Event::Clock { node, offset_ms } => write!(f, "{}'s clock is {offset_ms} ms off", letter(*node)),
             Event::FailStorage { node, times } => {

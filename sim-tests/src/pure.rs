@@ -22,6 +22,10 @@ use crate::run::{Failure, Report};
 
 /// Virtual time in which a core must converge once faults have stopped, in milliseconds.
 pub(crate) const CONVERGENCE_MS_MAX: u64 = 10 * 60 * 1000;
+/// Batches that a full disk refuses before somebody makes space.
+const FULL_DISK_FAILURES: u32 = 64;
+/// Rounds in which it must: generous, as small batches take one each.
+const CONVERGENCE_ROUNDS_MAX: u64 = 100;
 
 /// Something that a store is made to get wrong, to show that the oracles notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -272,7 +276,20 @@ impl<'a> Pure<'a> {
             Event::Backup { node } => {
                 self.backups.insert(*node, self.mesh.store(*node).clone());
             }
-            Event::Restore { node } => self.restore(*node),
+            Event::Restore { node } => {
+                if let Some(backup) = self.backups.get(node) {
+                    let store = backup.clone().without_replica();
+                    self.change_life(*node, |mesh| mesh.replace_store(*node, store));
+                }
+            }
+            Event::Clone { node, of } => self.change_life(*node, |mesh| mesh.become_copy(*node, *of)),
+            Event::DiskFull { node, full } => {
+                self.mesh.fail_commits(*node, if *full { FULL_DISK_FAILURES } else { 0 });
+            }
+            Event::Read { node } => {
+                let view = View { store: self.mesh.store(*node), sabotage: self.sabotage_of(*node) };
+                return self.observers[*node].check_all(&mut self.global, &view);
+            }
             Event::Busy { node } => self.fill_counter(*node),
             Event::Clock { node, offset_ms } => {
                 self.look_at_clocks();
@@ -364,17 +381,17 @@ impl<'a> Pure<'a> {
         self.check()
     }
 
-    /// Puts the last backup in place of a device's database. Its guard tells the device that this is a copy.
-    fn restore(&mut self, node: usize) {
-        let Some(backup) = self.backups.get(&node) else { return };
-        let recovered = backup.recover().expect("the store in memory recovers");
-        self.global.restored(node, &recovered.knowledge(), &self.observers);
+    /// Puts another database in place of a device's own: a backup, or that of another device. Its guard tells the device
+    /// that this is a copy.
+    fn change_life(&mut self, node: usize, change: impl FnOnce(&mut Mesh)) {
+        self.mesh.crash(node);
+        change(&mut self.mesh);
+        let recovered = self.mesh.store(node).recover().expect("the store in memory recovers");
+        let observers: Vec<&Observer> = self.observers.iter().collect();
+        self.global.restored(node, &recovered.knowledge(), &observers);
         let mut observer = Observer::new(node, &self.config);
         observer.clock_set(recovered.clock);
         self.observers[node] = observer;
-        let store = backup.clone().without_replica();
-        self.mesh.crash(node);
-        self.mesh.replace_store(node, store);
         self.mesh.restart(node);
         self.look_at_clocks();
     }
@@ -451,19 +468,25 @@ impl<'a> Pure<'a> {
         }
         self.planned(|| "faults stop, only the core works".into());
         let start_ms = self.mesh.now_ms();
+        self.mesh.count_rounds(&self.plan.core);
         let converged = self.mesh.run_until(CONVERGENCE_MS_MAX, |mesh| {
             core.windows(2).all(|pair| mesh.engine(pair[0]).knowledge() == mesh.engine(pair[1]).knowledge())
         });
         self.report.convergence_ms = self.mesh.now_ms() - start_ms;
+        self.report.convergence_rounds = self.mesh.rounds();
         if let Err(violation) = self.check() {
             return self.fail(None, violation);
         }
-        if !converged {
+        let rounds = self.report.convergence_rounds;
+        if !converged || rounds > CONVERGENCE_ROUNDS_MAX {
             let known: BTreeMap<char, u64> = core
                 .iter()
                 .map(|node| (letter(*node), self.mesh.engine(*node).knowledge().commits()))
                 .collect();
-            let sentence = format!("after {CONVERGENCE_MS_MAX} ms the core's devices know {known:?} commits");
+            let sentence = format!(
+                "after {} ms and {rounds} rounds the core's devices know {known:?} commits",
+                self.report.convergence_ms
+            );
             return self.fail(None, Violation { oracle: "a connected core converges", sentence });
         }
         self.check_end(&core).or_else(|violation| self.fail(None, violation))

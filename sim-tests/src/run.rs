@@ -42,6 +42,8 @@ pub struct Report {
     pub commits: u64,
     /// From the end of the faults to convergence, in virtual milliseconds.
     pub convergence_ms: u64,
+    /// The same in rounds, in each of which every link of the core carries a frame each way. (Pure harness.)
+    pub convergence_rounds: u64,
     /// Virtual milliseconds in all.
     pub simulated_ms: u64,
     /// A hash of all that happened so far, at each event and at the end.
@@ -145,6 +147,8 @@ pub struct Summary {
     pub commits: u64,
     /// The longest convergence in virtual milliseconds, and its seed.
     pub slowest: (u64, u64),
+    /// The convergence of most rounds, and its seed. (Pure harness.)
+    pub most_rounds: (u64, u64),
     /// Virtual milliseconds in all.
     pub simulated_ms: u64,
     /// Wall time that it took.
@@ -167,7 +171,11 @@ impl fmt::Display for Summary {
         for (name, times) in &self.counts.0 {
             writeln!(f, "  {times:>10}  {name}")?;
         }
-        write!(f, "slowest convergence: {} ms (seed {})", self.slowest.0, self.slowest.1)
+        write!(f, "slowest convergence: {} ms (seed {})", self.slowest.0, self.slowest.1)?;
+        if self.most_rounds.0 > 0 {
+            write!(f, "; in rounds: {} (seed {})", self.most_rounds.0, self.most_rounds.1)?;
+        }
+        Ok(())
     }
 }
 
@@ -187,6 +195,7 @@ pub fn run_seeds(seeds: Range<u64>, jobs: usize, harness: Harness) -> Summary {
             summary.commits += report.commits;
             summary.simulated_ms += report.simulated_ms;
             summary.slowest = summary.slowest.max((report.convergence_ms, seed));
+            summary.most_rounds = summary.most_rounds.max((report.convergence_rounds, seed));
             match result {
                 Ok(()) => summary.passed += 1,
                 Err(failure) => {

@@ -255,7 +255,8 @@ fn nodes_of(event: &mut Event) -> Vec<&mut usize> {
         | Event::Disconnect { a, b }
         | Event::Cut { a, b }
         | Event::CutOneWay { from: a, to: b }
-        | Event::Hold { a, b } => vec![a, b],
+        | Event::Hold { a, b }
+        | Event::Clone { node: a, of: b } => vec![a, b],
         Event::Write { node, .. }
         | Event::Pair { node, .. }
         | Event::Crash { node, .. }
@@ -264,6 +265,8 @@ fn nodes_of(event: &mut Event) -> Vec<&mut usize> {
         | Event::Intrude { node, .. }
         | Event::Backup { node }
         | Event::Restore { node }
+        | Event::DiskFull { node, .. }
+        | Event::Read { node }
         | Event::Busy { node }
         | Event::Clock { node, .. }
         | Event::FailStorage { node, .. } => vec![node],

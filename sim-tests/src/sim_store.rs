@@ -1,4 +1,5 @@
-//! The real store on a simulated disk, which can be opened again in place after a failure, as one in a file can.
+//! The real store on a simulated disk, which can be opened again in place after a failure, as one in a file can, and
+//! which forgets its replica on a disk whose content is a copy, as the guard beside a file has it.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -35,7 +36,8 @@ impl SimStore {
 
 impl StoreRead for SimStore {
     fn recover(&self) -> Result<Recovered, StoreError> {
-        self.get()?.recover()
+        let recovered = self.get()?.recover()?;
+        Ok(Recovered { replica: recovered.replica.filter(|_| !self.disk.is_copy()), ..recovered })
     }
 
     fn row(&self, table: &TableName, row: &RowKey) -> Result<Option<RowState>, StoreError> {
@@ -84,7 +86,11 @@ impl StoreRead for SimStore {
 
 impl Store for SimStore {
     fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
-        self.get()?.apply(batch)
+        self.get()?.apply(batch)?;
+        if batch.replica.is_some() {
+            self.disk.is_own();
+        }
+        Ok(())
     }
 
     fn set_local(&self, key: &str, value: Option<&[u8]>) -> Result<(), StoreError> {

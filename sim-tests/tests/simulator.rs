@@ -59,6 +59,7 @@ fn every_fault_is_injected_within_a_hundred_plans() {
         "bandwidth",
         "busy clock",
         "clock",
+        "clone",
         "connect",
         "crash",
         "cut",
@@ -67,6 +68,8 @@ fn every_fault_is_injected_within_a_hundred_plans() {
         "device of another account",
         "device without a certificate",
         "disconnect",
+        "disk freed",
+        "disk full",
         "faults off",
         "faults on",
         "forged commit",
@@ -76,6 +79,7 @@ fn every_fault_is_injected_within_a_hundred_plans() {
         "latency",
         "leave",
         "oversize frame",
+        "read",
         "restart",
         "restore",
         "storage failure",
@@ -298,8 +302,61 @@ fn a_restored_device_gets_back_what_others_have_of_it_and_loses_only_the_rest() 
         Timed { at_ms: 7_000, event: Event::Restore { node: 0 } },
         hot(8_000, 0),
     ];
-    let (report, result) = Pure::new(&plan).run();
-    assert_eq!(result, Ok(()));
     // Three introductions (the second life of the restored device has one) and three of the four writes.
-    assert_eq!(report.commits, 3 + 3);
+    for harness in [Harness::Pure, Harness::Full] {
+        let (report, result) = run_plan(&plan, harness, false);
+        assert_eq!((result, report.commits), (Ok(()), 3 + 3), "{harness:?}");
+    }
+}
+
+#[test]
+fn a_device_and_its_copy_both_write_and_nothing_is_lost_or_named_twice() {
+    let mut plan = small_plan();
+    plan.nodes = 3;
+    plan.knobs.drift_ppm = vec![0; 3];
+    let connect = |at_ms, a| Timed { at_ms, event: Event::Connect { a, b: 1 } };
+    plan.events = vec![
+        connect(0, 0),
+        hot(1_000, 0),
+        Timed { at_ms: 2_000, event: Event::Clone { node: 2, of: 0 } },
+        hot(3_000, 0),
+        hot(3_000, 2),
+        connect(4_000, 2),
+        hot(4_500, 2),
+        hot(5_000, 0),
+    ];
+    plan.core = vec![(0, 1)];
+    let (report, result) = Pure::new(&plan).run();
+    // Three introductions: of two devices, and of the copy's own life. The copy has taken the session over at 4 s.
+    assert_eq!((result, report.commits), (Ok(()), 3 + 5));
+    plan.core.push((1, 2));
+    let refused = plan.check().expect_err("nobody talks to both at one time").to_string();
+    assert_eq!(refused, "the core holds a device and its copy");
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_everything_goes_on_once_there_is_space() {
+    let mut plan = small_plan();
+    let large = |at_ms| {
+        let step = |row| Step {
+            kind: OpKind::Put,
+            row: format!("row-{row}"),
+            fields: BTreeMap::from([("x".to_owned(), 1)]),
+        };
+        Timed { at_ms, event: Event::Write { node: 0, steps: (0..400).map(step).collect() } }
+    };
+    let full = |at_ms, full| Timed { at_ms, event: Event::DiskFull { node: 0, full } };
+    plan.events = vec![
+        hot(1_000, 0),
+        full(2_000, true),
+        large(3_000),
+        full(10_000, false),
+        large(80_000),
+        Timed { at_ms: 90_000, event: Event::Read { node: 0 } },
+    ];
+    let (report, result) = Full::new(&plan).run(false);
+    assert_eq!(result, Ok(()));
+    let count = |name: &str| report.counts.0.get(name).copied().unwrap_or(0);
+    assert!(count("disk writes without space") > 0, "{report:?}");
+    assert_eq!((count("writes failed"), count("writes acknowledged")), (1, 2));
 }

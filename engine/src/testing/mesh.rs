@@ -5,11 +5,13 @@
 //! damaged. The fate of a frame is a hash of the seed, the link and the frame's number on it, so that a change
 //! elsewhere does not reshuffle it.
 
+mod faults;
 mod network;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::moment::{Happened, Moment};
+use super::rounds::Rounds;
 use super::test_identity;
 use crate::config::Config;
 use crate::engine::Engine;
@@ -140,6 +142,7 @@ pub struct Mesh {
     pub transcript: Option<Vec<String>>,
     /// What happened to frames and stores so far.
     pub counts: MeshCounts,
+    rounds: Rounds,
     trace: blake3::Hasher,
 }
 
@@ -183,6 +186,7 @@ impl Mesh {
             copies: 0,
             transcript: None,
             counts: MeshCounts::default(),
+            rounds: Rounds::default(),
             trace: blake3::Hasher::new(),
         };
         (0..mesh.nodes.len()).for_each(|node| mesh.boot(node));
@@ -226,37 +230,6 @@ impl Mesh {
         self.nodes[node].wall_offset_ms = ms;
     }
 
-    /// Sets how fast a device's wall clock runs, in parts per million beside true time.
-    pub fn set_drift(&mut self, node: usize, ppm: i64) {
-        self.nodes[node].drift_ppm = ppm;
-    }
-
-    /// Sets how many bytes pass each way of each link in a second; 0 for any number.
-    pub fn set_bandwidth(&mut self, bytes_per_second: u64) {
-        self.bytes_per_second = bytes_per_second;
-        self.links.values_mut().for_each(|link| link.busy = [Instant(0); 2]);
-    }
-
-    /// Keeps the last frames that arrive, for [`Mesh::redeliver`].
-    pub fn keep_frames(&mut self) {
-        self.kept = Some(VecDeque::new());
-    }
-
-    /// Delivers all frames between some devices that were kept once more.
-    pub fn redeliver(&mut self, between: &[usize]) {
-        for (from, to, frame) in self.kept.take().unwrap_or_default() {
-            if between.contains(&from) && between.contains(&to) {
-                let peer = self.key(from);
-                self.inject(to, peer, frame);
-            }
-        }
-    }
-
-    /// The session number that one device used last towards another.
-    pub fn session(&self, from: usize, to: usize) -> Option<u32> {
-        self.sessions.get(&(from, to)).copied()
-    }
-
     /// Lets the next `times` commits of a device's store fail.
     pub fn fail_commits(&mut self, node: usize, times: u32) {
         self.nodes[node].fail_commits = times;
@@ -292,6 +265,16 @@ impl Mesh {
 
     /// Connects two running devices, and mends whatever keeps their frames from arriving.
     pub fn connect(&mut self, a: usize, b: usize) {
+        if self.same_device(a, b) {
+            return;
+        }
+        for (at, new) in [(a, b), (b, a)] {
+            for old in 0..self.nodes.len() {
+                if self.same_device(old, new) {
+                    self.disconnect(at, old);
+                }
+            }
+        }
         let link = self.links.entry(pair(a, b)).or_default();
         (link.silent, link.deaf) = (false, [false; 2]);
         for happening in link.held.take().unwrap_or_default() {
@@ -328,22 +311,6 @@ impl Mesh {
         self.links.entry(pair(a, b)).or_default().silent = true;
     }
 
-    /// Frames from one device to another vanish until [`Mesh::connect`], and nobody is told.
-    pub fn cut_one_way(&mut self, from: usize, to: usize) {
-        self.links.entry(pair(from, to)).or_default().deaf[way(from, to)] = true;
-    }
-
-    /// Frames between two devices are held back until [`Mesh::connect`].
-    pub fn hold(&mut self, a: usize, b: usize) {
-        self.links.entry(pair(a, b)).or_default().held.get_or_insert_default();
-    }
-
-    /// Stops a device in good order: it says goodbye first.
-    pub fn leave(&mut self, node: usize) {
-        self.input(node, Input::Shutdown);
-        self.crash(node);
-    }
-
     /// Stops a device at once, as a power cut does. Its store stays.
     pub fn crash(&mut self, node: usize) {
         self.stop(node);
@@ -358,12 +325,6 @@ impl Mesh {
                 self.input(other, Input::PeerDown(key));
             }
         }
-    }
-
-    /// Stops a device at the n-th batch from now, between two of its outputs: nothing that follows the batch is done,
-    /// and the batch itself is in the store if `n` is odd. 0 takes back a cut that has not happened yet.
-    pub fn crash_at_batch(&mut self, node: usize, n: u64) {
-        self.nodes[node].cut = (n > 0).then_some(Cut { batches: n, keeps_last: n % 2 == 1 });
     }
 
     /// Starts a stopped device from its store.
@@ -496,6 +457,7 @@ impl Mesh {
                     self.record(from, to, &frame);
                     self.keep(from, to, &frame);
                     self.counts.arrived += 1;
+                    self.rounds.arrived(from, to);
                     let peer = self.key(from);
                     self.input(to, Input::Frame { peer, bytes: frame });
                 } else {

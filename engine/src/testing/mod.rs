@@ -2,6 +2,7 @@
 
 mod mesh;
 mod moment;
+mod rounds;
 
 pub use mesh::{EPOCH_MS, LinkFaults, Mesh, MeshCounts};
 pub use moment::{Happened, Moment};

@@ -1,7 +1,7 @@
 //! The network of a [`Mesh`]: what becomes of frames between leaving one device and reaching another, and the record of it.
 
 use super::super::moment::{Happened, Moment, describe, describe_commit};
-use super::{HELD_MAX, Happening, KEPT_MAX, Mesh, RECONNECT_MICROS, pair, way};
+use super::{HELD_MAX, Happening, Mesh, RECONNECT_MICROS, pair};
 use crate::commit::Commit;
 use crate::identity::PeerKey;
 use crate::io::Input;
@@ -11,7 +11,7 @@ use crate::wire::message::parse;
 
 impl Mesh {
     pub(super) fn transmit(&mut self, from: usize, peer: PeerKey, frame: &[u8]) {
-        let Some(to) = self.node_of(peer) else { return };
+        let Some(to) = self.node_of(from, peer) else { return };
         let Some(link) = self.links.get_mut(&pair(from, to)).filter(|link| link.up) else { return };
         link.frames += 1;
         let (epoch, frames) = (link.epoch, link.frames);
@@ -46,26 +46,6 @@ impl Mesh {
         }
     }
 
-    /// Microseconds until the last byte of a frame has passed, behind those that were sent before.
-    pub(super) fn passage(&mut self, from: usize, to: usize, bytes: usize) -> u64 {
-        let Some(micros) = (bytes as u64 * 1_000_000).checked_div(self.bytes_per_second) else { return 0 };
-        let Some(link) = self.links.get_mut(&pair(from, to)) else { return 0 };
-        let busy = &mut link.busy[way(from, to)];
-        *busy = (*busy).max(self.now) + micros;
-        busy.0 - self.now.0
-    }
-
-    pub(super) fn keep(&mut self, from: usize, to: usize, frame: &[u8]) {
-        if let Some(session) = frame.get(6..10).and_then(|bytes| bytes.try_into().ok()) {
-            self.sessions.insert((from, to), u32::from_be_bytes(session));
-        }
-        let Some(kept) = &mut self.kept else { return };
-        if kept.len() == KEPT_MAX {
-            kept.pop_front();
-        }
-        kept.push_back((from, to, frame.to_vec()));
-    }
-
     pub(super) fn gossip(&mut self, from: usize, frame: &[u8]) {
         for to in 0..self.nodes.len() {
             if to != from && self.connected(from, to) {
@@ -77,7 +57,7 @@ impl Mesh {
 
     /// An engine closed a connection: the other side notices, and the transports will try again.
     pub(super) fn hang_up(&mut self, node: usize, peer: PeerKey) {
-        let Some(other) = self.node_of(peer) else { return };
+        let Some(other) = self.node_of(node, peer) else { return };
         let Some(link) = self.links.get_mut(&pair(node, other)).filter(|link| link.up) else { return };
         link.up = false;
         // The transport flushes before it closes.
@@ -121,8 +101,11 @@ impl Mesh {
         self.queue.insert((self.now + delay_micros, self.scheduled), happening);
     }
 
-    pub(super) fn node_of(&self, key: PeerKey) -> Option<usize> {
-        self.nodes.iter().position(|node| node.identity.peer_key() == key)
+    /// Whom a device means by a key: of a device and its copy the one that it is connected to.
+    pub(super) fn node_of(&self, from: usize, key: PeerKey) -> Option<usize> {
+        let mut found = (0..self.nodes.len()).filter(|node| self.nodes[*node].identity.peer_key() == key);
+        let first = found.next()?;
+        Some(found.find(|copy| self.connected(from, *copy)).unwrap_or(first))
     }
 
     pub(super) fn stop(&mut self, node: usize) {

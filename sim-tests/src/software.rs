@@ -1,0 +1,237 @@
+//! The software of a simulated machine: the driver with an application over it, which writes what the harness asks for,
+//! follows all changes, and reports what it sees on a board that outlives it.
+//!
+//! Invariant: it starts again by itself when its disk failed while it was starting, as a service does; all else that ends
+//! it is reported.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use ahenk::{Cursor, Db, Node, Options, WriteFailed};
+use engine::commit::{OpKind, Stamp};
+use engine::config::Config;
+use engine::identity::{DeviceCert, Identity, PeerKey};
+use engine::io::{Change, Event, WriteRequest, Written};
+use engine::testing::EPOCH_MS;
+use engine::time::{Clock, Now};
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::sleep;
+use transport_sim::{FaultyLink, Form, LinkSettings, SimTransport, Skew, SkewedClock};
+
+use crate::disk::SimDisk;
+use crate::sim_store::SimStore;
+
+/// Readings of a clock at one point of virtual time after which its reader is taken to spin.
+const READINGS_MAX: u64 = 200_000;
+/// Pause before software whose disk failed starts again.
+const START_PAUSE: Duration = Duration::from_secs(1);
+/// Pause between two questions for the state of the buffers.
+const STATUS_PAUSE: Duration = Duration::from_millis(200);
+/// Pause of a slow watcher after each change.
+const SLOW_PAUSE: Duration = Duration::from_millis(20);
+
+/// A clock that notices a driver which does nothing for ever without letting time pass.
+struct WatchedClock {
+    clock: SkewedClock,
+    /// Monotonic microseconds of the last reading, and how many there were at that point.
+    last: (AtomicU64, AtomicU64),
+}
+
+impl Clock for WatchedClock {
+    fn now(&self) -> Now {
+        let now = self.clock.now();
+        let (last, readings) = &self.last;
+        if last.swap(now.mono.0, Ordering::Relaxed) != now.mono.0 {
+            readings.store(0, Ordering::Relaxed);
+        }
+        let read = readings.fetch_add(1, Ordering::Relaxed);
+        assert!(read < READINGS_MAX, "the driver spins: time stands still at {} us", now.mono.0);
+        now
+    }
+}
+
+/// What the harness asks a machine's application for.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    Write(Vec<Change>),
+    Leave,
+}
+
+/// A change that a watcher saw: which commit, and what it did to which row.
+pub(crate) type Seen = (Stamp, String, OpKind);
+
+/// What a machine's software tells the harness.
+#[derive(Debug, Default)]
+pub(crate) struct Board {
+    pub(crate) db: Option<Db<SimStore>>,
+    pub(crate) asks: Option<mpsc::UnboundedSender<Ask>>,
+    /// Times the software has started.
+    pub(crate) boots: u32,
+    /// Times it could not, because its disk failed.
+    pub(crate) failed_starts: u64,
+    pub(crate) stopped: Option<String>,
+    pub(crate) unopened: Option<String>,
+    /// It was asked to stop.
+    pub(crate) leaving: bool,
+    /// Where the machine's watcher is, over its restarts, and what it saw since the last look.
+    pub(crate) cursor: Cursor,
+    pub(crate) watched: Vec<Seen>,
+    /// Most memory of commits that waited for others, since the last look, in bytes.
+    pub(crate) waiting_bytes: u64,
+    pub(crate) events: Vec<Event>,
+    pub(crate) outcomes: Vec<Result<Written, WriteFailed>>,
+}
+
+/// What a machine starts its software with.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    pub(crate) seed: u64,
+    pub(crate) node: usize,
+    pub(crate) config: Config,
+    pub(crate) identity: Identity,
+    pub(crate) members: Vec<DeviceCert>,
+    pub(crate) directory: BTreeMap<PeerKey, String>,
+    pub(crate) form: Form,
+    pub(crate) drift_ppm: i64,
+    pub(crate) disk: SimDisk,
+    pub(crate) skew: Skew,
+    pub(crate) link: LinkSettings,
+    /// Whether whoever follows the changes takes its time.
+    pub(crate) slow_watcher: bool,
+}
+
+type SimNode = Node<FaultyLink<SimTransport>, SimStore, WatchedClock>;
+
+enum StartError {
+    Open(String),
+    Node(String),
+}
+
+impl Setup {
+    fn start(&self, boots: u32) -> Result<(SimNode, Db<SimStore>), StartError> {
+        let store = SimStore::open(self.disk.clone(), self.identity.account())
+            .map_err(|error| StartError::Open(error.to_string()))?;
+        let elapsed_ms = turmoil::sim_elapsed().map_or(0, |elapsed| elapsed.as_millis() as u64);
+        let clock = SkewedClock::new(EPOCH_MS + elapsed_ms, self.drift_ppm, self.skew.clone());
+        let clock = WatchedClock { clock, last: Default::default() };
+        let own = self.identity.peer_key();
+        let options = transport_sim::Options::new(own, self.form, self.directory.clone(), self.seed);
+        let transport = FaultyLink::new(SimTransport::new(options), own, self.seed, self.link.clone());
+        let mut seed = [self.node as u8; 32];
+        seed[..8].copy_from_slice(&self.seed.to_be_bytes());
+        seed[8..12].copy_from_slice(&boots.to_be_bytes());
+        let options = Options {
+            config: self.config.clone(),
+            members: self.members.clone(),
+            ..Options::new(self.identity.clone(), seed)
+        };
+        Node::new(options, transport, store, clock).map_err(|error| StartError::Node(error.to_string()))
+    }
+}
+
+/// From power on to the end.
+pub(crate) async fn software(setup: Setup, board: Rc<RefCell<Board>>) {
+    let (node, db) = loop {
+        let boots = {
+            let mut board = board.borrow_mut();
+            board.boots += 1;
+            board.boots
+        };
+        let failed = setup.disk.counts().failed;
+        match setup.start(boots) {
+            Ok(started) => break started,
+            Err(_) if setup.disk.counts().failed > failed => {
+                board.borrow_mut().failed_starts += 1;
+                sleep(START_PAUSE).await;
+            }
+            Err(StartError::Open(text)) => {
+                board.borrow_mut().unopened = Some(text);
+                return;
+            }
+            Err(StartError::Node(text)) => {
+                board.borrow_mut().stopped = Some(text);
+                return;
+            }
+        }
+    };
+    let (sender, asks) = mpsc::unbounded_channel();
+    tokio::task::spawn_local(listen(db.events(), Rc::clone(&board)));
+    tokio::task::spawn_local(follow(db.clone(), setup.slow_watcher, Rc::clone(&board)));
+    tokio::task::spawn_local(measure(db.clone(), Rc::clone(&board)));
+    tokio::task::spawn_local(apply(db.clone(), asks, Rc::clone(&board)));
+    {
+        let mut board = board.borrow_mut();
+        board.db = Some(db);
+        board.asks = Some(sender);
+        board.leaving = false;
+    }
+    node.run().await;
+    let mut board = board.borrow_mut();
+    if board.leaving {
+        (board.db, board.asks) = (None, None);
+    } else {
+        // Nobody closed the database: whatever ended it is worth a look.
+        board.stopped = Some("it ended by itself".to_owned());
+    }
+}
+
+/// Follows the changes from where the machine's last watcher was.
+async fn follow(db: Db<SimStore>, slow: bool, board: Rc<RefCell<Board>>) {
+    loop {
+        let mut watch = db.watch(board.borrow().cursor);
+        loop {
+            match watch.next().await {
+                Ok(Some(change)) => {
+                    let mut board = board.borrow_mut();
+                    board.cursor = change.cursor;
+                    board.watched.push((change.stamp, change.row.to_string(), change.kind));
+                }
+                Ok(None) => return,
+                // The store failed: a new watch goes on where this one was.
+                Err(_) => break,
+            }
+            if slow {
+                sleep(SLOW_PAUSE).await;
+            }
+        }
+        sleep(START_PAUSE).await;
+    }
+}
+
+async fn listen(mut events: broadcast::Receiver<Event>, board: Rc<RefCell<Board>>) {
+    loop {
+        match events.recv().await {
+            Ok(event) => board.borrow_mut().events.push(event),
+            Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Looks at the buffers again and again.
+async fn measure(db: Db<SimStore>, board: Rc<RefCell<Board>>) {
+    while let Some(status) = db.status().await {
+        {
+            let most = &mut board.borrow_mut().waiting_bytes;
+            *most = (*most).max(status.stats.waiting_bytes);
+        }
+        sleep(STATUS_PAUSE).await;
+    }
+}
+
+/// Does what the harness asks for, one thing after the other.
+async fn apply(db: Db<SimStore>, mut asks: mpsc::UnboundedReceiver<Ask>, board: Rc<RefCell<Board>>) {
+    while let Some(ask) = asks.recv().await {
+        let Ask::Write(changes) = ask else {
+            board.borrow_mut().leaving = true;
+            // It may have ended meanwhile.
+            let _ = db.close().await;
+            return;
+        };
+        let outcome = db.write(WriteRequest { changes, ..WriteRequest::default() }).await;
+        board.borrow_mut().outcomes.push(outcome);
+    }
+}
