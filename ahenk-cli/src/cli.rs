@@ -7,8 +7,8 @@ use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    backup, batch, bugreport, conflicts, delete, demo, device, doctor, export, get, import, init, list, log,
-    peer, put, start, stats, status, stop, story, sync, verify, watch,
+    account, backup, batch, bugreport, config, conflicts, delete, demo, device, doctor, export, get, import,
+    init, list, log, peer, put, quarantine, start, stats, status, stop, story, sync, verify, watch,
 };
 
 const AFTER_HELP: &str = "\
@@ -61,6 +61,9 @@ pub(crate) enum Command {
     /// The account's devices: list, invite, join
     #[command(subcommand)]
     Device(device::Command),
+    /// The account: what it is, and how to get it back with the recovery phrase
+    #[command(subcommand)]
+    Account(account::Command),
     /// Run the daemon, which keeps this device in sync
     Start(start::Args),
     /// Stop the daemon
@@ -82,6 +85,9 @@ pub(crate) enum Command {
     /// The ways to the other devices: list, add
     #[command(subcommand)]
     Peer(peer::Command),
+    /// Settings: get, set, unset, list, edit, path
+    #[command(subcommand)]
+    Config(config::Command),
     /// Write fields of a row; creates the row if it is not there
     Put(put::Args),
     /// Read a row, or one field of it
@@ -119,6 +125,9 @@ pub(crate) enum Command {
     Explain(story::ExplainArgs),
     /// Values that lost against another device's: list, show, restore
     Conflicts(conflicts::Args),
+    /// What revoked devices had written and counts no longer: list, show, restore, drop
+    #[command(subcommand)]
+    Quarantine(quarantine::Command),
     /// Show it all at work: three devices on this machine, cut off and reconnected
     Demo(demo::Args),
 }
@@ -129,6 +138,7 @@ impl Command {
         match self {
             Command::Init(args) => init::run(env, &args),
             Command::Device(command) => device::run(env, command).await,
+            Command::Account(command) => account::run(env, command).await,
             Command::Start(args) => start::run(env, args).await,
             Command::Stop => stop::run(env).await,
             Command::Status(args) => status::run(env, args).await,
@@ -139,6 +149,7 @@ impl Command {
             Command::Bugreport(args) => bugreport::run(env, args).await,
             Command::Sync(args) => sync::run(env, args).await,
             Command::Peer(command) => peer::run(env, command).await,
+            Command::Config(command) => config::run(env, command).await,
             Command::Put(args) => put::run(env, args).await,
             Command::Get(args) => get::run(env, args).await,
             Command::Delete(args) => delete::run(env, args).await,
@@ -158,6 +169,7 @@ impl Command {
             Command::History(args) => story::history(env, args).await,
             Command::Explain(args) => story::explain(env, args).await,
             Command::Conflicts(args) => conflicts::run(env, args).await,
+            Command::Quarantine(command) => quarantine::run(env, command).await,
             Command::Demo(args) => demo::run(env, args).await,
         }
     }

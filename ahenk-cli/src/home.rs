@@ -1,4 +1,4 @@
-//! The home folder of a device: where its files are, the lock on them, and its configuration.
+//! The home folder of a device: where its files are, and the lock on them.
 //!
 //! Invariants: the folder is for its owner only; it appears as a whole or not at all (it is built
 //! beside its place and renamed); whoever has the database open holds `daemon.lock` for as long.
@@ -9,37 +9,13 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use engine::identity::{Identity, SecretKey, hex};
-use serde::{Deserialize, Serialize};
 
+use crate::config::{self, Config, Settings};
 use crate::error::{CliError, Kind, Result};
 use crate::secrets;
 
-/// Longest configuration file that is read, in bytes.
-const CONFIG_BYTES_MAX: u64 = 64 * 1024;
 /// Longest path of a Unix socket that every system takes, in bytes.
 const SOCKET_PATH_BYTES_MAX: usize = 100;
-
-/// What a user may set, in `config.toml`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Config {
-    /// Multiaddrs to listen on. Port 0 is chosen once and kept.
-    pub(crate) listen: Vec<String>,
-    /// Find devices on the local network, and be found there.
-    pub(crate) mdns: bool,
-    /// What the daemon logs, as in `RUST_LOG`.
-    pub(crate) log: String,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config {
-            listen: vec!["/ip4/0.0.0.0/udp/0/quic-v1".to_owned(), "/ip4/0.0.0.0/tcp/0".to_owned()],
-            mdns: true,
-            log: "info,libp2p_swarm=warn,libp2p_mdns=warn".to_owned(),
-        }
-    }
-}
 
 /// What the daemon calls itself in the lock's note.
 pub(crate) const DAEMON: &str = "the daemon";
@@ -180,20 +156,13 @@ impl Home {
         if there { secrets::read_key(&path).map(Some) } else { Ok(None) }
     }
 
+    /// What is set here, in the file and in the environment.
+    pub(crate) fn settings(&self) -> Result<Settings> {
+        Settings::load(&self.config_path(), |name| std::env::var(name).ok())
+    }
+
     pub(crate) fn config(&self) -> Result<Config> {
-        let path = self.config_path();
-        let text = match fs::metadata(&path) {
-            Ok(metadata) if metadata.len() > CONFIG_BYTES_MAX => {
-                return Err(CliError::usage(format!("{} is too long", path.display())));
-            }
-            Ok(_) => fs::read_to_string(&path).map_err(|error| CliError::io("read", &path, &error))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Config::default()),
-            Err(error) => return Err(CliError::io("read", &path, &error)),
-        };
-        toml::from_str(&text).map_err(|error| {
-            CliError::usage(format!("{} is not right: {error}", path.display()))
-                .hint("the keys are: listen (list of multiaddrs), mdns (true or false), log (text)")
-        })
+        self.settings().map(|settings| settings.config)
     }
 
     /// Tries to become the one that has the database open. `None` if another process is.
@@ -254,9 +223,8 @@ impl Building {
         if let Some(root) = root {
             secrets::write_key(&self.home.account_key_path(), root)?;
         }
-        let text = toml::to_string_pretty(config).map_err(CliError::internal)?;
-        let text = format!("# Settings of this device. The daemon reads them when it starts.\n{text}");
-        secrets::write_private(&self.home.config_path(), text.as_bytes())?;
+        let path = self.home.config_path();
+        secrets::write_private(&path, config::File::of(&path, config)?.text().as_bytes())?;
         // Last, for it is what makes the folder a device's.
         secrets::write_cert(&self.home.cert_path(), &identity.cert)
     }

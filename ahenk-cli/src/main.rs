@@ -12,6 +12,7 @@ mod addresses;
 mod backend;
 mod cli;
 mod commands;
+mod config;
 mod data;
 mod error;
 mod home;

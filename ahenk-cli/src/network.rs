@@ -32,6 +32,13 @@ fn path_name(kind: PathKind) -> String {
     .to_owned()
 }
 
+/// Why this device was revoked; empty if no reason was given.
+fn reason_of(node: &NodeStatus, context: &Context) -> String {
+    let own = context.identity.device();
+    let found = node.revocations.iter().find(|revocation| revocation.device == own);
+    found.map(|revocation| revocation.reason.clone()).unwrap_or_default()
+}
+
 /// The key under which it is kept when a device was last connected.
 pub(crate) fn seen_key(peer: &PeerKey) -> String {
     format!("seen/{}", engine::identity::hex(&peer.0))
@@ -57,6 +64,7 @@ pub(crate) async fn devices(context: &Context) -> Result<Vec<Device>> {
             fingerprint: fingerprint(&cert.key),
             this: cert.key == context.identity.peer_key(),
             admin: cert.admin,
+            revoked: status.revocations.iter().any(|revocation| revocation.device == cert.device()),
             paired_ms: cert.issued_ms,
             connected: ready,
             seen_ms: noted_ms(context, &seen_key(&cert.key))?,
@@ -78,11 +86,19 @@ async fn peers_of(context: &Context, status: &NodeStatus) -> Result<Vec<Peer>> {
         Some(net) => net.peers().await?,
         None => Vec::new(),
     };
-    let others = status.members.iter().filter(|cert| cert.key != context.identity.peer_key());
+    let others = others(context, status);
     let mut peers: Vec<Peer> =
         others.map(|cert| peer(cert, status, details.iter().find(|peer| peer.peer == cert.key))).collect();
     peers.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
     Ok(peers)
+}
+
+/// The account's other devices, without those that were revoked.
+fn others<'a>(context: &Context, status: &'a NodeStatus) -> impl Iterator<Item = &'a DeviceCert> {
+    let own = context.identity.peer_key();
+    let revoked =
+        |cert: &DeviceCert| status.revocations.iter().any(|revocation| revocation.device == cert.device());
+    status.members.iter().filter(move |cert| cert.key != own && !revoked(cert))
 }
 
 fn peer(cert: &DeviceCert, status: &NodeStatus, details: Option<&PeerDetails>) -> Peer {
@@ -137,8 +153,9 @@ pub(crate) async fn status(context: &Context) -> Result<Status> {
         device: context.identity.device().to_string(),
         name: context.identity.cert.name.clone(),
         replica: node.stats.replica.to_string(),
-        admin: context.root.is_some(),
+        admin: node.administers,
         up_ms: running.then(|| millis(context.started.elapsed())),
+        sync_enabled: running && context.net.is_some(),
         listening,
         clock_skew_ms: node.stats.clock_offset_ms().filter(|offset| offset.unsigned_abs() > SKEW_WARN_MS),
         peers,
@@ -146,6 +163,7 @@ pub(crate) async fn status(context: &Context) -> Result<Status> {
         digest: digest_text(node.digest),
         last_sync_ms: Some(node.stats.last_sync_ms).filter(|&ms| ms > 0),
         waiting_commits: node.stats.waiting_commits,
+        revoked: node.revoked.then(|| reason_of(&node, context)),
         copied_ms: noted_ms(context, COPIED_KEY)?,
         log: context.home.log_path().display().to_string(),
     })
@@ -197,7 +215,12 @@ fn peer_stat(cert: &DeviceCert, node: &NodeStatus) -> PeerStat {
 
 pub(crate) async fn sync(context: &Context, within: Duration) -> Result<Synced> {
     let started = Instant::now();
-    let devices = node_status(context).await?.members.len().saturating_sub(1);
+    let status = node_status(context).await?;
+    if status.revoked {
+        return Err(CliError::new(Kind::NotAuthorised, "this device was removed from the account")
+            .hint("`ahenk-cli status` says why; to take part again, pair it anew into another home folder"));
+    }
+    let devices = others(context, &status).count();
     if devices == 0 {
         return Err(CliError::new(Kind::NotFound, "this account has no other device yet")
             .hint("`ahenk-cli device invite` here, then `ahenk-cli device join` there"));

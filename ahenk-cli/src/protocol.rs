@@ -49,6 +49,9 @@ pub(crate) enum Request {
     Invite {
         /// Ask before admitting.
         ask: bool,
+        /// Make it an administrator.
+        #[serde(default)]
+        admin: bool,
         /// Addresses for the long form of the code; where we listen, if there are none.
         addresses: Vec<String>,
     },

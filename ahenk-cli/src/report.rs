@@ -13,6 +13,9 @@ pub(crate) struct Device {
     pub(crate) fingerprint: String,
     pub(crate) this: bool,
     pub(crate) admin: bool,
+    /// Whether it is one of the account's no longer.
+    #[serde(default)]
+    pub(crate) revoked: bool,
     /// When its certificate was issued, in milliseconds since the Unix epoch.
     pub(crate) paired_ms: u64,
     pub(crate) connected: bool,
@@ -66,6 +69,9 @@ pub(crate) struct Status {
     pub(crate) admin: bool,
     /// Milliseconds since the daemon started.
     pub(crate) up_ms: Option<u64>,
+    /// Whether the daemon talks to other devices: the setting `sync.enabled` when it started.
+    #[serde(default)]
+    pub(crate) sync_enabled: bool,
     pub(crate) listening: Vec<String>,
     pub(crate) peers: Vec<Peer>,
     /// Commits applied.
@@ -78,6 +84,9 @@ pub(crate) struct Status {
     pub(crate) waiting_commits: u64,
     /// The median of the peers' clocks minus ours, if it differs by more than a minute.
     pub(crate) clock_skew_ms: Option<i64>,
+    /// Why this device was removed from the account, if it was; may be empty.
+    #[serde(default)]
+    pub(crate) revoked: Option<String>,
     /// When it was noticed that the database is a copy, or an older state of it, in milliseconds since the Unix epoch.
     #[serde(default)]
     pub(crate) copied_ms: Option<u64>,

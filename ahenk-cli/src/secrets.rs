@@ -49,6 +49,22 @@ pub(crate) fn recovery_phrase(root: &SecretKey) -> Result<Zeroizing<String>> {
     Ok(phrase)
 }
 
+/// The root key that a recovery phrase stands for.
+pub(crate) fn root_of_phrase(phrase: &str) -> Result<SecretKey> {
+    // Extra spaces and capitals are slips of the hand, not another phrase.
+    let words = Zeroizing::new(phrase.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase());
+    let bad = |why: &dyn std::fmt::Display| {
+        CliError::usage(format!("this is no recovery phrase: {why}"))
+            .hint("it is the 24 words that `ahenk-cli init` showed; check spelling and order")
+    };
+    let mnemonic = Mnemonic::parse_in_normalized(Language::English, &words).map_err(|error| bad(&error))?;
+    let (entropy, len) = mnemonic.to_entropy_array();
+    let entropy = Zeroizing::new(entropy);
+    let key: &[u8; 32] =
+        entropy[..len].try_into().map_err(|_| bad(&format!("it has {} words", mnemonic.word_count())))?;
+    Ok(SecretKey::from_bytes(key))
+}
+
 /// Writes a new file that only its owner may read, durably. Fails if it exists.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || -> io::Result<()> {
@@ -137,8 +153,11 @@ mod tests {
         let root = new_key().expect("randomness");
         let phrase = recovery_phrase(&root).expect("a phrase");
         assert_eq!(phrase.split(' ').count(), 24);
-        let back = Mnemonic::parse_in_normalized(Language::English, phrase.as_str()).expect("valid");
-        let (entropy, len) = back.to_entropy_array();
-        assert_eq!(entropy[..len], root.to_bytes()[..]);
+        let typed = format!("  {}\n", phrase.to_uppercase().replace(' ', "  "));
+        assert_eq!(root_of_phrase(&typed).expect("valid").to_bytes()[..], root.to_bytes()[..]);
+        let (first, rest) = phrase.split_once(' ').expect("words");
+        for bad in ["", "abandon", rest, &format!("{rest} {first}x")] {
+            assert_eq!(root_of_phrase(bad).expect_err("no phrase").kind, Kind::Usage, "{bad}");
+        }
     }
 }

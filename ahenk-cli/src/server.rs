@@ -46,7 +46,8 @@ pub(crate) async fn run(home: &Home) -> Result<()> {
     home.require()?;
     let lock = take_lock(home).await?;
     let stop = Arc::new(Notify::new());
-    let mut session = Session::open(home, Need::Network, lock, Some(Arc::clone(&stop))).await?;
+    let need = if home.config()?.sync_enabled { Need::Network } else { Need::Store };
+    let mut session = Session::open(home, need, lock, Some(Arc::clone(&stop))).await?;
     let (listener, socket, owner) = listen(&home.socket_path()?)?;
     let status = crate::network::status(session.context()).await?;
     info!(device = %status.name, id = %status.device, listening = ?status.listening, "the daemon is running");

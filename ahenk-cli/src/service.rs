@@ -23,8 +23,6 @@ use crate::{data, network, pairing};
 pub(crate) struct Context {
     pub(crate) home: Home,
     pub(crate) identity: Identity,
-    /// The account's root key, on an administrator.
-    pub(crate) root: Option<SecretKey>,
     pub(crate) db: Db<RedbStore>,
     /// The network; `None` if the database was opened without.
     pub(crate) net: Option<Libp2pControl>,
@@ -34,9 +32,20 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    /// The account's root key, on an administrator: from the start, or given to it since.
+    pub(crate) fn root(&self) -> Option<SecretKey> {
+        self.identity.root.clone().or_else(|| self.db.granted().borrow().clone())
+    }
+
     /// The network, or an error that says that this needs it.
     pub(crate) fn net(&self) -> Result<&Libp2pControl> {
-        self.net.as_ref().ok_or_else(|| CliError::internal("the database was opened without the network"))
+        self.net.as_ref().ok_or_else(|| match &self.stop {
+            Some(_) => {
+                CliError::new(Kind::Conflict, "`sync.enabled` is false: the daemon talks to no other device")
+                    .hint("`ahenk-cli config set sync.enabled true`, then `ahenk-cli restart`")
+            }
+            None => CliError::internal("the database was opened without the network"),
+        })
     }
 }
 
@@ -84,7 +93,9 @@ async fn dispatch(context: &Context, request: Request, caller: &mut Caller) -> R
         Request::Sync { within_ms } => {
             caller.item(network::sync(context, Duration::from_millis(within_ms)).await?).await
         }
-        Request::Invite { ask, addresses } => pairing::invite(context, ask, addresses, caller).await,
+        Request::Invite { ask, admin, addresses } => {
+            pairing::invite(context, ask, admin, addresses, caller).await
+        }
         Request::Stop => match &context.stop {
             Some(stop) => {
                 stop.notify_one();

@@ -18,9 +18,10 @@ use tracing::{info, warn};
 use transport_libp2p::{Libp2pConfig, Libp2pTransport, SpawnError};
 
 use crate::addresses::Addresses;
+use crate::config::Config;
 use crate::data::time::now_ms;
 use crate::error::{CliError, Kind, Result};
-use crate::home::{Config, Home, Lock};
+use crate::home::{Home, Lock};
 use crate::network::{COPIED_KEY, seen_key};
 use crate::secrets;
 use crate::service::Context;
@@ -31,6 +32,9 @@ const SAVE_EVERY: Duration = Duration::from_secs(10);
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(4);
 /// How long to wait for a file that is still locked.
 const LOCKED_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Longest wait between two tries of an address from the configuration.
+const REACH_EVERY_MAX: Duration = Duration::from_secs(300);
 
 /// What a command needs of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,11 +64,25 @@ impl Session {
         lock: Lock,
         stop: Option<Arc<Notify>>,
     ) -> Result<Session> {
-        let identity = home.identity()?;
-        let root = home.root()?;
+        let mut identity = home.identity()?;
+        if let Some(root) = home.root()? {
+            identity = identity.with_root(root).map_err(|error| {
+                CliError::new(Kind::Storage, format!("account.key does not fit this device: {error}"))
+                    .hint("move it away, and recover it with `ahenk-cli account recover`")
+            })?;
+        }
+        let config = match home.config() {
+            // A wrong setting of the network keeps nobody from the data.
+            Err(error) if need == Need::Store => {
+                warn!(%error, "going on with the default settings");
+                Config::default()
+            }
+            config => config?,
+        };
         let store = open_store(home, &identity).await?;
         note_copy(&store, &identity)?;
-        let options = Options::new(identity.clone(), *secrets::random::<32>()?);
+        let mut options = Options::new(identity.clone(), *secrets::random::<32>()?);
+        options.config = config.engine();
         let (node, db, net) = match need {
             Need::Store => {
                 let (node, db) = Node::new(options, Offline, store, SystemClock::new())?;
@@ -72,7 +90,7 @@ impl Session {
             }
             Need::Network => {
                 let mut addresses = Addresses::load(home);
-                let transport = spawn_network(home, &identity, &addresses).await?;
+                let transport = spawn_network(&config, &identity, &addresses).await?;
                 let control = transport.control();
                 addresses.listening(&control.listen_addresses().await?);
                 addresses.save(home)?;
@@ -80,12 +98,17 @@ impl Session {
                 (tokio::spawn(node.run()), db, Some(control))
             }
         };
-        let context = Context { home: home.clone(), identity, root, db, net, started: Instant::now(), stop };
+        let context = Context { home: home.clone(), identity, db, net, started: Instant::now(), stop };
         let context = Arc::new(context);
         let mut chores = JoinSet::new();
+        certify_self(&context).await?;
+        chores.spawn(keep_root(Arc::clone(&context)));
         if context.net.is_some() {
             chores.spawn(save_regularly(Arc::clone(&context)));
             chores.spawn(remember_seen(Arc::clone(&context)));
+            for address in config.bootstrap {
+                chores.spawn(reach(Arc::clone(&context), address));
+            }
         }
         Ok(Session { context, node: Some(node), chores, _lock: lock })
     }
@@ -175,8 +198,11 @@ fn topic(identity: &Identity) -> String {
     engine::identity::hex(&blake3::derive_key("ahenk gossip topic 1", &identity.account().0))
 }
 
-async fn spawn_network(home: &Home, identity: &Identity, addresses: &Addresses) -> Result<Libp2pTransport> {
-    let config = home.config()?;
+async fn spawn_network(
+    config: &Config,
+    identity: &Identity,
+    addresses: &Addresses,
+) -> Result<Libp2pTransport> {
     let mut libp2p = Libp2pConfig::new(identity.secret.clone(), topic(identity));
     libp2p.listen = addresses.same_ports(&config.listen);
     libp2p.mdns = config.mdns;
@@ -195,18 +221,49 @@ async fn spawn_network(home: &Home, identity: &Identity, addresses: &Addresses) 
                 info!(%error, "the port used last time is taken; choosing another");
                 libp2p.listen.clone_from(&config.listen);
             }
-            _ => return Err(spawn_error(&config, &error)),
+            _ => return Err(spawn_error(config, &error)),
         }
     }
 }
 
 pub(crate) fn spawn_error(config: &Config, error: &SpawnError) -> CliError {
     let (kind, hint) = match error {
-        SpawnError::Address(_) => (Kind::Usage, "correct `listen` in config.toml".to_owned()),
+        SpawnError::Address(_) => {
+            (Kind::Usage, "correct `network.listen`, with `ahenk-cli config set`".to_owned())
+        }
         SpawnError::AddressInUse { .. } => (Kind::Conflict, "choose another port, or 0 for any".to_owned()),
         _ => (Kind::Network, format!("the configuration says to listen on {}", config.listen.join(", "))),
     };
     CliError::new(kind, error).hint(hint)
+}
+
+/// A device that holds the root key and is not certified as an administrator certifies itself: its key was recovered.
+async fn certify_self(context: &Context) -> Result<()> {
+    let Some(status) = context.db.status().await else { return Ok(()) };
+    let own = status.members.iter().find(|cert| cert.key == context.identity.peer_key());
+    if status.administers && !status.revoked && own.is_some_and(|cert| !cert.admin) {
+        context.db.certify(context.identity.device(), None, Some(true)).await?;
+    }
+    Ok(())
+}
+
+/// Keeps the account's root key when another administrator gives it to this device.
+async fn keep_root(context: Arc<Context>) {
+    let mut granted = context.db.granted();
+    loop {
+        let root = granted.borrow_and_update().clone();
+        if let Some(root) = root {
+            let path = context.home.account_key_path();
+            match secrets::write_key(&path, &root) {
+                Ok(()) => info!("this device administers the account now"),
+                // It is given again whenever the two connect, until it is kept.
+                Err(error) => warn!(%error, "the account's root key could not be kept"),
+            }
+        }
+        if granted.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn save_regularly(context: Arc<Context>) {
@@ -227,6 +284,16 @@ async fn save_addresses(context: &Context) {
         && let Err(error) = addresses.save(&context.home)
     {
         warn!(%error, "addresses of other devices could not be saved");
+    }
+}
+
+/// Tries an address from the configuration until it was reached once; from then on the dialer knows it.
+async fn reach(context: Arc<Context>, address: String) {
+    let mut wait = Duration::from_secs(1);
+    while let Err(error) = crate::network::add(&context, &address).await {
+        info!(%address, %error, "`network.bootstrap`: not reached yet");
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(REACH_EVERY_MAX);
     }
 }
 

@@ -202,7 +202,7 @@ fn a_setting_that_does_not_exist_is_an_error_that_names_it() {
     let path = device.home.join("config.toml");
     let good = fs::read_to_string(&path).expect("settings");
     for (bad, named) in
-        [("colour = 3\n", "colour"), ("mdns = \"yes\"\n", "mdns"), ("listen = [\n", "config.toml")]
+        [("colour = 3\n", "colour"), ("[network]\nmdns = \"yes\"\n", "mdns"), ("listen = [\n", "config.toml")]
     {
         fs::write(&path, bad).expect("written");
         for args in [&["start"][..], &["start", "--daemon"], &["sync"]] {
@@ -212,7 +212,7 @@ fn a_setting_that_does_not_exist_is_an_error_that_names_it() {
             assert!(message.contains(named), "{message}, {members}");
         }
     }
-    fs::write(&path, "listen = [\"/ip4/127.0.0.1/sctp/1\"]\nmdns = false\n").expect("written");
+    fs::write(&path, "[network]\nlisten = [\"/ip4/127.0.0.1/sctp/1\"]\nmdns = false\n").expect("written");
     device.json(&["start"]).error(2, "usage");
     fs::write(&path, good).expect("written");
     device.start();
@@ -368,12 +368,14 @@ fn the_manual_describes_every_command() {
     let manual = include_str!("../../docs/cli.md");
     let world = World::new();
     let device = world.device("a");
-    for group in [&[][..], &["device"], &["peer"]] {
+    for group in [&[][..], &["device"], &["peer"], &["config"]] {
         let help = device.run(&[group, &["--help"]].concat()).ok().stdout;
         let commands =
             help.split("Commands:\n").nth(1).expect("commands").split("\n\n").next().expect("a list");
         let names = commands.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
-        for name in names.filter(|name| !name.is_empty() && !["help", "device", "peer"].contains(name)) {
+        for name in
+            names.filter(|name| !name.is_empty() && !["help", "device", "peer", "config"].contains(name))
+        {
             let full = [group, &[name]].concat().join(" ");
             assert!(manual.contains(&format!("`{full}`")), "docs/cli.md does not mention `{full}`");
         }

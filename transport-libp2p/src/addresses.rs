@@ -106,6 +106,11 @@ pub fn check_listen(text: &str) -> Result<(), AddressError> {
     }
 }
 
+/// Whether an address is one that can be dialed: where an entry of a configuration is checked.
+pub fn check_dial(text: &str) -> Result<(), AddressError> {
+    Dialable::parse(text).map(|_| ())
+}
+
 /// What kind of path an address leads to; `None` if it is not one that we can dial or listen on.
 pub(crate) fn path_kind(address: &Multiaddr) -> Option<PathKind> {
     let mut parts = address.iter();

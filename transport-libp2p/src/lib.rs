@@ -42,7 +42,7 @@ use engine::identity::PeerKey;
 use engine::transport::{Transport, TransportEvent, TrySendError};
 use tokio::sync::{mpsc, oneshot};
 
-pub use crate::addresses::{AddressError, check_listen};
+pub use crate::addresses::{AddressError, check_dial, check_listen};
 pub use crate::config::{Libp2pConfig, SpawnError, Timings};
 pub use crate::control::{
     AddAddressError, DialError, Libp2pControl, PeerDetails, SessionDetails, TransportClosed,

@@ -2,6 +2,8 @@
 
 mod invite;
 mod join;
+mod manage;
+mod qr;
 
 use super::Env;
 use crate::backend::Need;
@@ -19,6 +21,12 @@ pub(crate) enum Command {
     Invite(invite::Args),
     /// Make this machine a device of an account, with the code that `device invite` shows there
     Join(join::Args),
+    /// Remove a device from the account: lost, stolen or given away
+    Revoke(manage::Revoke),
+    /// Make a device an administrator
+    Promote(manage::Promote),
+    /// Give a device another name
+    Rename(manage::Rename),
 }
 
 pub(crate) async fn run(env: &Env, command: Command) -> Result<()> {
@@ -26,6 +34,9 @@ pub(crate) async fn run(env: &Env, command: Command) -> Result<()> {
         Command::List => list(env).await,
         Command::Invite(args) => invite::run(env, args).await,
         Command::Join(args) => join::run(env, args).await,
+        Command::Revoke(args) => manage::revoke(env, args).await,
+        Command::Promote(args) => manage::promote(env, args).await,
+        Command::Rename(args) => manage::rename(env, args).await,
     }
 }
 
@@ -45,7 +56,11 @@ fn human(devices: &[Device]) -> String {
             (_, _, Some(ms)) => format!("{} ago", super::ago(ms)),
             (_, _, None) => "not seen yet".to_owned(),
         };
-        let role = if device.admin { "administrator" } else { "" };
+        let role = match (device.revoked, device.admin) {
+            (true, _) => "revoked",
+            (_, true) => "administrator",
+            _ => "",
+        };
         vec![device.name.clone(), device.fingerprint.clone(), device.id.clone(), role.to_owned(), seen]
     };
     table(&["NAME", "FINGERPRINT", "ID", "ROLE", "SEEN"], &devices.iter().map(row).collect::<Vec<_>>())

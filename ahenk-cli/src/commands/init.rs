@@ -6,8 +6,8 @@ use engine::identity::{DeviceCert, Identity, PeerKey, device_name_ok};
 use serde_json::json;
 
 use super::Env;
+use crate::config::Config;
 use crate::error::{CliError, Result};
-use crate::home::Config;
 use crate::{secrets, session};
 
 /// Arguments of `init`.

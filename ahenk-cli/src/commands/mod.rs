@@ -1,8 +1,11 @@
 //! One file a command: its arguments, the request that it makes, and what it prints.
 
+pub(crate) mod account;
 pub(crate) mod backup;
 pub(crate) mod batch;
 pub(crate) mod bugreport;
+pub(crate) mod complete;
+pub(crate) mod config;
 pub(crate) mod conflicts;
 pub(crate) mod delete;
 pub(crate) mod demo;
@@ -17,6 +20,7 @@ pub(crate) mod log;
 pub(crate) mod peer;
 pub(crate) mod put;
 #[cfg(feature = "query")]
+pub(crate) mod quarantine;
 pub(crate) mod query;
 pub(crate) mod start;
 pub(crate) mod stats;
@@ -151,4 +155,18 @@ pub(crate) async fn read_line() -> Result<Option<zeroize::Zeroizing<String>>> {
     };
     let read = tokio::task::spawn_blocking(read).await.map_err(crate::error::CliError::internal)?;
     read.map_err(|error| crate::error::CliError::usage(format!("the input cannot be read: {error}")))
+}
+
+/// Asks a question; an error unless the answer is yes.
+pub(crate) async fn confirm(env: &Env, question: &str) -> Result<()> {
+    if !env.out.json() {
+        env.out.prompt(question);
+    }
+    let yes =
+        read_line().await?.is_some_and(|line| matches!(line.trim().to_lowercase().as_str(), "y" | "yes"));
+    if yes {
+        return Ok(());
+    }
+    Err(crate::error::CliError::new(crate::error::Kind::Conflict, "it was not confirmed")
+        .hint("nothing was changed; --yes does it without asking"))
 }

@@ -45,7 +45,7 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
         rustix::process::setsid()
             .map_err(|error| CliError::internal(format!("no session of its own: {error}")))?;
     }
-    init_logging(&config.log);
+    init_logging(&config.log_level);
     server::run(&env.home).await
 }
 

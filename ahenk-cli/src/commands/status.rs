@@ -79,11 +79,21 @@ fn human(status: &Status) -> String {
     ];
     if status.running {
         lines.push(format!("Last sync {last}"));
+        if !status.sync_enabled {
+            lines.push("Sync      off, by the setting `sync.enabled`".to_owned());
+        }
         lines.extend(status.listening.iter().map(|address| format!("Listening {}", printable(address))));
         lines.push(format!("Log       {}", status.log));
     }
     if status.waiting_commits > 0 {
         lines.push(format!("Waiting   {} commits for others that they depend on", status.waiting_commits));
+    }
+    if let Some(reason) = &status.revoked {
+        let reason = if reason.is_empty() { String::new() } else { format!(": {}", printable(reason)) };
+        lines.push(format!(
+            "Warning   this device was removed from the account{reason}. It keeps its data, and syncs no more.\n\
+             \x20         To take part again, pair it anew into another home folder"
+        ));
     }
     if let Some(ms) = status.copied_ms {
         lines.push(format!(

@@ -1,6 +1,7 @@
 //! Requests about rows, the log and conflicts: what they are ([`DataRequest`]) and how they are
 //! carried out ([`call`]).
 
+pub(crate) mod admin;
 mod backup;
 mod batch;
 mod conflicts;
@@ -114,6 +115,8 @@ pub(crate) enum DataRequest {
         /// What to do, in order.
         operations: Vec<Operation>,
     },
+    /// Devices and retracted commits.
+    Admin(admin::AdminRequest),
     /// A copy of the whole database, of one moment. One [`BackedUp`].
     Backup {
         /// The file to write, which must not be there; an absolute path.
@@ -216,6 +219,7 @@ pub(crate) async fn call(context: &Context, request: DataRequest, caller: &mut C
         DataRequest::Conflict { id } => caller.item(conflicts::show(context, id).await?).await,
         DataRequest::RestoreConflicts { ids } => caller.item(conflicts::restore(context, &ids).await?).await,
         DataRequest::Batch { operations } => caller.item(batch::apply(context, &operations).await?).await,
+        DataRequest::Admin(request) => admin::call(context, request, caller).await,
         DataRequest::Backup { path } => caller.item(backup::backup(context, path).await?).await,
         DataRequest::Verify { peer, within_ms } => {
             let within = Duration::from_millis(within_ms);

@@ -124,6 +124,7 @@ impl Desk {
 pub(crate) async fn invite(
     context: &Context,
     ask: bool,
+    admin: bool,
     addresses: Vec<String>,
     caller: &mut Caller,
 ) -> Result<()> {
@@ -138,7 +139,7 @@ pub(crate) async fn invite(
     let clock = SystemClock::new();
     let members = context.db.status().await.ok_or_else(closed)?.members;
     let names = Arc::new(members.iter().map(|cert| cert.name.clone()).collect());
-    let offer = make_offer(context, ask, &clock, &addresses, &listening, members)?;
+    let offer = make_offer(context, (ask, admin), &clock, &addresses, &listening, members)?;
     let desk = Desk { offer: Arc::new(Mutex::new(offer)), clock, names, asks };
     let code = show_code(&desk, &addresses, &listening)?;
     caller.item(code).await?;
@@ -173,13 +174,13 @@ pub(crate) async fn invite(
 
 fn make_offer(
     context: &Context,
-    ask: bool,
+    (ask, admin): (bool, bool),
     clock: &SystemClock,
     addresses: &[String],
     listening: &[String],
     members: Vec<DeviceCert>,
 ) -> Result<Offer> {
-    let Some(root) = context.root.clone() else {
+    let Some(root) = context.root() else {
         let admins: Vec<&str> =
             members.iter().filter(|cert| cert.admin).map(|cert| cert.name.as_str()).collect();
         return Err(CliError::new(Kind::NotAuthorised, "only an administrator device can invite")
@@ -190,7 +191,7 @@ fn make_offer(
     let mut reachable = addresses.to_vec();
     reachable.extend(far_first(listening));
     reachable.truncate(ADDRESSES_MAX);
-    let terms = Terms { root, inviter, others, addresses: reachable, admin: false, ask };
+    let terms = Terms { root, inviter, others, addresses: reachable, admin, ask };
     let now = clock.now();
     Offer::new(terms, *secrets::random::<32>()?, now.mono.0 / 1000, now.wall.0)
         .map_err(|error| CliError::usage(error).hint("check the addresses given with --address"))

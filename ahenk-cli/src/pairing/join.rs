@@ -16,8 +16,9 @@ use transport_libp2p::{
 
 use super::pairing_error;
 use crate::addresses::Addresses;
+use crate::config::Config;
 use crate::error::{CliError, Kind, Result};
-use crate::home::{Config, Home};
+use crate::home::Home;
 use crate::{secrets, session};
 
 /// How long to look for an inviter on the local network.

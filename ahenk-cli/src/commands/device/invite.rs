@@ -1,6 +1,10 @@
 //! `device invite`: admit another device.
 
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+
 use super::super::{Env, read_line};
+use super::qr::{self, Picture};
 use crate::backend::{Backend, Call, Need, read_item};
 use crate::error::Result;
 use crate::output::{printable, span};
@@ -19,6 +23,12 @@ pub(crate) struct Args {
     /// Where this device can be reached from the other, for the long form of the code; may be repeated
     #[arg(long, value_name = "MULTIADDR")]
     address: Vec<String>,
+    /// Make it an administrator: it can invite and revoke devices, and holds the account's root key
+    #[arg(long)]
+    admin: bool,
+    /// Write the long code as a QR code to this PNG file, for whoever may join: it is removed when the offer ends
+    #[arg(long, value_name = "FILE")]
+    qr: Option<PathBuf>,
 }
 
 pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
@@ -26,13 +36,17 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
 }
 
 async fn invite(env: &Env, backend: &Backend, args: Args) -> Result<()> {
-    let mut call = backend.call(Request::Invite { ask: !args.yes, addresses: args.address }).await?;
-    let mut next = call.next().await?;
+    let mut call =
+        backend.call(Request::Invite { ask: !args.yes, admin: args.admin, addresses: args.address }).await?;
+    let (mut next, mut picture) = (call.next().await?, None);
     while let Some(item) = next.take() {
         if env.out.json() {
             env.out.document(&item)?;
         }
         let step: InviteStep = read_item(item)?;
+        if let (InviteStep::Code { long_code, .. }, Some(path)) = (&step, &args.qr) {
+            picture = Some(Picture::write(long_code, path)?);
+        }
         if !env.out.json() {
             tell(env, &step)?;
         }
@@ -42,6 +56,7 @@ async fn invite(env: &Env, backend: &Backend, args: Args) -> Result<()> {
             call.next().await?
         };
     }
+    drop(picture);
     Ok(())
 }
 
@@ -65,6 +80,9 @@ fn tell(env: &Env, step: &InviteStep) -> Result<()> {
         InviteStep::Code { code, long_code, expires_in_ms } => {
             env.out.line(&format!("Code       {}", env.out.bold(code)))?;
             env.out.line(&format!("Long code  {long_code}"))?;
+            if std::io::stdout().is_terminal() {
+                env.out.line(&qr::for_terminal(long_code)?)?;
+            }
             env.out.note(&format!(
                 "\nOn the other machine: `ahenk-cli device join`, and type the code when it asks. Use the long \
                  code if the\ntwo are not on one local network. The code is good for one device, three tries \

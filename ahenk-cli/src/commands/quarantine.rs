@@ -1,0 +1,133 @@
+//! `quarantine`: commits of revoked devices that had been applied here and were retracted.
+
+use super::{Env, fields_inline, kind_name};
+use crate::backend::{Need, read_item};
+use crate::data::admin::{AdminRequest, Moved, Retracted};
+use crate::data::{DataRequest, time};
+use crate::error::{CliError, Kind, Result};
+use crate::output::printable;
+use crate::protocol::Request;
+
+const AFTER_HELP: &str = "\
+What a revoked device wrote after it was revoked (or what came through a copied database) counts no longer. Where it
+had been applied before that was known, it is kept here, on this device only.
+
+Examples:
+  ahenk-cli quarantine list
+  ahenk-cli quarantine restore COMMIT   write it anew, now, as this device
+  ahenk-cli quarantine restore --all
+  ahenk-cli quarantine drop COMMIT      forget it";
+
+/// Subcommands of `quarantine`.
+#[derive(Debug, clap::Subcommand)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) enum Command {
+    /// List retracted commits
+    List,
+    /// Show all that a retracted commit did
+    Show {
+        /// Its name, as `quarantine list` shows it
+        commit: String,
+    },
+    /// Write retracted commits anew, as writes of this device and of now
+    Restore(Which),
+    /// Forget retracted commits
+    Drop(Which),
+}
+
+/// Which commits.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Which {
+    /// Their names, as `quarantine list` shows them
+    #[arg(required_unless_present = "all")]
+    commits: Vec<String>,
+    /// All of them
+    #[arg(long, conflicts_with = "commits")]
+    all: bool,
+}
+
+fn request(request: AdminRequest) -> Request {
+    Request::Data(DataRequest::Admin(request))
+}
+
+pub(crate) async fn run(env: &Env, command: Command) -> Result<()> {
+    match command {
+        Command::List => list(env).await,
+        Command::Show { commit } => show(env, &commit).await,
+        // With --all there are no names, which means all.
+        Command::Restore(which) => {
+            move_out(env, AdminRequest::Restore { commits: which.commits }, "written anew").await
+        }
+        Command::Drop(which) => {
+            move_out(env, AdminRequest::Drop { commits: which.commits }, "forgotten").await
+        }
+    }
+}
+
+async fn list(env: &Env) -> Result<()> {
+    let mut none = true;
+    env.stream(Need::Store, request(AdminRequest::Quarantine), |item| {
+        none = false;
+        env.out.line(&line(&read_item(item)?))
+    })
+    .await?;
+    if none && !env.out.json() {
+        env.out.note("Nothing was retracted on this device.");
+    }
+    Ok(())
+}
+
+fn line(retracted: &Retracted) -> String {
+    let what = match retracted.operations.as_slice() {
+        [] => "nothing".to_owned(),
+        [one] => format!("{} {}/{}", kind_name(one.kind), printable(&one.table), printable(&one.row)),
+        [one, rest @ ..] => format!(
+            "{} {}/{} and {} more",
+            kind_name(one.kind),
+            printable(&one.table),
+            printable(&one.row),
+            rest.len()
+        ),
+    };
+    let by = format!("{}, {}", printable(&retracted.by.device), time::format(retracted.by.time_ms));
+    format!("{}  {what}  ({by})", retracted.by.commit)
+}
+
+async fn show(env: &Env, commit: &str) -> Result<()> {
+    let mut found = None;
+    env.with_backend(Need::Store, async |backend| {
+        let mut call = backend.call(request(AdminRequest::Quarantine)).await?;
+        while let Some(item) = call.next().await? {
+            let retracted: Retracted = read_item(item)?;
+            if retracted.by.commit == commit {
+                found = Some(retracted);
+                break;
+            }
+        }
+        Ok(())
+    })
+    .await?;
+    let found = found.ok_or_else(|| {
+        CliError::new(Kind::NotFound, format!("the commit {commit} is not in the quarantine"))
+            .hint("`ahenk-cli quarantine list` shows what is")
+    })?;
+    env.out.show(&found, |found| {
+        let mut lines = vec![line(found), format!("  retracted by {}", found.because)];
+        lines.extend(found.operations.iter().map(|op| {
+            let (table, row) = (printable(&op.table), printable(&op.row));
+            format!("  {} {table}/{row}  {}", kind_name(op.kind), fields_inline(&op.fields))
+        }));
+        lines.join("\n")
+    })
+}
+
+async fn move_out(env: &Env, asked: AdminRequest, done: &str) -> Result<()> {
+    env.with_backend(Need::Store, async |backend| {
+        let moved: Moved = backend.one(request(asked)).await?;
+        env.out.show(&moved, |moved| match moved.commits.len() {
+            1 => format!("1 commit {done}."),
+            count => format!("{count} commits {done}."),
+        })
+    })
+    .await
+}

@@ -1,0 +1,241 @@
+//! The table of keys: for each its name, what it is for, what it may be, and where it is in [`Config`].
+
+use super::{Config, Value};
+use crate::error::{CliError, Kind, Result};
+
+/// A key that can be set.
+#[derive(Debug)]
+pub(crate) struct Key {
+    /// `section.name`, as in the file.
+    pub(crate) name: &'static str,
+    /// What it does, in a sentence for people.
+    pub(crate) about: &'static str,
+    field: Field,
+}
+
+/// What a key may be, and its place in [`Config`].
+#[derive(Debug)]
+enum Field {
+    Bool(fn(&mut Config) -> &mut bool),
+    Integer(u64, u64, fn(&mut Config) -> &mut u64),
+    #[allow(dead_code)]
+    Choice(&'static [&'static str], fn(&mut Config) -> &mut String),
+    Text(Check, fn(&mut Config) -> &mut String),
+    List(Check, fn(&mut Config) -> &mut Vec<String>),
+}
+
+/// Says what is wrong with a text.
+type Check = fn(&str) -> Result<(), String>;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+const fn key(name: &'static str, field: Field, about: &'static str) -> Key {
+    Key { name, about, field }
+}
+
+/// All keys, by section.
+pub(crate) const KEYS: &[Key] = &[
+    key(
+        "sync.enabled",
+        Field::Bool(|c| &mut c.sync_enabled),
+        "Whether the daemon talks to other devices at all",
+    ),
+    key(
+        "sync.heartbeat_ms",
+        Field::Integer(1_000, 600_000, |c| &mut c.heartbeat_ms),
+        "Silence after which a device is pinged, in milliseconds; after three times as long it counts as gone",
+    ),
+    key(
+        "sync.batch_bytes",
+        Field::Integer(KIB, 512 * KIB, |c| &mut c.batch_bytes),
+        "Size to aim for in one message of commits, in bytes",
+    ),
+    key(
+        "sync.batch_commits",
+        Field::Integer(1, 4096, |c| &mut c.batch_commits_max),
+        "Most commits in one message",
+    ),
+    key(
+        "sync.credit_bytes",
+        Field::Integer(MIB, 64 * MIB, |c| &mut c.credit_bytes),
+        "Bytes that another device may have under way to this one, unacknowledged",
+    ),
+    key(
+        "network.listen",
+        Field::List(listen_address, |c| &mut c.listen),
+        "Multiaddrs to listen on, TCP or QUIC; port 0 is chosen once and kept",
+    ),
+    key(
+        "network.mdns",
+        Field::Bool(|c| &mut c.mdns),
+        "Find devices on the local network, and be found there",
+    ),
+    key(
+        "network.bootstrap",
+        Field::List(multiaddr, |c| &mut c.bootstrap),
+        "Multiaddrs of other devices to connect to at the start",
+    ),
+    key(
+        "limits.reorder_bytes",
+        Field::Integer(2 * MIB, 1024 * MIB, |c| &mut c.reorder_bytes_max),
+        "Memory for commits that wait for others that they depend on, in bytes",
+    ),
+    key(
+        "limits.outbox_bytes",
+        Field::Integer(2 * MIB, 1024 * MIB, |c| &mut c.outbox_bytes_max),
+        "Memory for messages to a device that is slow to take them, in bytes",
+    ),
+    key("limits.peers", Field::Integer(1, 128, |c| &mut c.peers_max), "Most devices connected at a time"),
+    key(
+        "limits.conflicts",
+        Field::Integer(0, 1_000_000, |c| &mut c.conflicts_max),
+        "Most values that lost a conflict and are kept; the oldest go first",
+    ),
+    key(
+        "log.level",
+        Field::Text(check_log_level, |c| &mut c.log_level),
+        "What the daemon logs: off, error, warn, info, debug or trace, and TARGET=LEVEL, with commas",
+    ),
+];
+
+/// The key of that name, or an error that says which was perhaps meant.
+pub(crate) fn find(name: &str) -> Result<&'static Key> {
+    KEYS.iter().find(|key| key.name == name).ok_or_else(|| {
+        let hint = match nearest(name) {
+            Some(key) => format!("did you mean `{key}`? `ahenk-cli config list` shows all"),
+            None => "`ahenk-cli config list` shows all".to_owned(),
+        };
+        CliError::usage(format!("there is no key `{name}`")).hint(hint)
+    })
+}
+
+/// The key whose name, or name within its section, is most like this one.
+fn nearest(name: &str) -> Option<&'static str> {
+    let last = |name: &'static str| name.split('.').next_back().unwrap_or(name);
+    let likeness = |key: &Key| {
+        strsim::jaro_winkler(name, key.name).max(if name.contains('.') {
+            0.0
+        } else {
+            strsim::jaro_winkler(name, last(key.name))
+        })
+    };
+    let best = KEYS.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    (likeness(best) > 0.8).then_some(best.name)
+}
+
+impl Key {
+    /// The variables of the environment that set it, the first that is set counting.
+    pub(crate) fn variables(&self) -> Vec<String> {
+        let mut variables = vec![format!("AHENK_{}", self.name.replace('.', "_").to_uppercase())];
+        if self.name == "log.level" {
+            variables.push("RUST_LOG".to_owned());
+        }
+        variables
+    }
+
+    pub(crate) fn is_list(&self) -> bool {
+        matches!(self.field, Field::List(..))
+    }
+
+    /// What it may be, for people.
+    pub(crate) fn allowed(&self) -> String {
+        match &self.field {
+            Field::Bool(_) => "true or false".to_owned(),
+            Field::Integer(min, max, _) => format!("a whole number, {min} to {max}"),
+            Field::Choice(choices, _) => format!("one of {}", choices.join(", ")),
+            Field::Text(..) => "text".to_owned(),
+            Field::List(..) => "a list of texts".to_owned(),
+        }
+    }
+
+    /// The values to offer, where there are few.
+    pub(crate) fn choices(&self) -> &'static [&'static str] {
+        match &self.field {
+            Field::Bool(_) => &["true", "false"],
+            Field::Choice(choices, _) => choices,
+            _ => &[],
+        }
+    }
+
+    pub(crate) fn get(&self, config: &Config) -> Value {
+        let mut config = config.clone();
+        match &self.field {
+            Field::Bool(field) => Value::Bool(*field(&mut config)),
+            Field::Integer(_, _, field) => Value::Integer(*field(&mut config)),
+            Field::Choice(_, field) | Field::Text(_, field) => Value::Text(field(&mut config).clone()),
+            Field::List(_, field) => Value::List(field(&mut config).clone()),
+        }
+    }
+
+    /// Sets it, if it may be so.
+    pub(crate) fn set(&self, config: &mut Config, value: Value) -> Result<()> {
+        match (&self.field, value) {
+            (Field::Bool(field), Value::Bool(value)) => *field(config) = value,
+            (Field::Integer(min, max, field), Value::Integer(value)) if (*min..=*max).contains(&value) => {
+                *field(config) = value;
+            }
+            (Field::Choice(choices, field), Value::Text(text)) if choices.contains(&text.as_str()) => {
+                *field(config) = text;
+            }
+            (Field::Text(check, field), Value::Text(text)) => {
+                check(&text).map_err(|error| self.wrong(&error))?;
+                *field(config) = text;
+            }
+            (Field::List(check, field), Value::List(items)) => {
+                for item in &items {
+                    check(item).map_err(|error| self.wrong(&error))?;
+                }
+                *field(config) = items;
+            }
+            (_, value) => {
+                return Err(self.wrong(&format!("it cannot be `{}`", value.text().replace('\n', " "))));
+            }
+        }
+        Ok(())
+    }
+
+    /// Understands what was typed: one word, or any number of items for a list.
+    pub(crate) fn parse(&self, given: &[&str]) -> Result<Value> {
+        if self.is_list() {
+            return Ok(Value::List(given.iter().map(|item| item.trim().to_owned()).collect()));
+        }
+        let [text] = given else { return Err(self.wrong("it has one value, no list")) };
+        let parsed = match &self.field {
+            Field::Bool(_) => text.parse().ok().map(Value::Bool),
+            Field::Integer(..) => text.parse().ok().map(Value::Integer),
+            _ => Some(Value::Text((*text).to_owned())),
+        };
+        parsed.ok_or_else(|| self.wrong(&format!("it cannot be `{text}`")))
+    }
+
+    pub(crate) fn wrong(&self, what: &str) -> CliError {
+        CliError::new(Kind::Usage, format!("{}: {what}", self.name)).hint(format!(
+            "`{}` is {}: {}",
+            self.name,
+            self.allowed(),
+            self.about
+        ))
+    }
+}
+
+fn listen_address(text: &str) -> Result<(), String> {
+    transport_libp2p::check_listen(text).map_err(|error| error.to_string())
+}
+
+fn multiaddr(text: &str) -> Result<(), String> {
+    transport_libp2p::check_dial(text).map_err(|error| error.to_string())
+}
+
+/// Says what is wrong with a filter for logs. A word without `=` must be a level: taken for a target, a mistyped
+/// level would silence everything.
+pub(crate) fn check_log_level(text: &str) -> Result<(), String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    for part in text.split(',').map(str::trim) {
+        let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
+        if !LEVELS.contains(&level.to_lowercase().as_str()) {
+            return Err(format!("`{level}` is no level; the levels are {}", LEVELS.join(", ")));
+        }
+    }
+    tracing_subscriber::EnvFilter::try_new(text).map(|_| ()).map_err(|error| error.to_string())
+}
