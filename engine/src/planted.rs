@@ -74,8 +74,23 @@ bugs! {
     NoRollback "no-rollback" "A fence retracts nothing that is applied already."
     FencedDepsBlock "fenced-deps-block" "Commits that depend on what is fenced wait for ever."
     RevokedMayConnect "revoked-may-connect" "A revoked device may go on with its sessions."
-    AuthorUnchecked "author-unchecked" "The author of a commit need not be certified: who brings it is enough."
     DigestForgetsDeletes "digest-forgets-deletes" "The state digest does not follow deletes."
+}
+
+impl Bug {
+    /// Whether it shows only where devices are revoked, which the simulator's plans do not do: `sim-tests/tests/trust.rs`
+    /// shows that each of these is noticed.
+    pub fn of_trust(self) -> bool {
+        matches!(
+            self,
+            Bug::FenceIgnored
+                | Bug::FenceSparesBuffer
+                | Bug::LargerFenceWins
+                | Bug::NoRollback
+                | Bug::FencedDepsBlock
+                | Bug::RevokedMayConnect
+        )
+    }
 }
 
 #[cfg(feature = "planted")]

@@ -4,14 +4,15 @@
 use std::collections::BTreeMap;
 
 use engine::codec::Writer;
-use engine::commit::{Op, OpKind};
+use engine::commit::{Commit, CommitHash, Op, OpKind, hash_commit, sign_commit};
 use engine::config::{CONTROL_BYTES_MAX, Config, FRAME_BYTES_MAX};
 use engine::hlc::Hlc;
-use engine::identity::{PeerKey, SecretKey};
+use engine::identity::{PeerKey, SecretKey, Sig};
 use engine::io::{Change, Event, Input};
 use engine::knowledge::Knowledge;
 use engine::name::{FieldName, RowKey, TableName};
 use engine::prng::Prng;
+use engine::statement::{Branch, Fence, ForkProof, Revocation, Statement, fork_commit};
 use engine::store::StoreRead;
 use engine::testing::{Author, Mesh, identity_of, op, test_identity, test_root};
 use engine::value::Value;
@@ -85,6 +86,83 @@ impl Attack {
         let id = self.mesh.write(0, put("b", 2));
         assert!(self.mesh.results[&id].is_ok());
     }
+}
+
+/// An account's statement with a signature of one's own making.
+fn statement(statement: Statement, sign: impl Fn(&CommitHash) -> Sig) -> Ops<Commit> {
+    let (commit, _) = statement.into_commit(&test_root(), Hlc::new(1_700_000_000_000, 0));
+    let sig = sign(&hash_commit(&commit.encode()));
+    Ops { want: 0, offset: 0, done: true, runs: vec![Run { commits: vec![commit], sig }] }
+}
+
+#[test]
+fn a_statement_that_the_root_key_did_not_sign_is_refused() {
+    let device = test_identity(0).device();
+    let revocation = Revocation { device, issued_ms: 1, reason: String::new(), fences: BTreeMap::new() };
+    let mut attack = Attack::new(Config::default());
+    let identity = attack.author.identity.clone();
+    let ops = statement(Statement::Revoke(revocation), |hash| sign_commit(&identity, hash));
+    attack.raw(pack_ops(SESSION, &ops).unwrap());
+    assert_eq!(faults(&attack.mesh, 0), [Fault::BadSignature]);
+    assert!(!attack.mesh.engine(0).revoked() && !attack.connected());
+    attack.assert_unharmed(2);
+}
+
+#[test]
+fn a_proof_of_a_fork_that_does_not_hold_is_refused() {
+    let mut attack = Attack::new(Config::default());
+    let (first, sig) = attack.author.commit(Hlc::new(1_700_000_000_000, 0), Default::default(), vec![]);
+    // Twice the same commit: nothing differs.
+    let branch = Branch { commits: vec![first.encode()], sig };
+    let proof = ForkProof {
+        author: attack.author.identity.cert.clone(),
+        incarnation: attack.author.replica.incarnation,
+        fence: None,
+        branches: [branch.clone(), branch],
+    };
+    let commit = fork_commit(&attack.author.identity.account(), proof);
+    let runs = vec![Run { commits: vec![commit], sig: Sig([0; 64]) }];
+    attack.raw(pack_ops(SESSION, &Ops { want: 0, offset: 0, done: true, runs }).unwrap());
+    assert_eq!(faults(&attack.mesh, 0), [Fault::BadSignature]);
+    attack.assert_unharmed(2);
+}
+
+#[test]
+fn a_proof_of_a_fork_ends_the_replica_at_the_fence_and_leaves_the_device() {
+    let mut attack = Attack::new(Config::default());
+    let [mut one, mut other] = [Author::new(9), Author::new(9)];
+    let write = |author: &mut Author, n: i64| {
+        let fields = BTreeMap::from([("x".to_owned(), Value::Int(n))]);
+        let at = Hlc::new(1_700_000_000_000, author.seq as u16);
+        author.commit(at, Default::default(), vec![op("t", "forked", OpKind::Put, fields)])
+    };
+    let (first, second, forked) = (write(&mut one, 1), write(&mut one, 2), {
+        write(&mut other, 1);
+        write(&mut other, 3)
+    });
+    for (commit, sig) in [&first, &second] {
+        let runs = vec![Run { commits: vec![commit.clone()], sig: *sig }];
+        attack.raw(pack_ops(SESSION, &Ops { want: 0, offset: 0, done: true, runs }).unwrap());
+    }
+    assert_eq!(attack.mesh.engine(0).knowledge().prefix_len(&attack.author.replica), 2);
+    let fence = Fence { seq: 1, hash: hash_commit(&first.0.encode()), sig: first.1 };
+    let branch = |(commit, sig): &(Commit, Sig)| Branch { commits: vec![commit.encode()], sig: *sig };
+    let proof = ForkProof {
+        author: attack.author.identity.cert.clone(),
+        incarnation: attack.author.replica.incarnation,
+        fence: Some(fence),
+        branches: [branch(&second), branch(&forked)],
+    };
+    let commit = fork_commit(&attack.author.identity.account(), proof);
+    let runs = vec![Run { commits: vec![commit], sig: Sig([0; 64]) }];
+    attack.raw(pack_ops(SESSION, &Ops { want: 0, offset: 0, done: true, runs }).unwrap());
+    attack.mesh.run_ms(10);
+    assert_eq!(attack.mesh.engine(0).knowledge().prefix_len(&attack.author.replica), 1);
+    assert_eq!(attack.mesh.store(0).quarantine(None, 9).unwrap().len(), 1);
+    assert!(attack.connected() && faults(&attack.mesh, 0).is_empty());
+    let event = |event: &Event| matches!(event, Event::Forked { seq: 1, retracted: 1, .. });
+    assert!(attack.mesh.events.iter().any(|(_, one)| event(one)));
+    engine::store::contract::state_follows_from_log(attack.mesh.store(0));
 }
 
 #[test]

@@ -260,11 +260,14 @@ fn escaped(text: &str) -> String {
     })
 }
 
+/// The sender's clock when a frame left, from, to, and the message.
+type UnderWay<'a> = (BTreeMap<usize, u64>, usize, usize, &'a str);
+
 /// The same as a log for ShiViz: read it there with the expression
 /// `(?<host>\S*) (?<clock>{.*})\n(?<event>.*)`.
 pub fn shiviz(nodes: usize, moments: &[Moment]) -> String {
     let mut clocks = vec![BTreeMap::<usize, u64>::new(); nodes];
-    let mut under_way: BTreeMap<u64, (BTreeMap<usize, u64>, usize, usize, &str)> = BTreeMap::new();
+    let mut under_way: BTreeMap<u64, UnderWay<'_>> = BTreeMap::new();
     let mut log = String::new();
     let mut tick = |clocks: &mut Vec<BTreeMap<usize, u64>>, node: usize, text: &str| {
         *clocks[node].entry(node).or_default() += 1;
@@ -289,7 +292,7 @@ pub fn shiviz(nodes: usize, moments: &[Moment]) -> String {
                 tick(&mut clocks, to, &format!("{at} gets {text} from {}", letter(from)));
             }
             Happened::Applied { node, text } if !text.is_empty() => {
-                tick(&mut clocks, *node, &format!("{at} commits {text}"))
+                tick(&mut clocks, *node, &format!("{at} commits {text}"));
             }
             Happened::Told { node, text } => tick(&mut clocks, *node, &format!("{at} reports {text}")),
             Happened::Started { node } => tick(&mut clocks, *node, &format!("{at} starts")),

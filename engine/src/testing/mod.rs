@@ -1,10 +1,13 @@
 //! Generators and harnesses for tests of this crate and of those above it. Not part of release builds.
 
+mod link;
 mod mesh;
 mod moment;
 mod rounds;
+mod transcript;
 
-pub use mesh::{EPOCH_MS, LinkFaults, Mesh, MeshCounts};
+pub use link::{LinkFaults, MeshCounts};
+pub use mesh::{EPOCH_MS, Mesh};
 pub use moment::{Happened, Moment};
 
 use std::collections::BTreeMap;

@@ -1,6 +1,7 @@
 //! The network of a [`Mesh`]: what becomes of frames between leaving one device and reaching another, and the record of it.
 
-use super::super::moment::{Happened, Moment, describe, describe_commit};
+use super::super::moment::{Happened, Moment, describe_commit};
+use super::super::transcript::describe;
 use super::{HELD_MAX, Happening, Mesh, RECONNECT_MICROS, pair};
 use crate::commit::Commit;
 use crate::identity::PeerKey;
