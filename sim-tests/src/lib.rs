@@ -4,6 +4,7 @@
 //! Architecture invariants: a run depends on its plan and on nothing else (no clock, no randomness of the system, no
 //! order of a hash map); a plan is data; the oracles share no code with what they judge.
 
+mod diagram;
 mod disk;
 mod full;
 mod generate;
@@ -20,6 +21,7 @@ mod shrink;
 mod sim_store;
 mod software;
 
+pub use diagram::{html, shiviz};
 pub use disk::{DiskCounts, DiskImage, SimDisk};
 pub use full::Full;
 pub use generate::{FAULTLESS, plan};
@@ -29,7 +31,7 @@ pub use oracle::{Global, Injected, Observer, Violation, check_bounds, check_equa
 pub use plan::{Event, Intrusion, Knobs, PAIR, Plan, PlanError, Step, TABLE, Timed, letter};
 pub use pure::{Pure, Sabotage};
 pub use reference::{Reference, RowView};
-pub use run::{Counts, Failure, Outcome, Report, Summary, run_plan, run_seeds};
+pub use run::{Counts, Failure, Outcome, Report, Summary, record, run_plan, run_seeds};
 pub use shrink::{Shrunk, shrink};
 
 /// What carries a plan out.

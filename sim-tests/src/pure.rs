@@ -11,7 +11,7 @@ use engine::prng::Prng;
 use engine::row::RowState;
 use engine::store::{Batch, MemStore, Store};
 use engine::store::{Conflict, Quarantined, Recovered, RowRange, StoreError, StoreRead, StoredCommit};
-use engine::testing::{LinkFaults, Mesh};
+use engine::testing::{Happened, LinkFaults, Mesh, Moment};
 
 use crate::intruder::{by_peer, by_stranger};
 use crate::oracle::{
@@ -208,6 +208,13 @@ impl<'a> Pure<'a> {
         self
     }
 
+    /// Records all that happens, for [`Report::moments`]. A boot has no part in it: devices are there from the start.
+    #[must_use]
+    pub fn with_moments(mut self) -> Self {
+        self.mesh.moments = Some(Vec::new());
+        self
+    }
+
     /// Carries the plan out. What happened until a failure is in the report.
     pub fn run(mut self) -> (Report, Result<(), Failure>) {
         let result = self.events().and_then(|()| self.converge());
@@ -223,6 +230,7 @@ impl<'a> Pure<'a> {
         self.report.commits = self.observers.iter().map(Observer::position).max().unwrap_or(0);
         self.report.simulated_ms = self.mesh.now_ms();
         self.report.checkpoints.push(self.mesh.trace_hash());
+        self.report.moments = self.mesh.moments.take().unwrap_or_default();
         self.report.transcript = self.mesh.transcript.take().unwrap_or_default();
         (self.report, result)
     }
@@ -251,6 +259,7 @@ impl<'a> Pure<'a> {
         if let Some(lines) = &mut self.mesh.transcript {
             lines.push(format!("{now_ms:>7} ms  * {event}"));
         }
+        self.planned(|| event.to_string());
         match event {
             Event::Write { .. } | Event::Pair { .. } => return self.write(event),
             Event::Connect { a, b } => self.mesh.connect(*a, *b),
@@ -299,6 +308,13 @@ impl<'a> Pure<'a> {
             Event::Latency { micros } => self.mesh.set_latency(*micros),
         }
         Ok(())
+    }
+
+    fn planned(&mut self, text: impl FnOnce() -> String) {
+        let at_micros = self.mesh.now_ms() * 1000;
+        if let Some(moments) = &mut self.mesh.moments {
+            moments.push(Moment { at_micros, what: Happened::Planned(text()) });
+        }
     }
 
     fn write(&mut self, event: &Event) -> Result<(), Violation> {
@@ -450,6 +466,7 @@ impl<'a> Pure<'a> {
         for (a, b) in self.plan.pairs() {
             if self.plan.in_core(a, b) { self.mesh.connect(a, b) } else { self.mesh.cut(a, b) }
         }
+        self.planned(|| "faults stop, only the core works".into());
         let start_ms = self.mesh.now_ms();
         self.mesh.count_rounds(&self.plan.core);
         let converged = self.mesh.run_until(CONVERGENCE_MS_MAX, |mesh| {

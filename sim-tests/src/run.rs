@@ -8,6 +8,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use engine::testing::{Happened, Moment};
+
 use crate::full::Full;
 use crate::oracle::Violation;
 use crate::plan::Plan;
@@ -48,6 +50,8 @@ pub struct Report {
     pub checkpoints: Vec<u64>,
     /// The conversation, if it was asked for.
     pub transcript: Vec<String>,
+    /// All that happened, if it was asked for.
+    pub moments: Vec<Moment>,
 }
 
 /// How a run failed.
@@ -80,12 +84,27 @@ pub fn run_plan(plan: &Plan, harness: Harness, transcript: bool) -> Outcome {
         Harness::Pure => Pure::new(plan).run(),
         Harness::Full => Full::new(plan).run(transcript),
     };
+    guarded(run)
+}
+
+fn guarded(run: impl FnOnce() -> Outcome) -> Outcome {
     panics::watch();
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
         let text = panics::take().unwrap_or_default();
         let violation = Violation { oracle: "nothing panics", sentence: text };
         (Report::default(), Err(Failure { at_ms: 0, event: None, violation }))
     })
+}
+
+/// Carries a plan out in the pure harness and records all that happens, for a diagram. The failure is in it.
+pub fn record(plan: &Plan) -> Outcome {
+    let run = || Pure::new(plan).with_moments().run();
+    let (mut report, result) = guarded(run);
+    if let Err(failure) = &result {
+        let what = Happened::Planned(format!("FAILED {failure}"));
+        report.moments.push(Moment { at_micros: failure.at_ms * 1000, what });
+    }
+    (report, result)
 }
 
 /// Panics of the thread that runs a plan, those in tasks included, whose results nobody looks at.

@@ -259,6 +259,18 @@ fn kept_plans_hold_and_still_show_the_bug_that_they_are_kept_for() {
 }
 
 #[test]
+fn the_example_in_the_documentation_loses_an_operation_in_its_first_exchange() {
+    let (_, kept) = kept().into_iter().find(|(name, _)| *name == "scalar-cursor").expect("it is kept");
+    engine::planted::plant(kept.planted());
+    let (report, result) = sim_tests::record(&kept.plan);
+    engine::planted::plant(None);
+    assert!(result.is_err());
+    let page = sim_tests::html("example", kept.plan.nodes, &report.moments);
+    assert!(page.contains("A to B: Ops #1 0 runs, 0 commits, done"), "A gives nothing to B");
+    assert!(page.contains("B to A: Ops #1 1 runs, 1 commits, done"), "and B gives what it wrote");
+}
+
+#[test]
 fn names_of_planted_bugs_are_unique_and_fit_for_a_command_line() {
     let names: std::collections::BTreeSet<&str> = Bug::ALL.iter().map(|bug| bug.name()).collect();
     assert_eq!(names.len(), Bug::ALL.len());

@@ -6,23 +6,22 @@
 //! elsewhere does not reshuffle it.
 
 mod faults;
+mod network;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::link::{LinkFaults, MeshCounts};
+use super::moment::{Happened, Moment};
 use super::rounds::Rounds;
 use super::test_identity;
-use super::transcript::describe;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::identity::{Dot, Identity, PeerKey};
 use crate::io::{
     AdminError, Change, Event, Input, Order, Output, PeerPage, WriteError, WriteRequest, Written,
 };
-use crate::prng::Prng;
 use crate::store::{MemStore, Store, StoreError, StoreRead};
 use crate::time::{Instant, Now, WallMs};
-use crate::wire::message::parse;
 
 /// Wall clock at the start of every run, in milliseconds since the Unix epoch.
 pub const EPOCH_MS: u64 = 1_700_000_000_000;
@@ -54,7 +53,7 @@ struct Cut {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Happening {
-    Arrival { from: usize, to: usize, epoch: u64, frame: Vec<u8> },
+    Arrival { from: usize, to: usize, epoch: u64, number: u64, frame: Vec<u8> },
     Gossip { from: usize, to: usize, frame: Vec<u8> },
     Reconnect { a: usize, b: usize },
 }
@@ -101,6 +100,9 @@ pub struct Mesh {
     pub events: Vec<(usize, Event)>,
     /// Answers of peers about their rows, each with the node that asked.
     pub audited: Vec<(usize, Option<Box<PeerPage>>)>,
+    /// All that happened, if recorded.
+    pub moments: Option<Vec<Moment>>,
+    copies: u64,
     /// The conversation as text, if recorded.
     pub transcript: Option<Vec<String>>,
     /// What happened to frames and stores so far.
@@ -145,6 +147,8 @@ impl Mesh {
             administered: BTreeMap::new(),
             events: Vec::new(),
             audited: Vec::new(),
+            moments: None,
+            copies: 0,
             transcript: None,
             counts: MeshCounts::default(),
             rounds: Rounds::default(),
@@ -249,7 +253,7 @@ impl Mesh {
 
     /// Stops a device at once, as a power cut does. Its store stays.
     pub fn crash(&mut self, node: usize) {
-        self.nodes[node].engine = None;
+        self.stop(node);
         for other in 0..self.nodes.len() {
             if other == node {
                 continue;
@@ -379,10 +383,11 @@ impl Mesh {
 
     fn happen(&mut self, happening: Happening) {
         match happening {
-            Happening::Arrival { from, to, epoch, frame } => {
+            Happening::Arrival { from, to, epoch, number, frame } => {
                 let link = self.links.get(&pair(from, to));
                 let hears = |link: &Link| !link.silent && !link.deaf[way(from, to)];
                 if link.is_some_and(|link| link.epoch == epoch && link.up && hears(link)) {
+                    self.moment(|| Happened::Arrived { frame: number });
                     self.record(from, to, &frame);
                     self.keep(from, to, &frame);
                     self.counts.arrived += 1;
@@ -390,6 +395,7 @@ impl Mesh {
                     let peer = self.key(from);
                     self.input(to, Input::Frame { peer, bytes: frame });
                 } else {
+                    self.moment(|| Happened::Vanished { frame: number });
                     self.counts.cut_off += 1;
                 }
             }
@@ -415,6 +421,7 @@ impl Mesh {
         let recovered = store.recover().expect("the store in memory recovers");
         *engine = Engine::new(config, identity.clone(), seed, recovered, now, store).ok();
         self.counts.store_refusals += u64::from(engine.is_none());
+        self.moment(|| Happened::Started { node });
         self.perform(node);
     }
 
@@ -461,6 +468,7 @@ impl Mesh {
                     };
                     self.counts.store_refusals += u64::from(!failed && result.is_err());
                     self.counts.cuts_between_outputs += u64::from(cut);
+                    self.batch_moment(node, &batch, !failed && !lost && result.is_ok());
                     if cut {
                         return self.cut_power(node);
                     }
@@ -484,7 +492,9 @@ impl Mesh {
                 Output::Members(_) => {}
                 Output::Audited { page, .. } => self.audited.push((node, page)),
                 Output::Event(event) => {
-                    self.trace.update(format!("{event:?}").as_bytes());
+                    let text = format!("{event:?}");
+                    self.trace.update(text.as_bytes());
+                    self.moment(|| Happened::Told { node, text });
                     self.events.push((node, event));
                 }
             }
@@ -493,115 +503,13 @@ impl Mesh {
 
     /// Stops a device between two of its outputs. What it has sent is on its way and arrives.
     fn cut_power(&mut self, node: usize) {
-        self.nodes[node].engine = None;
+        self.stop(node);
         for other in 0..self.nodes.len() {
             if self.connected(node, other) {
                 self.flush(node, other);
             }
         }
         self.crash(node);
-    }
-
-    fn transmit(&mut self, from: usize, peer: PeerKey, frame: &[u8]) {
-        let Some(to) = self.node_of(from, peer) else { return };
-        let Some(link) = self.links.get_mut(&pair(from, to)).filter(|link| link.up) else { return };
-        link.frames += 1;
-        let (epoch, frames) = (link.epoch, link.frames);
-        let mut fate = self.fate(from, to, frames);
-        if fate.chance_ppm(self.faults.loss_ppm) {
-            self.counts.lost += 1;
-            return;
-        }
-        let copies = if fate.chance_ppm(self.faults.double_ppm) { 2 } else { 1 };
-        self.counts.doubled += copies - 1;
-        for _ in 0..copies {
-            let mut frame = frame.to_vec();
-            if fate.chance_ppm(self.faults.damage_ppm) && !frame.is_empty() {
-                let bit = fate.below(frame.len() as u64 * 8);
-                frame[(bit / 8) as usize] ^= 1 << (bit % 8);
-                self.counts.damaged += 1;
-            }
-            let jitter = fate.below(self.faults.jitter_micros + 1);
-            let wait = self.passage(from, to, frame.len());
-            let arrival = Happening::Arrival { from, to, epoch, frame };
-            match self.links.get_mut(&pair(from, to)).and_then(|link| link.held.as_mut()) {
-                Some(held) if held.len() < HELD_MAX => held.push(arrival),
-                Some(_) => self.counts.lost += 1,
-                None => self.schedule(wait + self.latency_micros + jitter, arrival),
-            }
-        }
-    }
-
-    fn gossip(&mut self, from: usize, frame: &[u8]) {
-        for to in 0..self.nodes.len() {
-            if to != from && self.connected(from, to) {
-                let frame = frame.to_vec();
-                self.schedule(self.latency_micros * 2, Happening::Gossip { from, to, frame });
-            }
-        }
-    }
-
-    /// An engine closed a connection: the other side notices, and the transports will try again.
-    fn hang_up(&mut self, node: usize, peer: PeerKey) {
-        let Some(other) = self.node_of(node, peer) else { return };
-        let Some(link) = self.links.get_mut(&pair(node, other)).filter(|link| link.up) else { return };
-        link.up = false;
-        // The transport flushes before it closes.
-        self.flush(node, other);
-        let key = self.key(node);
-        if let Some(link) = self.links.get_mut(&pair(node, other)) {
-            link.epoch += 1;
-        }
-        self.input(other, Input::PeerDown(key));
-        self.input(node, Input::PeerDown(peer));
-        self.schedule(RECONNECT_MICROS, Happening::Reconnect { a: node, b: other });
-    }
-
-    /// What was sent before arrives at once.
-    fn flush(&mut self, node: usize, other: usize) {
-        let key = self.key(node);
-        let pending: Vec<_> = self.queue.extract_if(.., |_, happening| {
-            matches!(happening, Happening::Arrival { from, to, .. } if (*from, *to) == (node, other))
-        }).collect();
-        for (_, happening) in pending {
-            if let Happening::Arrival { frame, .. } = happening {
-                self.record(node, other, &frame);
-                self.input(other, Input::Frame { peer: key, bytes: frame });
-            }
-        }
-    }
-
-    fn fate(&self, from: usize, to: usize, number: u64) -> Prng {
-        let mut seed = [0; 32];
-        seed[..8].copy_from_slice(&self.seed.to_be_bytes());
-        seed[8..16].copy_from_slice(&number.to_be_bytes());
-        seed[16] = from as u8;
-        seed[17] = to as u8;
-        seed[18] = 1;
-        Prng::new(seed)
-    }
-
-    fn schedule(&mut self, delay_micros: u64, happening: Happening) {
-        self.scheduled += 1;
-        self.queue.insert((self.now + delay_micros, self.scheduled), happening);
-    }
-
-    /// Whom a device means by a key: of a device and its copy the one that it is connected to.
-    fn node_of(&self, from: usize, key: PeerKey) -> Option<usize> {
-        let mut found = (0..self.nodes.len()).filter(|node| self.nodes[*node].identity.peer_key() == key);
-        let first = found.next()?;
-        Some(found.find(|copy| self.connected(from, *copy)).unwrap_or(first))
-    }
-
-    fn record(&mut self, from: usize, to: usize, frame: &[u8]) {
-        let account = self.nodes[to].identity.account();
-        let Some(transcript) = &mut self.transcript else { return };
-        let name = |node: usize| char::from(b'A' + node as u8);
-        let text = match parse(frame, &account) {
-            Ok((_, message)) => describe(&message),
-            Err(error) => format!("({error})"),
-        };
-        transcript.push(format!("{:>7} ms  {} -> {}  {text}", self.now.0 / 1000, name(from), name(to)));
     }
 }
 

@@ -2,11 +2,13 @@
 
 mod link;
 mod mesh;
+mod moment;
 mod rounds;
 mod transcript;
 
 pub use link::{LinkFaults, MeshCounts};
 pub use mesh::{EPOCH_MS, Mesh};
+pub use moment::{Happened, Moment};
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

@@ -50,12 +50,9 @@ pub(crate) struct Run {
     /// Which harness.
     #[arg(long, value_enum, default_value = "p")]
     pub(crate) harness: Kind,
-    /// The seeds: the first, and the one after the last. With --minutes, where to begin.
+    /// The seeds: the first, and the one after the last.
     #[arg(long, default_value = "0..1000", value_parser = seeds)]
     pub(crate) seeds: Range<u64>,
-    /// Go on with the seeds that follow until so much time has passed.
-    #[arg(long)]
-    pub(crate) minutes: Option<f64>,
     /// Threads; by default one for each processor.
     #[arg(long)]
     pub(crate) jobs: Option<usize>,
@@ -65,9 +62,6 @@ pub(crate) struct Run {
     /// Where crash packs go.
     #[arg(long, value_name = "FOLDER", default_value = "ahenk-sim-failures")]
     pub(crate) packs: PathBuf,
-    /// A mark that is not hit is an error: for runs that are long enough to hit all.
-    #[arg(long)]
-    pub(crate) all_marks: bool,
 }
 
 /// A plan, by seed or file.
@@ -105,6 +99,9 @@ pub(crate) struct Show {
     /// Run it, and draw a space-time diagram into this file: one page that needs nothing else.
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
+    /// Draw only what happens up to this time, in milliseconds.
+    #[arg(long, value_name = "MS")]
+    pub(crate) until_ms: Option<u64>,
     /// Run it, and write a log with vector clocks for ShiViz into this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) shiviz: Option<PathBuf>,

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use sim_tests::run_plan;
+use sim_tests::{Plan, html, record, run_plan, shiviz};
 
-use crate::arguments::{Chosen, Show, Shrink};
+use crate::arguments::{Chosen, Kind, Show, Shrink};
 use crate::plant_chosen;
 
 pub(crate) fn replay(chosen: &Chosen) -> Result<bool, String> {
@@ -57,10 +57,35 @@ pub(crate) fn shrink(ask: &Shrink) -> Result<bool, String> {
 pub(crate) fn show(ask: &Show) -> Result<bool, String> {
     let plan = ask.chosen.load()?;
     plant_chosen(&ask.chosen)?;
+    if ask.html.is_some() || ask.shiviz.is_some() {
+        return draw(ask, &plan);
+    }
     if ask.json {
         println!("{}", plan.to_json());
     } else {
         println!("{plan}");
+    }
+    Ok(true)
+}
+
+fn draw(ask: &Show, plan: &Plan) -> Result<bool, String> {
+    if ask.chosen.harness != Kind::P {
+        return Err("only the pure harness records what can be drawn".into());
+    }
+    let (mut report, result) = record(plan);
+    let until_micros = ask.until_ms.map_or(u64::MAX, |ms| ms.saturating_mul(1000));
+    report.moments.retain(|moment| moment.at_micros <= until_micros);
+    if let Some(file) = &ask.html {
+        let bug = ask.chosen.bug.as_ref().map_or(String::new(), |bug| format!(" with the planted bug {bug}"));
+        let end = result.map_or_else(|failure| format!("FAILED {failure}"), |()| "passed".into());
+        let name = Path::new(&ask.chosen.plan)
+            .file_name()
+            .map_or_else(String::new, |it| it.to_string_lossy().into());
+        let title = format!("{name}{bug}: {end}");
+        write(file, &html(&title, plan.nodes, &report.moments))?;
+    }
+    if let Some(file) = &ask.shiviz {
+        write(file, &shiviz(plan.nodes, &report.moments))?;
     }
     Ok(true)
 }

@@ -1,0 +1,166 @@
+//! The network of a [`Mesh`]: what becomes of frames between leaving one device and reaching another, and the record of it.
+
+use super::super::moment::{Happened, Moment, describe_commit};
+use super::super::transcript::describe;
+use super::{HELD_MAX, Happening, Mesh, RECONNECT_MICROS, pair};
+use crate::commit::Commit;
+use crate::identity::PeerKey;
+use crate::io::Input;
+use crate::prng::Prng;
+use crate::store::Batch;
+use crate::wire::message::parse;
+
+impl Mesh {
+    pub(super) fn transmit(&mut self, from: usize, peer: PeerKey, frame: &[u8]) {
+        let Some(to) = self.node_of(from, peer) else { return };
+        let Some(link) = self.links.get_mut(&pair(from, to)).filter(|link| link.up) else { return };
+        link.frames += 1;
+        let (epoch, frames) = (link.epoch, link.frames);
+        let mut fate = self.fate(from, to, frames);
+        if fate.chance_ppm(self.faults.loss_ppm) {
+            let number = self.sent(from, to, frame);
+            self.moment(|| Happened::Vanished { frame: number });
+            self.counts.lost += 1;
+            return;
+        }
+        let copies = if fate.chance_ppm(self.faults.double_ppm) { 2 } else { 1 };
+        self.counts.doubled += copies - 1;
+        for _ in 0..copies {
+            let mut frame = frame.to_vec();
+            if fate.chance_ppm(self.faults.damage_ppm) && !frame.is_empty() {
+                let bit = fate.below(frame.len() as u64 * 8);
+                frame[(bit / 8) as usize] ^= 1 << (bit % 8);
+                self.counts.damaged += 1;
+            }
+            let jitter = fate.below(self.faults.jitter_micros + 1);
+            let wait = self.passage(from, to, frame.len());
+            let number = self.sent(from, to, &frame);
+            let arrival = Happening::Arrival { from, to, epoch, number, frame };
+            match self.links.get_mut(&pair(from, to)).and_then(|link| link.held.as_mut()) {
+                Some(held) if held.len() < HELD_MAX => held.push(arrival),
+                Some(_) => {
+                    self.moment(|| Happened::Vanished { frame: number });
+                    self.counts.lost += 1;
+                }
+                None => self.schedule(wait + self.latency_micros + jitter, arrival),
+            }
+        }
+    }
+
+    pub(super) fn gossip(&mut self, from: usize, frame: &[u8]) {
+        for to in 0..self.nodes.len() {
+            if to != from && self.connected(from, to) {
+                let frame = frame.to_vec();
+                self.schedule(self.latency_micros * 2, Happening::Gossip { from, to, frame });
+            }
+        }
+    }
+
+    /// An engine closed a connection: the other side notices, and the transports will try again.
+    pub(super) fn hang_up(&mut self, node: usize, peer: PeerKey) {
+        let Some(other) = self.node_of(node, peer) else { return };
+        let Some(link) = self.links.get_mut(&pair(node, other)).filter(|link| link.up) else { return };
+        link.up = false;
+        // The transport flushes before it closes.
+        self.flush(node, other);
+        let key = self.key(node);
+        if let Some(link) = self.links.get_mut(&pair(node, other)) {
+            link.epoch += 1;
+        }
+        self.input(other, Input::PeerDown(key));
+        self.input(node, Input::PeerDown(peer));
+        self.schedule(RECONNECT_MICROS, Happening::Reconnect { a: node, b: other });
+    }
+
+    /// What was sent before arrives at once.
+    pub(super) fn flush(&mut self, node: usize, other: usize) {
+        let key = self.key(node);
+        let pending: Vec<_> = self.queue.extract_if(.., |_, happening| {
+            matches!(happening, Happening::Arrival { from, to, .. } if (*from, *to) == (node, other))
+        }).collect();
+        for (_, happening) in pending {
+            if let Happening::Arrival { frame, number, .. } = happening {
+                self.moment(|| Happened::Arrived { frame: number });
+                self.record(node, other, &frame);
+                self.input(other, Input::Frame { peer: key, bytes: frame });
+            }
+        }
+    }
+
+    pub(super) fn fate(&self, from: usize, to: usize, number: u64) -> Prng {
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(&self.seed.to_be_bytes());
+        seed[8..16].copy_from_slice(&number.to_be_bytes());
+        seed[16] = from as u8;
+        seed[17] = to as u8;
+        seed[18] = 1;
+        Prng::new(seed)
+    }
+
+    pub(super) fn schedule(&mut self, delay_micros: u64, happening: Happening) {
+        self.scheduled += 1;
+        self.queue.insert((self.now + delay_micros, self.scheduled), happening);
+    }
+
+    /// Whom a device means by a key: of a device and its copy the one that it is connected to.
+    pub(super) fn node_of(&self, from: usize, key: PeerKey) -> Option<usize> {
+        let mut found = (0..self.nodes.len()).filter(|node| self.nodes[*node].identity.peer_key() == key);
+        let first = found.next()?;
+        Some(found.find(|copy| self.connected(from, *copy)).unwrap_or(first))
+    }
+
+    pub(super) fn stop(&mut self, node: usize) {
+        if self.nodes[node].engine.take().is_some() {
+            self.moment(|| Happened::Stopped { node });
+        }
+    }
+
+    pub(super) fn batch_moment(&mut self, node: usize, batch: &Batch, taken: bool) {
+        if self.moments.is_none() {
+            return;
+        }
+        let author = |commit: &Commit| {
+            let device = commit.dot.replica.device;
+            let node = self.nodes.iter().position(|node| node.identity.device() == device);
+            node.map_or('?', |node| char::from(b'A' + node as u8))
+        };
+        let commits = batch.commits.iter().map(|(commit, _)| describe_commit(commit, author(commit)));
+        let commits = commits.collect::<Vec<_>>().join("; ");
+        let text = if taken { commits } else { format!("not taken: {commits}") };
+        self.moment(|| Happened::Applied { node, text });
+    }
+
+    pub(super) fn moment(&mut self, what: impl FnOnce() -> Happened) {
+        if let Some(moments) = &mut self.moments {
+            moments.push(Moment { at_micros: self.now.0, what: what() });
+        }
+    }
+
+    /// Numbers a copy of a frame, and notes that it left.
+    pub(super) fn sent(&mut self, from: usize, to: usize, frame: &[u8]) -> u64 {
+        self.copies += 1;
+        let number = self.copies;
+        if self.moments.is_some() {
+            let text = self.read(to, frame);
+            self.moment(|| Happened::Sent { frame: number, from, to, text });
+        }
+        number
+    }
+
+    pub(super) fn read(&self, to: usize, frame: &[u8]) -> String {
+        match parse(frame, &self.nodes[to].identity.account()) {
+            Ok((_, message)) => describe(&message),
+            Err(error) => format!("({error})"),
+        }
+    }
+
+    pub(super) fn record(&mut self, from: usize, to: usize, frame: &[u8]) {
+        if self.transcript.is_none() {
+            return;
+        }
+        let name = |node: usize| char::from(b'A' + node as u8);
+        let text = self.read(to, frame);
+        let line = format!("{:>7} ms  {} -> {}  {text}", self.now.0 / 1000, name(from), name(to));
+        self.transcript.get_or_insert_default().push(line);
+    }
+}
