@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     backup, batch, bugreport, config, conflicts, delete, demo, device, doctor, export, get, import, init,
-    list, log, peer, put, start, stats, status, stop, story, sync, verify, watch,
+    list, log, peer, put, shell, start, stats, status, stop, story, sync, verify, watch,
 };
 
 const AFTER_HELP: &str = "\
@@ -65,6 +65,8 @@ pub(crate) enum Command {
     Start(start::Args),
     /// Stop the daemon
     Stop,
+    /// Stop the daemon if it runs, and start it in the background
+    Restart,
     /// Show how things stand
     Status(status::Args),
     /// Show sync in numbers: commits, operations, bytes, for all and for each device
@@ -122,6 +124,10 @@ pub(crate) enum Command {
     Explain(story::ExplainArgs),
     /// Values that lost against another device's: list, show, restore
     Conflicts(conflicts::Args),
+    /// Print what a shell runs to complete commands, flags and settings
+    Completions(shell::CompletionsArgs),
+    /// Write the manual pages, one a command, to a folder
+    Man(shell::ManArgs),
     /// Show it all at work: three devices on this machine, cut off and reconnected
     Demo(demo::Args),
 }
@@ -134,6 +140,7 @@ impl Command {
             Command::Device(command) => device::run(env, command).await,
             Command::Start(args) => start::run(env, args).await,
             Command::Stop => stop::run(env).await,
+            Command::Restart => start::restart(env).await,
             Command::Status(args) => status::run(env, args).await,
             Command::Stats => stats::stats(env).await,
             Command::Metrics(args) => stats::metrics(env, args).await,
@@ -162,6 +169,8 @@ impl Command {
             Command::History(args) => story::history(env, args).await,
             Command::Explain(args) => story::explain(env, args).await,
             Command::Conflicts(args) => conflicts::run(env, args).await,
+            Command::Completions(args) => shell::completions(env, &args),
+            Command::Man(args) => shell::man(env, &args),
             Command::Demo(args) => demo::run(env, args).await,
         }
     }

@@ -20,6 +20,7 @@ pub(crate) mod peer;
 pub(crate) mod put;
 #[cfg(feature = "query")]
 pub(crate) mod query;
+pub(crate) mod shell;
 pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod status;
