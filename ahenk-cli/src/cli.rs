@@ -8,7 +8,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     account, backup, batch, bugreport, config, conflicts, delete, demo, device, doctor, export, get, import,
-    init, list, log, peer, put, quarantine, relay, start, stats, status, stop, story, sync, verify, watch,
+    init, list, log, peer, put, quarantine, relay, shell, start, stats, status, stop, story, sync, verify,
+    watch,
 };
 
 const AFTER_HELP: &str = "\
@@ -68,6 +69,8 @@ pub(crate) enum Command {
     Start(start::Args),
     /// Stop the daemon
     Stop,
+    /// Stop the daemon if it runs, and start it in the background
+    Restart,
     /// Show how things stand
     Status(status::Args),
     /// Show sync in numbers: commits, operations, bytes, for all and for each device
@@ -130,6 +133,10 @@ pub(crate) enum Command {
     /// What revoked devices had written and counts no longer: list, show, restore, drop
     #[command(subcommand)]
     Quarantine(quarantine::Command),
+    /// Print what a shell runs to complete commands, flags and settings
+    Completions(shell::CompletionsArgs),
+    /// Write the manual pages, one a command, to a folder
+    Man(shell::ManArgs),
     /// Show it all at work: three devices on this machine, cut off and reconnected
     Demo(demo::Args),
 }
@@ -143,6 +150,7 @@ impl Command {
             Command::Account(command) => account::run(env, command).await,
             Command::Start(args) => start::run(env, args).await,
             Command::Stop => stop::run(env).await,
+            Command::Restart => start::restart(env).await,
             Command::Status(args) => status::run(env, args).await,
             Command::Stats => stats::stats(env).await,
             Command::Metrics(args) => stats::metrics(env, args).await,
@@ -173,6 +181,8 @@ impl Command {
             Command::Explain(args) => story::explain(env, args).await,
             Command::Conflicts(args) => conflicts::run(env, args).await,
             Command::Quarantine(command) => quarantine::run(env, command).await,
+            Command::Completions(args) => shell::completions(env, &args),
+            Command::Man(args) => shell::man(env, &args),
             Command::Demo(args) => demo::run(env, args).await,
         }
     }

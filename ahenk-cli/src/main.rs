@@ -16,6 +16,7 @@ mod config;
 mod data;
 mod error;
 mod home;
+mod logging;
 mod network;
 mod output;
 mod pairing;
@@ -29,8 +30,8 @@ mod session;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser as _};
 
 use crate::cli::Cli;
 use crate::commands::Env;
@@ -39,6 +40,8 @@ use crate::home::Home;
 use crate::output::Output;
 
 fn main() -> ExitCode {
+    // A shell that asks for completions gets them, and nothing else happens.
+    clap_complete::CompleteEnv::with_factory(Cli::command).complete();
     let cli = match Cli::try_parse_from(cli::arguments(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),

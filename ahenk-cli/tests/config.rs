@@ -126,3 +126,64 @@ fn the_daemon_listens_where_it_is_set_and_connects_to_the_bootstrap_addresses() 
     b.start();
     until_status(&b, "they are connected", |status| status["peers"][0]["connected"] == true);
 }
+
+#[test]
+fn the_log_is_put_aside_by_size_and_only_so_many_files_are_kept() {
+    let world = World::new();
+    let device = world.founder("a");
+    for (key, value) in
+        [("log.file_bytes", "4096"), ("log.files", "2"), ("log.level", "trace"), ("log.format", "json")]
+    {
+        device.run(&["config", "set", key, value]).ok();
+    }
+    let first = device.start();
+    let logs = device.home.join("logs");
+    support::until("the log was put aside three times", || {
+        device.status();
+        // The file of a log that was put aside twice over is gone.
+        logs.join("ahenk.log.2").exists()
+    });
+    let kept = fs::read_to_string(logs.join("ahenk.log.1")).expect("a log");
+    let line: serde_json::Value = serde_json::from_str(kept.lines().next().expect("a line")).expect("JSON");
+    assert!(line["level"].is_string() && line["timestamp"].is_string(), "{line}");
+    let again = device.json(&["restart"]).json()["pid"].as_u64().expect("a process id");
+    assert_ne!(first, again);
+    device.run(&["stop"]).ok();
+    for entry in fs::read_dir(&logs).expect("readable") {
+        let entry = entry.expect("an entry");
+        assert_eq!(entry.metadata().expect("there").permissions().mode() & 0o777, 0o600);
+        assert!(["ahenk.log", "ahenk.log.1", "ahenk.log.2"].contains(&&*entry.file_name().to_string_lossy()));
+    }
+}
+
+#[test]
+fn restart_starts_what_does_not_run_and_leaves_a_daemon_alone_when_settings_are_wrong() {
+    let world = World::new();
+    let device = world.founder("a");
+    let pid = device.json(&["restart"]).json()["pid"].as_u64().expect("a process id");
+    let path = device.home.join("config.toml");
+    let good = fs::read_to_string(&path).expect("settings");
+    fs::write(&path, "[network]\nmdns = 3\n").expect("written");
+    assert!(device.json(&["restart"]).error(2, "usage").contains("network.mdns"));
+    assert_eq!(device.status()["pid"], pid);
+    fs::write(&path, good).expect("written");
+}
+
+#[test]
+fn shells_complete_commands_and_settings_and_manual_pages_are_written() {
+    let world = World::new();
+    let device = world.device("a");
+    assert!(device.run(&["completions", "bash"]).ok().stdout.contains("COMPLETE=\"bash\""));
+    let complete = |words: &[&str]| {
+        let mut command = device.command(&[&["--", "ahenk-cli"], words].concat());
+        command.env("COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", words.len().to_string());
+        command.env("_CLAP_COMPLETE_COMP_TYPE", "9").env("_CLAP_COMPLETE_SPACE", "true").env("IFS", "\n");
+        Ran::of(command.output().expect("it starts")).ok().stdout
+    };
+    assert!(complete(&["rest"]).lines().any(|word| word == "restart"));
+    assert!(complete(&["config", "get", "network."]).lines().any(|word| word == "network.mdns"));
+    let folder = world.path().join("man");
+    device.run(&["man", &folder.display().to_string()]).ok();
+    let page = fs::read_to_string(folder.join("ahenk-cli-put.1")).expect("a page");
+    assert!(page.contains(".TH") && page.contains("ROW"), "{page}");
+}

@@ -19,10 +19,11 @@ pub(crate) mod list;
 pub(crate) mod log;
 pub(crate) mod peer;
 pub(crate) mod put;
-#[cfg(feature = "query")]
 pub(crate) mod quarantine;
+#[cfg(feature = "query")]
 pub(crate) mod query;
 pub(crate) mod relay;
+pub(crate) mod shell;
 pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod status;

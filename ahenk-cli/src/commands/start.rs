@@ -1,6 +1,6 @@
 //! `start`: run the daemon, here or in the background.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::process::{Child, Command, Stdio};
@@ -8,17 +8,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{Env, init_logging};
+use super::Env;
 use crate::backend::Backend;
 use crate::error::{CliError, Kind, Result};
+use crate::logging;
 use crate::protocol::Request;
 use crate::report::Status;
 use crate::server;
 
 /// How long a daemon may take until it answers; opening reads the whole database.
 const START_TIME_MAX: Duration = Duration::from_secs(60);
-/// A log longer than this, in bytes, is put aside when the daemon starts.
-const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// What is shown of the log when a start fails, in bytes.
 const LOG_TAIL_BYTES: u64 = 4096;
 
@@ -45,8 +44,22 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
         rustix::process::setsid()
             .map_err(|error| CliError::internal(format!("no session of its own: {error}")))?;
     }
-    init_logging(&config.log_level);
+    let file = args.detached.then(|| env.home.log_path());
+    logging::init(&config, file.as_deref());
     server::run(&env.home).await
+}
+
+/// `restart`: ends the daemon if it runs, and starts it in the background.
+pub(crate) async fn restart(env: &Env) -> Result<()> {
+    env.home.require()?;
+    // Settings that are wrong must not cost the user a daemon that runs.
+    env.home.config()?;
+    match super::stop::stop(env).await {
+        Ok(_) => {}
+        Err(error) if error.kind == Kind::NotRunning => {}
+        Err(error) => return Err(error),
+    }
+    background(env).await
 }
 
 async fn background(env: &Env) -> Result<()> {
@@ -131,9 +144,6 @@ fn open_log(env: &Env) -> Result<(File, u64)> {
     let failed = |error: std::io::Error| CliError::io("open", &path, &error);
     if let Some(folder) = path.parent() {
         DirBuilder::new().mode(0o700).recursive(true).create(folder).map_err(failed)?;
-    }
-    if fs::metadata(&path).is_ok_and(|log| log.len() > LOG_BYTES_MAX) {
-        fs::rename(&path, path.with_extension("log.1")).map_err(failed)?;
     }
     let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(failed)?;
     let end = file.metadata().map_err(failed)?.len();

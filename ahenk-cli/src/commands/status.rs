@@ -9,9 +9,6 @@ use crate::output::{printable, span};
 use crate::protocol::Request;
 use crate::report::{Relay, Status};
 
-/// Time between two looks with `--watch`.
-const WATCH_EVERY: Duration = Duration::from_secs(1);
-
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -21,6 +18,9 @@ pub(crate) struct Args {
     /// Show it again whenever it changes, until interrupted
     #[arg(long, short)]
     watch: bool,
+    /// Time between two looks with --watch, in seconds
+    #[arg(long, value_name = "SECS", default_value_t = 1, requires = "watch", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    interval: u64,
 }
 
 pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
@@ -39,7 +39,7 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
             show(env, &now)?;
             shown = Some(comparable);
         }
-        tokio::time::sleep(WATCH_EVERY).await;
+        tokio::time::sleep(Duration::from_secs(args.interval)).await;
     }
 }
 

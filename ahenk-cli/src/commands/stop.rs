@@ -15,6 +15,12 @@ use crate::protocol::Request;
 const WAIT_MAX: Duration = Duration::from_secs(15);
 
 pub(crate) async fn run(env: &Env) -> Result<()> {
+    let pid = stop(env).await?;
+    env.out.show(&json!({ "stopped": true, "pid": pid }), |_| "The daemon has stopped.".to_owned())
+}
+
+/// Ends the daemon; its process id, if it is known.
+pub(crate) async fn stop(env: &Env) -> Result<Option<u32>> {
     env.init_logging();
     env.home.require()?;
     let asked = async { Backend::daemon(&env.home).await?.perform(Request::Stop).await };
@@ -42,7 +48,7 @@ pub(crate) async fn run(env: &Env) -> Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    env.out.show(&json!({ "stopped": true, "pid": pid }), |_| "The daemon has stopped.".to_owned())
+    Ok(pid)
 }
 
 /// Asks the daemon that holds the lock to end, by a signal; `error` if there is none.

@@ -18,7 +18,6 @@ pub(crate) struct Key {
 enum Field {
     Bool(fn(&mut Config) -> &mut bool),
     Integer(u64, u64, fn(&mut Config) -> &mut u64),
-    #[allow(dead_code)]
     Choice(&'static [&'static str], fn(&mut Config) -> &mut String),
     Text(Check, fn(&mut Config) -> &mut String),
     List(Check, fn(&mut Config) -> &mut Vec<String>),
@@ -101,6 +100,21 @@ pub(crate) const KEYS: &[Key] = &[
         "log.level",
         Field::Text(check_log_level, |c| &mut c.log_level),
         "What the daemon logs: off, error, warn, info, debug or trace, and TARGET=LEVEL, with commas",
+    ),
+    key(
+        "log.format",
+        Field::Choice(&["full", "compact", "pretty", "json"], |c| &mut c.log_format),
+        "How the daemon's log looks",
+    ),
+    key(
+        "log.file_bytes",
+        Field::Integer(4 * KIB, 1024 * MIB, |c| &mut c.log_file_bytes_max),
+        "Size from which the log's file is put aside, in bytes",
+    ),
+    key(
+        "log.files",
+        Field::Integer(1, 100, |c| &mut c.log_files_max),
+        "Files of the log that were put aside and are kept",
     ),
 ];
 

@@ -51,6 +51,12 @@ pub(crate) struct Config {
     pub(crate) conflicts_max: u64,
     /// What the daemon logs, as in `RUST_LOG`.
     pub(crate) log_level: String,
+    /// How a line of the log looks.
+    pub(crate) log_format: String,
+    /// Size from which the log's file is put aside, in bytes.
+    pub(crate) log_file_bytes_max: u64,
+    /// Files that were put aside and are kept.
+    pub(crate) log_files_max: u64,
 }
 
 impl Default for Config {
@@ -71,6 +77,9 @@ impl Default for Config {
             peers_max: engine.peers_max as u64,
             conflicts_max: engine.conflicts_max,
             log_level: "info,libp2p_swarm=warn,libp2p_mdns=warn".to_owned(),
+            log_format: "full".to_owned(),
+            log_file_bytes_max: 16 * 1024 * 1024,
+            log_files_max: 4,
         }
     }
 }
@@ -229,6 +238,7 @@ mod tests {
             ("[network]\nmdns = \"yes\"\n", ["network.mdns", "true or false"]),
             ("[network]\nmdsn = true\n", ["network.mdsn", "network.mdns"]),
             ("mdns = true\n", ["mdns", "network.mdns"]),
+            ("[log]\nformat = \"xml\"\n", ["log.format", "full, compact, pretty, json"]),
             ("[limits]\npeers = 0\n", ["limits.peers", "1 to"]),
             ("[network]\nlisten = \"/ip4/0.0.0.0/tcp/0\"\n", ["network.listen", "list"]),
             ("[network]\nlisten = [\"/ip4/0.0.0.0/sctp/0\"]\n", ["network.listen", "sctp"]),
