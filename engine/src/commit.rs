@@ -111,18 +111,25 @@ pub struct Commit {
 impl Commit {
     /// The one byte form that is hashed and signed.
     pub fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::new();
-        put_replica(&mut writer, &self.dot.replica);
+        // Room for most commits of one operation.
+        let mut writer = Writer::with_capacity(256);
+        self.encode_to(&mut writer);
+        writer.into_bytes()
+    }
+
+    /// Appends what [`Commit::encode`] gives.
+    pub fn encode_to(&self, writer: &mut Writer) {
+        put_replica(writer, &self.dot.replica);
         writer.varint(self.dot.seq);
         writer.raw(&self.prev.0);
         writer.raw(&self.hlc.0.to_be_bytes());
-        put_deps(&mut writer, &self.deps);
+        put_deps(writer, &self.deps);
         match (&self.introduces, &self.statement) {
             (_, Some(statement)) => {
                 writer.u8(2);
-                statement.encode(&mut writer);
+                statement.encode(writer);
             }
-            (introduces, None) => put_introduction(&mut writer, introduces.as_ref()),
+            (introduces, None) => put_introduction(writer, introduces.as_ref()),
         }
         writer.varint(self.ops.len() as u64);
         for op in &self.ops {
@@ -132,10 +139,9 @@ impl Commit {
             writer.varint(op.fields.len() as u64);
             for (field, value) in &op.fields {
                 writer.bytes(field.as_str().as_bytes());
-                value.encode(&mut writer);
+                value.encode(writer);
             }
         }
-        writer.into_bytes()
     }
 
     /// Reads the canonical form; `introduced` certificates are of `account` and have been verified.

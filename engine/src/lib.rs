@@ -6,6 +6,7 @@
 mod administer;
 mod answer;
 pub mod audit;
+mod cells;
 pub mod codec;
 pub mod commit;
 pub mod config;

@@ -4,7 +4,8 @@
 //! Invariants: a run is applied whole and only when all it depends on is applied (causal order); knowledge,
 //! rows and digest move together, in one batch; the row states in a draft are those the store will have.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::codec::DecodeError;
 use crate::commit::{Commit, CommitHash, Deps, Op, OpKind, Stamp, hash_commit, sign_commit};
@@ -15,7 +16,7 @@ use crate::identity::{AccountId, DeviceCert, DeviceId, Dot, Identity, ReplicaId,
 use crate::knowledge::Knowledge;
 use crate::name::{RowKey, TableName};
 use crate::planted::{self, Bug};
-use crate::row::{RowState, Superseded};
+use crate::row::{Losses, Lost, RowState, Superseded};
 use crate::statement::Statement;
 use crate::store::{Batch, Conflict, Head, Recovered, StoreError, StoreRead};
 use crate::time::Now;
@@ -209,16 +210,19 @@ impl Replicated {
             _ => {}
         }
         commit.statement.iter().for_each(|said| self.fences.join(said, commit.dot));
-        let (stamp, mut lost) = (commit.stamp(), Vec::new());
+        let (stamp, mut unseen) = (commit.stamp(), Vec::new());
         for op in &commit.ops {
+            let mut lost = Unseen { heads: &self.heads, stamp, values: unseen };
             let row = &mut draft.touch(&op.table, &op.row)?.state;
             if planted::is(Bug::DeleteOfUnknownIgnored) && !row.visible() && op.kind == OpKind::Delete {
+                unseen = lost.values;
                 continue;
             }
             let visible = row.visible();
             row.apply(stamp, op, &mut lost);
             hidden(row, visible, stamp, op, &mut lost);
-            for superseded in lost.drain(..) {
+            unseen = lost.values;
+            for superseded in unseen.drain(..) {
                 self.judge(draft, now, stamp, op, superseded);
             }
         }
@@ -247,11 +251,10 @@ impl Replicated {
         }
     }
 
-    /// Lists a superseded value as a conflict, unless the author of this commit had seen the other write.
-    /// (No earlier applied commit can have seen this one: commits are applied in causal order.)
+    /// Lists a superseded value as a conflict, unless it was written anew or bugs are planted. That the author of this
+    /// commit had not seen the other write is known.
     fn judge(&mut self, draft: &mut Draft<'_>, now: Now, stamp: Stamp, op: &Op, lost: Superseded) {
-        let other = if lost.loser == stamp { lost.winner } else { lost.loser };
-        if self.had_seen(&stamp.dot, &other.dot) || planted::is(Bug::LedgerForgets) {
+        if planted::is(Bug::LedgerForgets) {
             return;
         }
         let shown = if lost.winner == stamp {
@@ -273,15 +276,6 @@ impl Replicated {
             noticed_ms: now.wall.0,
         });
         self.conflict_next += 1;
-    }
-
-    /// Whether the author of `of`, its replica's newest applied commit, had seen `other` when it wrote it.
-    fn had_seen(&self, of: &Dot, other: &Dot) -> bool {
-        if of.replica == other.replica {
-            return other.seq <= of.seq;
-        }
-        let seen = self.heads.get(&of.replica).and_then(|head| head.seen.get(&other.replica));
-        seen.is_some_and(|seq| *seq >= other.seq)
     }
 
     /// Writes a local commit. The operations are in canonical order and within the limits, but for the size.
@@ -336,20 +330,22 @@ impl Replicated {
         if batch.commits.is_empty() && batch.members.is_empty() && batch.released.is_empty() {
             return None;
         }
-        for ((table, row), touched) in rows {
+        // They ascend already: the map is built in one go.
+        let changed = rows.into_iter().filter_map(|((table, row), touched)| {
             // A row that nothing stands for adds nothing to the sum.
             let nothing = touched.state == RowState::default();
             let after = if nothing { 0 } else { touched.state.digest(&table, &row) };
             if after == touched.before {
-                continue;
+                return None;
             }
             if touched.state.del().is_none() || !planted::is(Bug::DigestForgetsDeletes) {
                 self.digest = self.digest.wrapping_sub(touched.before).wrapping_add(after);
             }
-            batch.rows.insert((table, row), touched.state);
-        }
-        for (commit, _) in &batch.commits {
-            let replica = commit.dot.replica;
+            Some(((table, row), touched.state))
+        });
+        batch.rows = changed.collect();
+        let wrote: BTreeSet<ReplicaId> = batch.commits.iter().map(|(commit, _)| commit.dot.replica).collect();
+        for replica in wrote {
             if let Some(head) = self.heads.get(&replica) {
                 batch.heads.insert(replica, head.clone());
             }
@@ -362,16 +358,42 @@ impl Replicated {
     }
 }
 
+/// Keeps the values that lost against writes which their author had not seen, or the other way round.
+/// (No earlier applied commit can have seen the one that is being applied: commits are applied in causal order.)
+struct Unseen<'a> {
+    heads: &'a BTreeMap<ReplicaId, Head>,
+    /// Of the commit that is being applied, its replica's newest.
+    stamp: Stamp,
+    values: Vec<Superseded>,
+}
+
+impl Losses for Unseen<'_> {
+    fn lost(&mut self, lost: Lost<'_>) {
+        let other = if lost.loser == self.stamp { lost.winner } else { lost.loser };
+        if !had_seen(self.heads, &self.stamp.dot, &other.dot) {
+            self.values.push(lost.to_owned());
+        }
+    }
+}
+
+/// Whether the author of `of`, its replica's newest applied commit, had seen `other` when it wrote it.
+fn had_seen(heads: &BTreeMap<ReplicaId, Head>, of: &Dot, other: &Dot) -> bool {
+    if of.replica == other.replica {
+        return other.seq <= of.seq;
+    }
+    let seen = heads.get(&of.replica).and_then(|head| head.seen.get(&other.replica));
+    seen.is_some_and(|seq| *seq >= other.seq)
+}
+
 /// Adds the values that are newer than a delete of their row and yet not shown, because only a create brings a row
 /// back: written by an update that the delete's author had not seen, or the other way round. Each is added once,
 /// when it or the delete comes in.
-fn hidden(row: &RowState, was_visible: bool, stamp: Stamp, op: &Op, lost: &mut Vec<Superseded>) {
+fn hidden(row: &RowState, was_visible: bool, stamp: Stamp, op: &Op, lost: &mut impl Losses) {
     let Some(winner) = row.del().filter(|_| !row.visible()) else { return };
-    for (field, cell) in row.cells() {
+    for (field, cell) in row.cells().iter() {
         let hidden_now = if op.kind.deletes() { was_visible } else { cell.stamp == stamp };
         if hidden_now {
-            let (field, value) = (field.clone(), cell.value.clone());
-            lost.push(Superseded { field, value, loser: cell.stamp, winner });
+            lost.lost(Lost { field, value: &cell.value, loser: cell.stamp, winner });
         }
     }
 }
@@ -390,7 +412,6 @@ pub(crate) enum LocalError {
 
 impl Draft<'_> {
     fn touch(&mut self, table: &TableName, row: &RowKey) -> Result<&mut Touched, StoreError> {
-        use std::collections::btree_map::Entry;
         match self.rows.entry((table.clone(), row.clone())) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {

@@ -9,7 +9,9 @@
 //! Convergent and Commutative Replicated Data Types" (INRIA RR-7506, 2011), LWW-register.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+pub use crate::cells::{Cell, Cells};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::commit::{Op, Stamp, get_field, get_replica, put_replica};
 use crate::config::ROW_FIELDS_MAX;
@@ -19,21 +21,12 @@ use crate::name::{FieldName, RowKey, TableName};
 use crate::planted::{self, Bug};
 use crate::value::Value;
 
-/// A field's value and the write it comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cell {
-    /// The write.
-    pub stamp: Stamp,
-    /// What it wrote.
-    pub value: Value,
-}
-
 /// The merged state of one row.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RowState {
     ins: Option<Stamp>,
     del: Option<Stamp>,
-    cells: BTreeMap<FieldName, Cell>,
+    cells: Cells,
 }
 
 /// A value that is not (or no longer) what the field shows, because another write came later in the
@@ -50,13 +43,46 @@ pub struct Superseded {
     pub winner: Stamp,
 }
 
+/// The same, while it is being noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost<'a> {
+    /// The field.
+    pub field: &'a FieldName,
+    /// The value that lost.
+    pub value: &'a Value,
+    /// Its write.
+    pub loser: Stamp,
+    /// The write that won.
+    pub winner: Stamp,
+}
+
+impl Lost<'_> {
+    /// To be kept.
+    pub fn to_owned(&self) -> Superseded {
+        let Lost { field, value, loser, winner } = *self;
+        Superseded { field: field.clone(), value: value.clone(), loser, winner }
+    }
+}
+
+/// Takes note of values that lose. A list keeps all of them; `()` none.
+pub trait Losses {
+    /// A value lost.
+    fn lost(&mut self, lost: Lost<'_>);
+}
+
+impl Losses for Vec<Superseded> {
+    fn lost(&mut self, lost: Lost<'_>) {
+        self.push(lost.to_owned());
+    }
+}
+
+impl Losses for () {
+    fn lost(&mut self, _: Lost<'_>) {}
+}
+
 impl RowState {
     /// Joins the parts that the accessors give; `None` if they are not in normal form.
-    pub fn from_parts(
-        ins: Option<Stamp>,
-        del: Option<Stamp>,
-        cells: BTreeMap<FieldName, Cell>,
-    ) -> Option<RowState> {
+    pub fn from_parts(ins: Option<Stamp>, del: Option<Stamp>, cells: Cells) -> Option<RowState> {
         let kept = |stamp: Stamp| Some(stamp) >= del;
         let normal = ins.is_none_or(kept) && cells.values().all(|cell| kept(cell.stamp));
         normal.then_some(RowState { ins, del, cells })
@@ -73,7 +99,7 @@ impl RowState {
     }
 
     /// The fields, whether the row is there or not.
-    pub fn cells(&self) -> &BTreeMap<FieldName, Cell> {
+    pub fn cells(&self) -> &Cells {
         &self.cells
     }
 
@@ -96,24 +122,24 @@ impl RowState {
 
     /// The largest clock among what a write of this operation would have to overwrite.
     pub fn floor(&self, op: &Op) -> Option<Hlc> {
-        let fields = op.fields.keys().filter_map(|name| self.cells.get(name)).map(|cell| cell.stamp.hlc);
+        let fields =
+            op.fields.keys().filter_map(|name| self.cells.get(name.as_str())).map(|cell| cell.stamp.hlc);
         let all = self.cells.values().map(|cell| cell.stamp.hlc);
         let marks = self.ins.iter().chain(&self.del).map(|stamp| stamp.hlc);
         if op.kind.deletes() { all.chain(marks).max() } else { fields.chain(marks).max() }
     }
 
-    /// Applies a write. Writes may come in any order and any number of times. Appends to `lost` each
-    /// value that this write superseded or that is superseded in it, for the caller to judge whether
-    /// the two were in conflict.
-    pub fn apply(&mut self, stamp: Stamp, op: &Op, lost: &mut Vec<Superseded>) {
+    /// Applies a write. Writes may come in any order and any number of times. `lost` is told of each value that this
+    /// write superseded or that is superseded in it, for the caller to judge whether the two were in conflict.
+    /// A write that loses costs no memory.
+    pub fn apply(&mut self, stamp: Stamp, op: &Op, lost: &mut impl Losses) {
         if op.kind.deletes() && self.del < Some(stamp) {
             self.del = Some(stamp);
             self.ins = self.ins.filter(|ins| *ins >= stamp);
             self.cells.retain(|field, cell| {
                 let stays = cell.stamp >= stamp || planted::is(Bug::DeleteKeepsFields);
                 if !stays {
-                    let (field, value) = (field.clone(), std::mem::replace(&mut cell.value, Value::Null));
-                    lost.push(Superseded { field, value, loser: cell.stamp, winner: stamp });
+                    lost.lost(Lost { field, value: &cell.value, loser: cell.stamp, winner: stamp });
                 }
                 stays
             });
@@ -123,63 +149,50 @@ impl RowState {
         if inserts && deleted_by.is_none() {
             self.ins = self.ins.max(Some(stamp));
         }
+        let mut added = Vec::new();
         for (field, value) in &op.fields {
-            self.apply_field(stamp, field, value, deleted_by, lost);
-        }
-    }
-
-    fn apply_field(
-        &mut self,
-        stamp: Stamp,
-        field: &FieldName,
-        value: &Value,
-        deleted_by: Option<Stamp>,
-        lost: &mut Vec<Superseded>,
-    ) {
-        let current = self.cells.get_mut(field);
-        let winner =
-            deleted_by.or(current.as_ref().map(|cell| cell.stamp).filter(|other| later(*other, stamp)));
-        if let Some(winner) = winner {
-            lost.push(Superseded { field: field.clone(), value: value.clone(), loser: stamp, winner });
-            return;
-        }
-        match current {
-            Some(cell) if cell.stamp == stamp => {}
-            Some(cell) => {
-                let value = std::mem::replace(&mut cell.value, value.clone());
-                lost.push(Superseded { field: field.clone(), value, loser: cell.stamp, winner: stamp });
-                cell.stamp = stamp;
+            let current = self.cells.get_mut(field.as_str());
+            let newer = current.as_ref().map(|cell| cell.stamp).filter(|other| later(*other, stamp));
+            if let Some(winner) = deleted_by.or(newer) {
+                lost.lost(Lost { field, value, loser: stamp, winner });
+                continue;
             }
-            None => {
-                self.cells.insert(field.clone(), Cell { stamp, value: value.clone() });
+            match current {
+                Some(cell) if cell.stamp == stamp => {}
+                Some(cell) => {
+                    lost.lost(Lost { field, value: &cell.value, loser: cell.stamp, winner: stamp });
+                    *cell = Arc::new(Cell { stamp, value: value.clone() });
+                }
+                None => added.push((field.clone(), Arc::new(Cell { stamp, value: value.clone() }))),
             }
         }
+        self.cells.add(added);
     }
 
     /// Merges another state of the same row: the join of the two.
     pub fn merge(&mut self, other: &RowState) {
         self.del = self.del.max(other.del);
         self.ins = self.ins.max(other.ins).filter(|ins| Some(*ins) >= self.del);
-        for (field, theirs) in &other.cells {
-            match self.cells.get_mut(field) {
+        let mut added = Vec::new();
+        for (field, theirs) in other.cells.shared() {
+            match self.cells.get_mut(field.as_str()) {
                 Some(ours) if ours.stamp >= theirs.stamp => {}
                 Some(ours) => *ours = theirs.clone(),
-                None => {
-                    self.cells.insert(field.clone(), theirs.clone());
-                }
+                None => added.push((field.clone(), theirs.clone())),
             }
         }
+        self.cells.add(added);
         let del = self.del;
         self.cells.retain(|_, cell| Some(cell.stamp) >= del);
     }
 
     /// The one byte form of this state, for digests and stores.
     pub fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::new();
+        let mut writer = Writer::with_capacity(64 + 96 * self.cells.len());
         writer.u8(u8::from(self.ins.is_some()) | u8::from(self.del.is_some()) << 1);
         self.ins.iter().chain(&self.del).for_each(|stamp| put_stamp(&mut writer, stamp));
         writer.varint(self.cells.len() as u64);
-        for (field, cell) in &self.cells {
+        for (field, cell) in self.cells.iter() {
             writer.bytes(field.as_str().as_bytes());
             put_stamp(&mut writer, &cell.stamp);
             cell.value.encode(&mut writer);
@@ -199,16 +212,17 @@ impl RowState {
         let del = if marks & 2 != 0 { Some(get_stamp(&mut reader)?) } else { None };
         // A row may gather more fields over time than one commit may write.
         let count = reader.count(ROW_FIELDS_MAX * 1024, 30, "fields of a row")?;
-        let mut cells = BTreeMap::<FieldName, Cell>::new();
+        let mut fields = Vec::<(FieldName, Cell)>::new();
         for _ in 0..count {
             let field = get_field(&mut reader)?;
-            if cells.last_key_value().is_some_and(|(last, _)| *last >= field) {
+            if fields.last().is_some_and(|(last, _)| *last >= field) {
                 return Err(DecodeError::Unordered("fields"));
             }
             let stamp = get_stamp(&mut reader)?;
-            cells.insert(field, Cell { stamp, value: Value::decode(&mut reader)? });
+            fields.push((field, Cell { stamp, value: Value::decode(&mut reader)? }));
         }
         reader.finish()?;
+        let cells: Cells = fields.into_iter().collect();
         if ins.iter().chain(cells.values().map(|cell| &cell.stamp)).any(|stamp| Some(*stamp) < del) {
             return Err(DecodeError::Invalid("a row with parts from before its delete"));
         }

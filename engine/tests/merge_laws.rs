@@ -108,6 +108,10 @@ struct Definition {
     cells: BTreeMap<FieldName, Cell>,
 }
 
+fn owned(state: &RowState) -> BTreeMap<FieldName, Cell> {
+    state.cells().iter().map(|(name, cell)| (name.clone(), cell.clone())).collect()
+}
+
 fn define(writes: &[Write], row: &Row) -> Definition {
     let of_row = || writes.iter().filter(|(_, op)| op.table == row.0 && op.row == row.1);
     let newest = |kinds: [OpKind; 2]| {
@@ -156,7 +160,7 @@ proptest! {
     fn rows_are_what_the_definition_says(writes in any_writes().prop_flat_map(any_arrival)) {
         for (row, state) in apply(&writes) {
             let expected = define(&writes, &row);
-            let got = Definition { visible: state.visible(), del: state.del(), cells: state.cells().clone() };
+            let got = Definition { visible: state.visible(), del: state.del(), cells: owned(&state) };
             let shown: BTreeMap<FieldName, Value> =
                 expected.cells.iter().map(|(name, cell)| (name.clone(), cell.value.clone())).collect();
             prop_assert_eq!(state.fields(), expected.visible.then_some(shown));
@@ -215,7 +219,7 @@ proptest! {
             let row = (op.table.clone(), op.row.clone());
             let (cells, lost) = (rows[&row].cells(), lost.get(&row).unwrap_or(&none));
             for (field, value) in &op.fields {
-                let kept = cells.get(field).is_some_and(|cell| cell.stamp == *stamp && cell.value == *value);
+                let kept = cells.get(field.as_str()).is_some_and(|cell| cell.stamp == *stamp && cell.value == *value);
                 let mut reports = lost.iter().filter(|s| s.field == *field && s.loser == *stamp);
                 let reported = reports.clone().count() > 0;
                 prop_assert!(kept != reported, "{:?} {:?}: kept {}, reported {}", stamp, field, kept, reported);

@@ -148,9 +148,10 @@ pub(crate) fn append(
     let mut log = txn.open_table(LOG).map_err(redb)?;
     let mut index = txn.open_table(INDEX).map_err(redb)?;
     let (mut chunk, mut first, mut written) = (Writer::new(), position, 0);
-    let mut stretches = Vec::<Stretch>::new();
+    let (mut stretches, mut encoded) = (Vec::<Stretch>::new(), Writer::new());
     for (position, (commit, sig)) in (position..).zip(commits) {
-        let encoded = commit.encode();
+        encoded.clear();
+        commit.encode_to(&mut encoded);
         if !chunk.is_empty() && chunk.len() + encoded.len() > CHUNK_BYTES {
             let bytes = std::mem::take(&mut chunk).into_bytes();
             log.insert(first.to_be_bytes().as_slice(), bytes.as_slice()).map_err(redb)?;
@@ -158,7 +159,7 @@ pub(crate) fn append(
             add_stretches(&mut index, &mut stretches)?;
             first = position;
         }
-        put_entry(&mut chunk, 0, sig.as_ref(), &encoded);
+        put_entry(&mut chunk, 0, sig.as_ref(), encoded.as_bytes());
         let (replica, seq) = (replica_number(names, &commit.dot.replica), commit.dot.seq);
         match stretches.iter_mut().rfind(|stretch| stretch.replica == replica) {
             Some(stretch) if stretch.end() == seq => stretch.count += 1,

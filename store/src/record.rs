@@ -3,7 +3,7 @@
 //! Invariant: decoding accepts exactly what encoding writes, allocates no more than the record's size
 //! allows, and never panics.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use engine::codec::{DecodeError, Reader, Writer};
@@ -12,7 +12,7 @@ use engine::config::{DEVICE_NAME_BYTES_MAX, FIELD_BYTES_MAX, ROW_KEY_BYTES_MAX, 
 use engine::hlc::Hlc;
 use engine::identity::{AccountId, DeviceCert, DeviceId, Dot, PeerKey, ReplicaId, Sig};
 use engine::name::{FieldName, RowKey, TableName};
-use engine::row::{Cell, RowState};
+use engine::row::{Cell, Cells, RowState};
 use engine::store::{Conflict, Head, StoreError};
 use engine::value::Value;
 
@@ -91,11 +91,7 @@ fn get_stamp(reader: &mut Reader<'_>, names: &Names) -> Result<Stamp, DecodeErro
     Ok(Stamp { hlc, dot: Dot { replica, seq: reader.varint()? } })
 }
 
-fn stamps_of(
-    ins: Option<Stamp>,
-    del: Option<Stamp>,
-    cells: &BTreeMap<FieldName, Cell>,
-) -> impl Iterator<Item = Stamp> {
+fn stamps_of(ins: Option<Stamp>, del: Option<Stamp>, cells: &Cells) -> impl Iterator<Item = Stamp> {
     ins.into_iter().chain(del).chain(cells.values().map(|cell| cell.stamp))
 }
 
@@ -114,7 +110,7 @@ pub(crate) fn row_record(row: &RowState, names: &mut Arc<Names>) -> Vec<u8> {
     writer.varint(mark(row.ins()));
     writer.varint(mark(row.del()));
     writer.varint(row.cells().len() as u64);
-    for (field, cell) in row.cells() {
+    for (field, cell) in row.cells().iter() {
         writer.bytes(field.as_str().as_bytes());
         writer.varint(index(&cell.stamp));
         cell.value.encode(&mut writer);
@@ -144,16 +140,17 @@ fn get_row(bytes: &[u8], names: &Names) -> Result<RowState, DecodeError> {
     let mark = |index: u64| index.checked_sub(1).map(stamp_at).transpose();
     let (ins, del) = (mark(reader.varint()?)?, mark(reader.varint()?)?);
     let count = reader.count(ENTRIES_MAX, 4, "fields of a row")?;
-    let mut cells = BTreeMap::<FieldName, Cell>::new();
+    let mut fields = Vec::<(FieldName, Cell)>::new();
     for _ in 0..count {
         let field = get_field(&mut reader)?;
-        if cells.last_key_value().is_some_and(|(last, _)| *last >= field) {
+        if fields.last().is_some_and(|(last, _)| *last >= field) {
             return Err(DecodeError::Unordered("fields"));
         }
         let stamp = stamp_at(reader.varint()?)?;
-        cells.insert(field, Cell { stamp, value: Value::decode(&mut reader)? });
+        fields.push((field, Cell { stamp, value: Value::decode(&mut reader)? }));
     }
     reader.finish()?;
+    let cells: Cells = fields.into_iter().collect();
     let used: BTreeSet<Stamp> = stamps_of(ins, del, &cells).collect();
     if used.len() != stamps.len() {
         return Err(DecodeError::Invalid("a stamp without use"));

@@ -140,12 +140,13 @@ impl StoreRead for RedbStore {
     fn row(&self, table: &TableName, row: &RowKey) -> Result<Option<RowState>, StoreError> {
         let found = self.with(|open| {
             let number = open.view.names.tables.number(table)?;
-            Some((number, open.pending.get(number, row).cloned(), open.view.clone()))
+            let newer = open.pending.get(number, row).map(|newer| RowState::clone(newer));
+            Some(newer.ok_or_else(|| (number, open.view.clone())))
         })?;
         match found {
             None => Ok(None),
-            Some((_, Some(newer), _)) => Ok(Some(RowState::clone(&newer))),
-            Some((number, None, view)) => view.stored_row(number, row),
+            Some(Ok(newer)) => Ok(Some(newer)),
+            Some(Err((number, view))) => view.stored_row(number, row),
         }
     }
 

@@ -113,7 +113,7 @@ impl Place {
 
     /// The stamp of what a field shows; of the delete, if the row is not there.
     fn shown_by(&self, field: &FieldName) -> Option<Stamp> {
-        self.state.cells().get(field).filter(|_| self.state.visible()).map(|cell| cell.stamp)
+        self.state.cells().get(field.as_str()).filter(|_| self.state.visible()).map(|cell| cell.stamp)
     }
 }
 

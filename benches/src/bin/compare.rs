@@ -68,12 +68,15 @@ fn memory(table: &mut Table, operations: u64) {
         table.row(&format!("{name}, shuffled"), ours, "ns", Goal::None);
         let twice: Vec<_> = mixed.iter().chain(&mixed).copied().collect();
         let doubled = best(ROUNDS, || (), |()| merge(&twice)).per(operations).cpu_ns - ours;
-        table.row(&format!("{name}, each once more"), doubled, "ns", Goal::AtMost(40.0));
+        table.row(&format!("{name}, each once more"), doubled, "ns", Goal::None);
         #[cfg(feature = "peers")]
         {
             let bare = best(ROUNDS, || (), |()| benches::peers::bare_map(&mixed)).per(operations).cpu_ns;
             table.row(&format!("{name}, a bare hash map"), bare, "ns", Goal::None);
             table.row("  ratio to the bare map", ours / bare, "x", Goal::AtMost(2.0));
+            let again =
+                best(ROUNDS, || (), |()| benches::peers::bare_map(&twice)).per(operations).cpu_ns - bare;
+            table.row("  ratio to the bare map, each once more", doubled / again, "x", Goal::AtMost(2.0));
         }
     }
     let workload = Workload::new(8, operations, Choice::Uniform);
@@ -281,7 +284,7 @@ fn sync(table: &mut Table, operations: u64) {
     table.section(&format!("sync: {operations} operations from one device to a new one"));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime");
-    for way in [Way::Memory, Way::Tcp] {
+    for way in [Way::Tcp, Way::Memory] {
         let folder = folder();
         e2e::prepare(folder.path(), operations);
         let synced = runtime.block_on(e2e::initial_sync(folder.path(), way));
@@ -293,8 +296,11 @@ fn sync(table: &mut Table, operations: u64) {
         table.row(name, rate, "op/s", goal);
         let each = synced.spent.per(operations).cpu_ns / 1e3;
         table.row("  processor time of both, an operation", each, "us", Goal::None);
-        let memory = synced.memory_bytes as f64 / 2e6;
-        table.row("  peak memory, a device", memory, "MB", Goal::AtMost(150.0));
+        // Only the first: what the process has once had it keeps, and the second uses again.
+        if way == Way::Tcp {
+            let memory = synced.memory_bytes as f64 / 2e6;
+            table.row("  peak memory, a device", memory, "MB", Goal::AtMost(150.0));
+        }
         table.row("  received", synced.received_bytes as f64 / operations as f64, "B/op", Goal::AtMost(20.0));
         table.row("  on its disk", synced.disk_bytes as f64 / operations as f64, "B/op", Goal::None);
     }

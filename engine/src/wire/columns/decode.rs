@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::codec::{DecodeError, Reader};
+use crate::codec::{DecodeError, Reader, Writer};
 use crate::commit::{
     Commit, CommitHash, Deps, Op, OpKind, get_field, get_introduction, get_replica, get_table, hash_commit,
 };
@@ -59,6 +59,8 @@ struct Columns<'a> {
     shapes: Vec<Shape>,
     rows: Rows<'a>,
     last_hlc: Hlc,
+    /// The canonical form of the commit that is being read.
+    canonical: Writer,
     ms: Reader<'a>,
     counter: Reader<'a>,
     deps: Reader<'a>,
@@ -87,6 +89,7 @@ impl<'a> Columns<'a> {
             tables,
             shapes,
             last_hlc: Hlc::default(),
+            canonical: Writer::new(),
             // In the order in which they were written: fields of a struct are evaluated as they stand.
             ms: column(reader)?,
             counter: column(reader)?,
@@ -115,11 +118,13 @@ impl<'a> Columns<'a> {
         }
         let commit = Commit { dot, prev, hlc, deps, introduces, statement: None, ops };
         commit.check()?;
-        let encoded = commit.encode();
+        self.canonical.clear();
+        commit.encode_to(&mut self.canonical);
+        let encoded = self.canonical.as_bytes();
         if encoded.len() > COMMIT_BYTES_MAX {
             return Err(DecodeError::TooLarge("a commit"));
         }
-        Ok(HashedCommit { commit, hash: hash_commit(&encoded), bytes: encoded.len() })
+        Ok(HashedCommit { commit, hash: hash_commit(encoded), bytes: encoded.len() })
     }
 
     fn hlc(&mut self) -> Result<Hlc, DecodeError> {

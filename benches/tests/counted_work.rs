@@ -1,0 +1,168 @@
+//! Work that can be counted, of a fixed workload: allocations, bytes, writes and syncs of the disk, frames. It is the same
+//! on every machine, so a change that makes it grow fails here. The limits stand a little above what it is.
+
+use std::alloc::System;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use benches::receiver::Receiver;
+use benches::workload::{Choice, Workload};
+use engine::commit::Stamp;
+use engine::config::Config;
+use engine::hlc::Hlc;
+use engine::identity::AccountId;
+use engine::name::RowKey;
+use engine::row::RowState;
+use engine::store::{MemStore, Store};
+use engine::testing::{Mesh, test_root};
+use redb::StorageBackend;
+use redb::backends::InMemoryBackend;
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use store::RedbStore;
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+const OPERATIONS: u64 = 10_000;
+/// Allocations for an operation that arrives in a frame and is applied to a store in memory.
+const ALLOCATIONS_MEMORY_MAX: f64 = 15.2;
+/// The same for redb.
+const ALLOCATIONS_REDB_MAX: f64 = 12.8;
+/// Bytes of frames for an operation.
+const WIRE_BYTES_MAX: f64 = 26.0;
+/// Writes of the disk for a batch of 1,000 operations.
+const DISK_WRITES_MAX: u64 = 17;
+/// Bytes written to the disk for an operation.
+const DISK_BYTES_MAX: f64 = 190.0;
+/// Syncs of the disk for ten batches.
+const DISK_SYNCS_MAX: u64 = 14;
+
+/// Allocations are counted for the whole process, so what is counted runs alone.
+#[test]
+fn the_work_of_a_fixed_workload_does_not_grow() {
+    let workload = Workload::new(8, OPERATIONS, Choice::Uniform);
+    let frames = workload.frames(1_000);
+    losing_and_repeated_writes_cost_no_memory(&workload);
+    bytes_on_the_wire(&frames);
+    allocations("memory", &frames, MemStore::new(), ALLOCATIONS_MEMORY_MAX);
+    let redb = RedbStore::in_memory(AccountId(test_root().public())).expect("a database");
+    allocations("redb", &frames, redb, ALLOCATIONS_REDB_MAX);
+    disk(&frames);
+    frames_of_a_session();
+}
+
+fn each(count: u64) -> f64 {
+    count as f64 / OPERATIONS as f64
+}
+
+fn losing_and_repeated_writes_cost_no_memory(workload: &Workload) {
+    let writes = workload.writes();
+    let mut rows = BTreeMap::<&RowKey, RowState>::new();
+    for (stamp, op) in &writes {
+        rows.entry(&op.row).or_default().apply(*stamp, op, &mut ());
+    }
+    let region = Region::new(ALLOCATOR);
+    for (stamp, op) in &writes {
+        let earlier = Stamp { hlc: Hlc(1), ..*stamp };
+        let row = rows.get_mut(&op.row).expect("a row");
+        row.apply(*stamp, op, &mut ());
+        // Fields that are not there yet would be added, and a row without a delete keeps an old one.
+        if op.fields.keys().all(|field| row.cells().get(field.as_str()).is_some()) && !op.fields.is_empty() {
+            row.apply(earlier, op, &mut ());
+        }
+    }
+    assert_eq!(region.change().allocations, 0);
+}
+
+fn bytes_on_the_wire(frames: &[Vec<u8>]) {
+    let bytes = each(frames.iter().map(Vec::len).sum::<usize>() as u64);
+    assert!(bytes < WIRE_BYTES_MAX, "{bytes} B an operation");
+}
+
+fn allocations(what: &str, frames: &[Vec<u8>], store: impl Store, max: f64) {
+    let mut receiver = Receiver::new(store);
+    let region = Region::new(ALLOCATOR);
+    frames.iter().for_each(|frame| receiver.frame(frame));
+    let count = each(region.change().allocations as u64);
+    assert_eq!(receiver.applied(), OPERATIONS + 1);
+    assert!(count < max, "{what}: {count} allocations an operation");
+}
+
+/// A disk in memory that counts.
+#[derive(Debug, Default, Clone)]
+struct Counts {
+    writes: Arc<AtomicU64>,
+    bytes: Arc<AtomicU64>,
+    syncs: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+struct CountingDisk {
+    disk: InMemoryBackend,
+    counts: Counts,
+}
+
+impl StorageBackend for CountingDisk {
+    fn len(&self) -> io::Result<u64> {
+        self.disk.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.disk.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.disk.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.counts.syncs.fetch_add(1, Ordering::Relaxed);
+        self.disk.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.counts.writes.fetch_add(1, Ordering::Relaxed);
+        self.counts.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+        self.disk.write(offset, data)
+    }
+}
+
+fn disk(frames: &[Vec<u8>]) {
+    let counts = Counts::default();
+    let disk = CountingDisk { disk: InMemoryBackend::new(), counts: counts.clone() };
+    let account = AccountId(test_root().public());
+    let mut receiver = Receiver::new(RedbStore::with_backend(disk, account).expect("a database"));
+    let before = [&counts.writes, &counts.bytes, &counts.syncs].map(|count| count.load(Ordering::Relaxed));
+    frames.iter().for_each(|frame| receiver.frame(frame));
+    let after = [&counts.writes, &counts.bytes, &counts.syncs].map(|count| count.load(Ordering::Relaxed));
+    let [writes, bytes, syncs] = [0, 1, 2].map(|n| after[n] - before[n]);
+    // One for each batch, and those with which the file grows.
+    assert!(syncs <= DISK_SYNCS_MAX, "{syncs} syncs");
+    assert!(writes < DISK_WRITES_MAX * frames.len() as u64, "{writes} writes");
+    assert!(each(bytes) < DISK_BYTES_MAX, "{} B written an operation", each(bytes));
+}
+
+/// A delta of one commit between devices that are connected takes two frames: the commit, and that it has arrived.
+fn frames_of_a_session() {
+    let mut mesh = Mesh::new(2, 1, Config::default());
+    mesh.connect(0, 1);
+    assert!(mesh.run_until_equal(60_000));
+    mesh.run_ms(1_000);
+    let sent = |mesh: &Mesh| [0, 1].map(|node| mesh.engine(node).stats().total.frames_sent);
+    let before = sent(&mesh);
+    let workload = Workload::new(1, 1, Choice::Uniform);
+    let op = &workload.commits().next().expect("a commit").ops[0];
+    let change = engine::io::Change {
+        table: op.table.clone(),
+        row: op.row.clone(),
+        kind: engine::commit::OpKind::Put,
+        fields: op.fields.clone(),
+    };
+    mesh.write(0, vec![change]);
+    assert!(mesh.run_until_equal(60_000));
+    mesh.run_ms(1_000);
+    let after = sent(&mesh);
+    assert_eq!([after[0] - before[0], after[1] - before[1]], [1, 1]);
+}
