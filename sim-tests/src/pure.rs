@@ -24,8 +24,8 @@ use crate::run::{Failure, Report};
 pub(crate) const CONVERGENCE_MS_MAX: u64 = 10 * 60 * 1000;
 /// Batches that a full disk refuses before somebody makes space.
 const FULL_DISK_FAILURES: u32 = 64;
-/// Rounds in which it must: generous, as small batches take one each.
-const CONVERGENCE_ROUNDS_MAX: u64 = 100;
+/// Rounds in which it must, besides those that its credit makes necessary: greetings, statements, timers.
+const CONVERGENCE_ROUNDS: u64 = 100;
 
 /// Something that a store is made to get wrong, to show that the oracles notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -478,7 +478,7 @@ impl<'a> Pure<'a> {
             return self.fail(None, violation);
         }
         let rounds = self.report.convergence_rounds;
-        if !converged || rounds > CONVERGENCE_ROUNDS_MAX {
+        if !converged || rounds > self.rounds_max(&core) {
             let known: BTreeMap<char, u64> = core
                 .iter()
                 .map(|node| (letter(*node), self.mesh.engine(*node).knowledge().commits()))
@@ -490,6 +490,18 @@ impl<'a> Pure<'a> {
             return self.fail(None, Violation { oracle: "a connected core converges", sentence });
         }
         self.check_end(&core).or_else(|violation| self.fail(None, violation))
+    }
+
+    /// Rounds in which a core must converge: where the credit holds no second frame, one frame passes in a round, so a log
+    /// that has to travel over all links of the core takes that many rounds a link.
+    fn rounds_max(&self, core: &[usize]) -> u64 {
+        let log_bytes = |node: &usize| -> usize {
+            let log = self.mesh.store(*node).applied(1, usize::MAX).unwrap_or_default();
+            log.iter().map(|stored| stored.commit.encode().len()).sum()
+        };
+        let bytes = core.iter().map(log_bytes).max().unwrap_or(0) as u64;
+        let window = self.config.credit_bytes.min(self.config.batch_bytes as u64).max(1);
+        CONVERGENCE_ROUNDS + self.plan.core.len() as u64 * bytes.div_ceil(window)
     }
 
     fn check_end(&mut self, core: &[usize]) -> Result<(), Violation> {
