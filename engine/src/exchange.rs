@@ -16,7 +16,9 @@ use crate::store::{Batch, StoreError, StoreRead};
 use crate::time::Now;
 use crate::timer::Timer;
 use crate::wire::columns::HashedCommit;
-use crate::wire::message::{Ack, Announce, Control, Fault, Have, Ops, Run, Want, pack_control};
+use crate::wire::message::{
+    Ack, Announce, Control, Fault, Have, Ops, Run, Summary, Want, pack_control, summary,
+};
 use crate::write::fold;
 
 /// Most ranges in one request.
@@ -28,23 +30,10 @@ const KNOWN_RANGES_MAX: usize = 2 * crate::config::RANGES_MAX;
 
 impl Engine {
     pub(crate) fn on_have(&mut self, now: Now, key: PeerKey, have: &Have) {
-        let ours = self.state.knowledge.digest();
-        let equal = have.digest == ours;
+        let equal = have.knowledge == self.state.knowledge;
         let diverged = equal && have.state != self.state.digest.to_be_bytes();
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        match &have.knowledge {
-            Some(knowledge) if knowledge.digest() != have.digest => {
-                return self.fault(
-                    now,
-                    key,
-                    Fault::Protocol,
-                    "a statement of knowledge contradicts its digest",
-                );
-            }
-            Some(knowledge) => peer.known.union(knowledge),
-            None if equal => peer.known.union(&self.state.knowledge),
-            None => {}
-        }
+        peer.known.union(&have.knowledge);
         if equal {
             peer.rows_equal = Some(!diverged);
         }
@@ -52,8 +41,27 @@ impl Engine {
             let device = peer.device;
             self.event(Event::Diverged { device });
         }
-        if have.reply {
-            self.say_have(key, !equal, false);
+        match have.reply {
+            true if equal && !diverged => self.say_summary(key, false),
+            true => self.say_have(key, false),
+            false => {}
+        }
+        self.known_grew(now, key);
+    }
+
+    pub(crate) fn on_summary(&mut self, now: Now, key: PeerKey, theirs: &Summary) {
+        if theirs.digest != summary(&self.state.knowledge, self.state.digest) {
+            // Something differs: both say all.
+            if theirs.reply {
+                self.say_have(key, true);
+            }
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.known.union(&self.state.knowledge);
+        peer.rows_equal = Some(true);
+        if theirs.reply {
+            self.say_summary(key, false);
         }
         self.known_grew(now, key);
     }

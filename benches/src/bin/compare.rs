@@ -21,7 +21,8 @@ use engine::name::{RowKey, TableName};
 use engine::row::RowState;
 use engine::store::{MemStore, StoreRead};
 use engine::testing::{Mesh, test_identity, test_root};
-use engine::wire::columns::{decode_run, encode_run};
+use engine::wire::columns::{decode_runs, encode_runs};
+use engine::wire::message::Run;
 use store::RedbStore;
 
 const OPERATIONS: u64 = 100_000;
@@ -219,21 +220,23 @@ fn wire(table: &mut Table, operations: u64) {
     }
 
     let run: Vec<Commit> = Workload::new(1, 1_000, Choice::Uniform).commits().cloned().collect();
+    let count = run.len() as u64;
+    let first = hash_commit(&run[0].encode());
+    let sig = engine::commit::sign_commit(&test_identity(1), &first);
+    let runs = [Run { commits: run, sig }];
     let encode = |()| {
         let mut writer = Writer::new();
-        encode_run(&run, &mut writer);
+        encode_runs(&runs, &mut writer);
         writer.into_bytes()
     };
     let encoded = encode(());
-    let each = |spent: Spent| spent.per(run.len() as u64).cpu_ns;
+    let each = |spent: Spent| spent.per(count).cpu_ns;
     table.row("encode a run of 1000, an operation", each(best(20, || (), encode)), "ns", Goal::None);
-    let decode = |()| decode_run(&mut Reader::new(&encoded), &account()).expect("it decodes");
+    let decode = |()| decode_runs(&mut Reader::new(&encoded), &account()).expect("it decodes");
     table.row("decode and hash it, an operation", each(best(20, || (), decode)), "ns", Goal::None);
 
     let author = test_identity(1).peer_key();
-    let hash = hash_commit(&run[0].encode());
-    let sig = engine::commit::sign_commit(&test_identity(1), &hash);
-    let verify = |()| assert!(verify_commit(&account(), &author, &hash, &sig));
+    let verify = |()| assert!(verify_commit(&account(), &author, &first, &sig));
     let verify = best(200, || (), verify).cpu_ns / 1e3;
     table.row("verify a signature", verify, "us", Goal::None);
     table.row("  in runs of 125, an operation", verify / 125.0, "us", Goal::AtMost(0.5));

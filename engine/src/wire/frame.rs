@@ -22,7 +22,7 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::config::{DEFLATE_BYTES_MIN, FRAME_BYTES_MAX, INFLATED_BYTES_MAX};
 
 /// Major version of the protocol. Devices with different ones cannot talk, and say so.
-pub const MAJOR: u8 = 1;
+pub const MAJOR: u8 = 2;
 const DEFLATED: u8 = 1;
 const HEADER_BYTES: usize = 10;
 
