@@ -51,9 +51,11 @@ impl Engine {
 
     pub(crate) fn on_summary(&mut self, now: Now, key: PeerKey, theirs: &Summary) {
         if theirs.digest != summary(&self.state.knowledge, self.state.digest) {
-            // Something differs: both say all.
-            if theirs.reply {
-                self.say_have(key, true);
+            // Most likely the peer has not heard of what we have beyond what it confirmed. Else both say all.
+            match theirs.reply {
+                true if self.has_news_for(key) => self.announce_to(now, key),
+                true => self.say_have(key, true),
+                false => {}
             }
             return;
         }
@@ -250,7 +252,7 @@ impl Engine {
             return Ok(Ok(()));
         }
         let (first_seq, last_seq, hash) = (first.commit.dot.seq, last.commit.dot.seq, last.hash);
-        let member = self.state.members.get(&replica.device).or(first.commit.introduces.as_ref());
+        let member = self.state.members.get(&replica.device).or(first.commit.introduces.as_deref());
         let member = member.or_else(|| self.reorder.introduction(&replica));
         // Without the author's certificate nothing can be said about the run; it is in the author's first commit.
         let Some(author) = member.map(|cert| cert.key) else { return Ok(Ok(())) };
@@ -497,6 +499,10 @@ impl Engine {
             }
             self.announce_to(now, key);
         }
+    }
+
+    fn has_news_for(&self, key: PeerKey) -> bool {
+        self.peers.get(&key).is_some_and(|peer| !self.state.knowledge.minus(&peer.known).is_empty())
     }
 
     pub(crate) fn announce_to(&mut self, now: Now, key: PeerKey) {

@@ -571,7 +571,7 @@ fn a_summary_is_answered_by_one_where_nothing_differs_and_else_by_all_that_is_kn
     };
     assert_eq!(frames(&mut attack, same, false), (0, 0));
     assert_eq!(frames(&mut attack, [1; 16], false), (0, 0));
-    assert_eq!(frames(&mut attack, same, true), (1, 28));
+    assert_eq!(frames(&mut attack, same, true).0, 1);
     let (count, bytes) = frames(&mut attack, [1; 16], true);
     assert!(count == 1 && bytes > 28, "{count} frames, {bytes} bytes");
     attack.assert_unharmed(2);

@@ -224,8 +224,8 @@ fn check_header(db: &Database, path: &Path, account: &AccountId) -> Result<(), O
     let path: PathBuf = path.to_owned();
     match header.format {
         0 => return Err(OpenError::Damaged { path, reason: "format 0 does not exist".into() }),
-        1 => {
-            let reason = "it has format 1, which no released version wrote".into();
+        old @ (1 | 2) => {
+            let reason = format!("it has format {old}, which no released version wrote");
             return Err(OpenError::Damaged { path, reason });
         }
         FORMAT => {}

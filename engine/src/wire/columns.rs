@@ -96,12 +96,13 @@ pub struct HashedCommit {
 }
 
 /// Writes runs, uncompressed. They take at most a few bytes more than the canonical encodings, each
-/// behind its length; [`decode_runs`] refuses them if these exceed [`RUNS_BYTES_MAX`] together.
+/// behind its length; [`decode_runs`] refuses them if these exceed [`RUNS_BYTES_MAX`] together. Gives the places in the
+/// writer where long columns begin and end, ascending.
 ///
 /// # Panics
 /// If a run has no commit or more than [`RUN_COMMITS_MAX`]. That they are contiguous commits of one replica is up to
 /// the caller: else what is read is not what was written.
-pub fn encode_runs(runs: &[Run<Commit>], writer: &mut Writer) {
+pub fn encode_runs(runs: &[Run<Commit>], writer: &mut Writer) -> Vec<usize> {
     for run in runs {
         let len = run.commits.len();
         assert!((1..=RUN_COMMITS_MAX).contains(&len), "a run has 1 to {RUN_COMMITS_MAX} commits");
@@ -110,15 +111,18 @@ pub fn encode_runs(runs: &[Run<Commit>], writer: &mut Writer) {
         }));
     }
     let mut columns = Writer::new();
-    encode::by_columns(runs, &mut columns);
+    let cuts = encode::by_columns(runs, &mut columns);
     if runs.iter().map(|run| run.commits.len()).sum::<usize>() <= COMPARED_COMMITS_MAX {
         let mut rows = Writer::new();
         encode::by_rows(runs, &mut rows);
         if rows.len() <= columns.len() {
-            return writer.raw(rows.as_bytes());
+            writer.raw(rows.as_bytes());
+            return Vec::new();
         }
     }
+    let start = writer.len();
     writer.raw(columns.as_bytes());
+    cuts.into_iter().map(|cut| start + cut).collect()
 }
 
 /// Reads runs of the account: each 1 to [`RUN_COMMITS_MAX`] commits of one replica, contiguous and chained by

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::columns::{HashedCommit, decode_runs, encode_runs};
-use super::frame::{FrameError, pack, unpack};
+use super::frame::{FrameError, pack, pack_cut, unpack};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::commit::Commit;
 use crate::config::CONTROL_BYTES_MAX;
@@ -306,8 +306,8 @@ pub fn pack_ops(session: u32, ops: &Ops<Commit>) -> Option<Vec<u8>> {
     writer.varint(u64::from(ops.want));
     writer.varint(ops.offset);
     writer.u8(u8::from(ops.done));
-    encode_runs(&ops.runs, &mut writer);
-    pack(session, &writer.into_bytes())
+    let cuts = encode_runs(&ops.runs, &mut writer);
+    pack_cut(session, writer.as_bytes(), &cuts)
 }
 
 /// Reads a frame: the sender's session number and the message. Certificates inside are not verified, those

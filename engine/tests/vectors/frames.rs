@@ -371,7 +371,7 @@ fn bad_commits() -> Vec<(&'static str, Vec<u8>)> {
         ("a first commit that has one before it", changed(first, |commit| commit.prev = CommitHash([1; 32]))),
         (
             "a certificate of another device",
-            changed(first, |commit| commit.introduces = Some(test_identity(1).cert)),
+            changed(first, |commit| commit.introduces = Some(Box::new(test_identity(1).cert))),
         ),
         (
             "a certificate whose name was changed",

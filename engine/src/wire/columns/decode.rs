@@ -24,7 +24,7 @@ pub(super) struct Head {
     count: usize,
     dot: Dot,
     prev: CommitHash,
-    introduces: Option<DeviceCert>,
+    introduces: Option<Box<DeviceCert>>,
 }
 
 impl Head {
@@ -112,7 +112,7 @@ impl<'a> Columns<'a> {
         &mut self,
         dot: Dot,
         prev: CommitHash,
-        introduces: Option<DeviceCert>,
+        introduces: Option<Box<DeviceCert>>,
     ) -> Result<HashedCommit, DecodeError> {
         let (hlc, deps) = (self.hlc()?, self.dependencies()?);
         let count = usize::try_from(self.ops.varint()?).unwrap_or(usize::MAX);

@@ -14,9 +14,11 @@ use super::{COLUMNS, ROWS};
 
 /// Shared starts of values shorter than this are not worth telling.
 const SHARED_BYTES_MIN: usize = 3;
+/// A column of so many bytes is worth a DEFLATE block of its own.
+const LONG_COLUMN_BYTES: usize = 1024;
 
-/// Writes runs by columns, except those of statements.
-pub(super) fn by_columns(runs: &[Run<Commit>], writer: &mut Writer) {
+/// Writes runs by columns, except those of statements. Gives the places where long columns begin and end.
+pub(super) fn by_columns(runs: &[Run<Commit>], writer: &mut Writer) -> Vec<usize> {
     let stated = |run: &&Run<Commit>| run.commits.iter().any(|commit| commit.statement.is_some());
     let mut columns = Columns::of(&runs.iter().filter(|run| !stated(run)).flat_map(|run| &run.commits));
     writer.varint(runs.len() as u64);
@@ -31,16 +33,14 @@ pub(super) fn by_columns(runs: &[Run<Commit>], writer: &mut Writer) {
         put_replica(writer, &first.dot.replica);
         writer.varint(first.dot.seq);
         if first.dot.seq == 1 {
-            put_introduction(writer, first.introduces.as_ref());
+            put_introduction(writer, first.introduces.as_deref());
         } else {
             writer.raw(&first.prev.0);
         }
         writer.raw(&run.sig.0);
         run.commits.iter().for_each(|commit| columns.commit(commit));
     }
-    if !runs.iter().all(|run| stated(&run)) {
-        columns.write(writer);
-    }
+    if runs.iter().all(|run| stated(&run)) { Vec::new() } else { columns.write(writer) }
 }
 
 /// Writes runs by rows.
@@ -171,7 +171,7 @@ impl<'a> Columns<'a> {
         self.last_new_row = key;
     }
 
-    fn write(self, writer: &mut Writer) {
+    fn write(self, writer: &mut Writer) -> Vec<usize> {
         writer.varint(self.replicas.len() as u64);
         self.replicas.keys().for_each(|replica| put_replica(writer, replica));
         writer.varint(self.tables.len() as u64);
@@ -195,7 +195,18 @@ impl<'a> Columns<'a> {
             .values
             .into_iter()
             .flat_map(|field| [field.tags, field.numbers, field.shared, field.contents]);
-        fixed.into_iter().chain(values).for_each(|column| writer.bytes(&column.into_bytes()));
+        let mut cuts = Vec::new();
+        for column in fixed.into_iter().chain(values) {
+            let long = column.len() >= LONG_COLUMN_BYTES;
+            if long && cuts.last().is_none_or(|last| *last < writer.len()) {
+                cuts.push(writer.len());
+            }
+            writer.bytes(column.as_bytes());
+            if long {
+                cuts.push(writer.len());
+            }
+        }
+        cuts
     }
 }
 
