@@ -298,10 +298,10 @@ pub(crate) fn put_cert(writer: &mut Writer, cert: &DeviceCert) {
     writer.raw(&cert.sig.0);
 }
 
-fn get_beginning(
-    reader: &mut Reader<'_>,
-    account: &AccountId,
-) -> Result<(Option<Box<DeviceCert>>, Option<Box<Statement>>), DecodeError> {
+/// What a commit may begin with, of which it has one at most.
+type Beginning = (Option<Box<DeviceCert>>, Option<Box<Statement>>);
+
+fn get_beginning(reader: &mut Reader<'_>, account: &AccountId) -> Result<Beginning, DecodeError> {
     Ok(match reader.u8()? {
         0 => (None, None),
         1 => (Some(Box::new(get_cert(reader, account)?)), None),
