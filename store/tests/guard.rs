@@ -165,7 +165,7 @@ fn a_sealed_database_opens_without_being_read_in_full_and_any_change_breaks_the_
     // The value of an old commit, in a page that opening has no business with.
     let needle = [5; 60];
     let at = whole.windows(needle.len()).position(|window| window == needle).expect("a value");
-    let mut damaged = whole.clone();
+    let mut damaged = whole;
     damaged[at] ^= 1;
     fs::write(&path, &damaged).expect("the file");
     assert!(matches!(RedbStore::check(&path, account()), Err(OpenError::Damaged { .. })));
