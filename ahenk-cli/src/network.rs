@@ -182,8 +182,8 @@ pub(crate) async fn status(context: &Context) -> Result<Status> {
 /// Sync in numbers.
 pub(crate) async fn stats(context: &Context) -> Result<Stats> {
     let node = node_status(context).await?;
-    let others = node.members.iter().filter(|cert| cert.key != context.identity.peer_key());
-    let mut peers: Vec<PeerStat> = others.map(|cert| peer_stat(cert, &node)).collect();
+    let mut peers: Vec<PeerStat> =
+        others(context, &node).map(|cert| peer_stat(cert, &node)).collect();
     peers.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
     let path = context.home.database_path();
     let file = std::fs::metadata(&path).map_err(|error| CliError::io("read", &path, &error))?;

@@ -40,6 +40,7 @@ fn a_revoked_device_is_told_keeps_its_data_and_syncs_no_more() {
     let devices = a.json(&["device", "list"]).json();
     assert_eq!(device(&devices, "b")["revoked"], true);
     until_status(&a, "b is no peer", |status| status["peers"].as_array().is_some_and(Vec::is_empty));
+    assert_eq!(a.json(&["stats"]).json()["peers"], Json::Array(Vec::new()), "nor is it counted as one");
     assert_eq!(a.json(&["get", "t", "r", "x"]).json(), 1, "what it writes now arrives nowhere");
     a.json(&["device", "revoke", "b", "--yes"]).error(6, "conflict");
     // It comes back as a new device.
