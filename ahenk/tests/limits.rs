@@ -135,11 +135,8 @@ async fn no_more_is_taken_in_a_second_than_may_be_and_all_arrives() {
 #[tokio::test(start_paused = true)]
 async fn writes_do_not_wait_for_the_network_however_slow_it_may_be() {
     let net = MemoryNet::new();
-    let slow = Config {
-        send_bytes_per_s_max: Some(1000),
-        receive_bytes_per_s_max: Some(1000),
-        ..small_frames()
-    };
+    let slow =
+        Config { send_bytes_per_s_max: Some(1000), receive_bytes_per_s_max: Some(1000), ..small_frames() };
     let (a, b) = (open(&net, 0, MemStore::new(), slow), open(&net, 1, MemStore::new(), small_frames()));
     net.connect(a.key, b.key);
     b.db.sync(LONG).await.unwrap();

@@ -345,7 +345,8 @@ impl Store for RedbStore {
         let replayable = batch.retractions.is_empty()
             && (batch.rows.is_empty() || !batch.commits.is_empty())
             && batch.rows.values().all(|row| *row != RowState::default());
-        let full = pending_bytes >= self.limits.pending_bytes_max || tail_bytes + bytes >= self.tail_bytes_max;
+        let full =
+            pending_bytes >= self.limits.pending_bytes_max || tail_bytes + bytes >= self.tail_bytes_max;
         if full || !replayable {
             self.write_checkpoint(&mut writing, batch)?;
             return self.commit(writing, Open::forget_pending);

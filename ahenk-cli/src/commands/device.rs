@@ -16,6 +16,9 @@ use crate::report::Device;
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// List the account's devices
+    #[command(
+        after_help = "Examples:\n  ahenk-cli device list\n  ahenk-cli --json device list | jq -r '.[].name'"
+    )]
     List,
     /// Admit another device: prints a single-use code and waits for five minutes
     Invite(invite::Args),

@@ -102,9 +102,10 @@ pub(crate) async fn checks(home: &Home) -> Result<Vec<Check>> {
 fn permissions(home: &Home) -> Check {
     let open_to_others =
         |path: &Path| fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0);
-    let files = [home.device_key_path(), home.account_key_path(), home.database_path(), home.config_path()];
+    let files = [home.device_key_path(), home.account_key_path(), home.config_path()];
     let wrong: Vec<String> = std::iter::once(home.dir().to_owned())
         .chain(files)
+        .chain(home.database_path())
         .filter(|path| open_to_others(path))
         .map(|path| path.display().to_string())
         .collect();

@@ -17,12 +17,15 @@ pub(crate) mod import;
 pub(crate) mod init;
 pub(crate) mod list;
 pub(crate) mod log;
+pub(crate) mod logs;
+pub(crate) mod oplog;
 pub(crate) mod peer;
 pub(crate) mod put;
 pub(crate) mod quarantine;
 #[cfg(feature = "query")]
 pub(crate) mod query;
 pub(crate) mod relay;
+pub(crate) mod service;
 pub(crate) mod shell;
 pub(crate) mod start;
 pub(crate) mod stats;
@@ -31,6 +34,7 @@ pub(crate) mod stop;
 pub(crate) mod story;
 pub(crate) mod sync;
 pub(crate) mod verify;
+pub(crate) mod wait;
 pub(crate) mod watch;
 
 use engine::commit::OpKind;
