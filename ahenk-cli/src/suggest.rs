@@ -40,6 +40,20 @@ pub(crate) fn by_prefix<'a>(text: &str, ids: &'a [String], what: &str, none: &st
     }
 }
 
+/// Characters of an id that are shown at least.
+const SHOWN_MIN: usize = 8;
+
+/// How many characters of these ids tell each from the others.
+pub(crate) fn shown_length(ids: &[&str]) -> usize {
+    let distinct = |length: usize| {
+        let mut begins: Vec<&str> = ids.iter().map(|id| id.get(..length).unwrap_or(id)).collect();
+        begins.sort_unstable();
+        begins.windows(2).all(|two| two[0] != two[1])
+    };
+    let longest = ids.iter().map(|id| id.len()).max().unwrap_or(0);
+    (SHOWN_MIN..longest).find(|&length| distinct(length)).unwrap_or(longest)
+}
+
 /// Several fit where one was meant.
 pub(crate) fn ambiguous(
     text: &str,
@@ -65,6 +79,13 @@ mod tests {
         assert_eq!(nearest("zone", names), Some("Zones"));
         assert_eq!(nearest("invoices", names), None);
         assert_eq!(did_you_mean("nots", names, "see `tables`"), "did you mean `notes`? see `tables`");
+    }
+
+    #[test]
+    fn as_much_of_an_id_is_shown_as_tells_it_from_the_others() {
+        assert_eq!(shown_length(&["aaaaaaaa-1-x", "bbbbbbbb-1-x"]), 8);
+        assert_eq!(shown_length(&["aaaaaaaa-1-x", "aaaaaaaa-2-x"]), 10);
+        assert_eq!(shown_length(&[]), 0);
     }
 
     #[test]

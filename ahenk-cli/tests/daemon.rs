@@ -70,6 +70,20 @@ fn log_set_changes_what_a_running_daemon_logs_until_it_ends() {
     assert_eq!(level(&device), usual);
 }
 
+#[test]
+#[cfg(target_os = "linux")]
+fn a_daemon_in_the_background_outlives_the_terminal_it_was_started_from() {
+    let world = World::new();
+    let device = world.founder("a");
+    let pid = device.start();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    // After the name, which may hold anything: state, parent, group, session, terminal.
+    let fields: Vec<&str> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
+    assert_eq!((fields[3], fields[4]), (pid.to_string().as_str(), "0"), "a session of its own, no terminal");
+    assert_eq!(fs::read_link(format!("/proc/{pid}/fd/0")).expect("open"), PathBuf::from("/dev/null"));
+    assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).expect("a folder"), PathBuf::from("/"));
+}
+
 /// A home of a user, and programs that stand in for the system's.
 struct User {
     device: Device,
@@ -257,6 +271,40 @@ fn a_mistyped_table_is_answered_with_the_one_that_was_meant() {
     let ran = device.run(&["get", "tasks", "t9"]);
     assert!(ran.code == 3 && !ran.stderr.contains("did you mean"), "{}", ran.stderr);
     assert!(device.run(&["--quiet", "list", "task"]).ok().stderr.is_empty());
+}
+
+#[test]
+fn what_is_shown_fits_a_terminal_80_wide_but_for_paths_and_addresses() {
+    let world = World::new();
+    let (a, b) = (world.founder("laptop"), world.device("phone"));
+    a.admit(&b);
+    a.start();
+    b.start();
+    until("they are connected", || a.status()["peers"][0]["in_sync"] == true);
+    a.run(&["put", "tasks", "t1", "title=Tea"]).ok();
+    let home = a.home.display().to_string();
+    for args in [
+        &["status"][..],
+        &["device", "list"],
+        &["peer", "list"],
+        &["account", "show"],
+        &["stats"],
+        &["info"],
+        &["doctor"],
+        &["config", "list"],
+        &["oplog"],
+        &["history", "tasks", "t1"],
+        &["explain", "tasks", "t1"],
+        &["verify"],
+    ] {
+        let shown = a.run(args).ok().stdout;
+        let wide = shown.lines().filter(|line| line.chars().count() > 80);
+        let wide: Vec<&str> = wide.filter(|line| !line.contains(&home) && !line.contains("/ip4/")).collect();
+        assert!(wide.is_empty(), "{args:?}: {wide:#?}");
+    }
+    let id = a.status()["peers"][0]["id"].as_str().expect("text").to_owned();
+    let listed = a.run(&["device", "list"]).ok().stdout;
+    assert!(listed.contains(&id[..8]) && !listed.contains(&id), "the beginning of an id will do: {listed}");
 }
 
 #[test]

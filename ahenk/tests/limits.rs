@@ -2,8 +2,8 @@
 //! of a transaction, and a store that is full. Time is tokio's, which stands still while anything is left to do, so what
 //! is measured is exact and the same on every machine.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -41,19 +41,31 @@ impl Clock for TokioClock {
 struct Counting<T> {
     inner: T,
     sent: Arc<AtomicU64>,
+    /// The sizes of all frames.
+    frames: Arc<Mutex<Vec<usize>>>,
     /// Whether there is room at all.
     room: Arc<AtomicBool>,
+    /// Whether there is none any more from the first commits on that arrive.
+    mute: Arc<AtomicBool>,
 }
 
 impl<T: Transport> Transport for Counting<T> {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<TransportEvent>> {
-        self.inner.poll_event(cx)
+        let event = self.inner.poll_event(cx);
+        if let Poll::Ready(Some(TransportEvent::Frame { bytes, .. })) = &event
+            && bytes.len() > 5_000
+            && self.mute.load(Ordering::SeqCst)
+        {
+            self.room.store(false, Ordering::SeqCst);
+        }
+        event
     }
     fn try_send(&mut self, peer: PeerKey, frame: Vec<u8>) -> Result<(), TrySendError> {
         if !self.room.load(Ordering::SeqCst) {
             return Err(TrySendError::Full(frame));
         }
         self.sent.fetch_add(frame.len() as u64, Ordering::SeqCst);
+        self.frames.lock().unwrap().push(frame.len());
         self.inner.try_send(peer, frame)
     }
     fn broadcast(&mut self, frame: Vec<u8>) {
@@ -71,18 +83,23 @@ struct Device<S> {
     db: Db<S>,
     key: PeerKey,
     sent: Arc<AtomicU64>,
+    frames: Arc<Mutex<Vec<usize>>>,
     room: Arc<AtomicBool>,
+    mute: Arc<AtomicBool>,
 }
 
 fn open<S: Store>(net: &MemoryNet, n: u8, store: S, config: Config) -> Device<S> {
     let identity = test_identity(n);
     let key = identity.peer_key();
     let (sent, room) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(true)));
-    let transport = Counting { inner: net.join(key), sent: sent.clone(), room: room.clone() };
+    let frames = Arc::<Mutex<Vec<usize>>>::default();
+    let (inner, counted, mute) = (net.join(key), frames.clone(), Arc::new(AtomicBool::new(false)));
+    let transport =
+        Counting { inner, sent: sent.clone(), frames: counted, room: room.clone(), mute: mute.clone() };
     let options = Options { config, ..Options::new(identity, [n; 32]) };
     let (node, db) = Node::new(options, transport, store, TokioClock(Instant::now())).unwrap();
     tokio::spawn(node.run());
-    Device { db, key, sent, room }
+    Device { db, key, sent, frames, room, mute }
 }
 
 /// Bytes that do not become fewer when they are deflated.
@@ -180,6 +197,96 @@ async fn a_transaction_is_at_most_as_large_as_was_set_and_larger_ones_of_others_
     net.connect(a.key, b.key);
     a.db.sync(LONG).await.unwrap();
     assert!(a.db.get("t", "large").unwrap().is_some() && b.db.get("t", "r0").unwrap().is_some());
+}
+
+/// The sizes of the frames that bring 42 commits of 1,000 bytes from one device to another.
+async fn frames_of(config: Config) -> Vec<usize> {
+    let net = MemoryNet::new();
+    let (a, b) = (open(&net, 0, MemStore::new(), config), open(&net, 1, MemStore::new(), Config::default()));
+    fill(&a.db, 42, 1000).await;
+    net.connect(a.key, b.key);
+    b.db.sync(LONG).await.unwrap();
+    let frames = a.frames.lock().unwrap();
+    frames.iter().copied().filter(|bytes| *bytes > 1000).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_of_commits_has_at_most_as_many_and_about_as_many_bytes_as_was_set() {
+    assert_eq!(frames_of(Config::default()).await.len(), 1);
+    let seven = frames_of(Config { batch_commits_max: 7, ..Config::default() }).await;
+    assert!(seven.len() >= 6 && seven.iter().all(|bytes| *bytes < 8 * 1100), "{seven:?}");
+    let small = frames_of(Config { batch_bytes: 5_000, ..Config::default() }).await;
+    assert!(small.len() >= 5 && small.iter().all(|bytes| *bytes < 2 * 5_000), "{small:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_is_silent_is_pinged_as_often_as_was_set_and_is_gone_when_it_stays_so() {
+    let net = MemoryNet::new();
+    let config = |ping_ms| Config { ping_ms, silence_ms_max: 3 * ping_ms, ..Config::default() };
+    let (a, b) =
+        (open(&net, 0, MemStore::new(), config(1_000)), open(&net, 1, MemStore::new(), config(600_000)));
+    net.connect(a.key, b.key);
+    a.db.sync(LONG).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let before = a.frames.lock().unwrap().len();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let pings = a.frames.lock().unwrap().len() - before;
+    assert!((15..=25).contains(&pings), "{pings} frames in 20 s of silence");
+    assert_eq!(a.db.status().await.unwrap().paths.len(), 1);
+    b.room.store(false, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(
+        a.db.status().await.unwrap().paths.is_empty(),
+        "it answers nothing for longer than three heartbeats"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_is_under_way_to_a_device_than_it_gives_credit_for() {
+    let net = MemoryNet::new();
+    let credit = Config { credit_bytes: 50_000, ..small_frames() };
+    let (a, b) = (open(&net, 0, MemStore::new(), small_frames()), open(&net, 1, MemStore::new(), credit));
+    fill(&a.db, 40, 10_000).await;
+    // From the first commits on it acknowledges nothing.
+    b.mute.store(true, Ordering::SeqCst);
+    net.connect(a.key, b.key);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(b.db.status().await.unwrap().position > 0);
+    let sent = a.sent.load(Ordering::SeqCst);
+    assert!(sent < 50_000 + 3 * 25_000, "{sent} bytes went out on a credit of 50,000");
+    b.mute.store(false, Ordering::SeqCst);
+    b.room.store(true, Ordering::SeqCst);
+    net.disconnect(a.key, b.key);
+    net.connect(a.key, b.key);
+    b.db.sync(LONG).await.unwrap();
+    assert_eq!(b.db.scan("t", &ahenk::Scan::all()).unwrap().len(), 40);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_devices_are_connected_than_may_be() {
+    let net = MemoryNet::new();
+    let a = open(&net, 0, MemStore::new(), Config { peers_max: 1, ..Config::default() });
+    let others: Vec<_> = (1..4).map(|n| open(&net, n, MemStore::new(), Config::default())).collect();
+    for other in &others {
+        net.connect(a.key, other.key);
+    }
+    a.db.sync(LONG).await.unwrap();
+    let status = a.db.status().await.unwrap();
+    assert_eq!((status.stats.peers.len(), status.paths.len()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_for_which_too_much_waits_is_cut_off() {
+    let net = MemoryNet::new();
+    let config = Config { outbox_bytes_max: 100_000, ..small_frames() };
+    let (a, b) = (open(&net, 0, MemStore::new(), config), open(&net, 1, MemStore::new(), small_frames()));
+    net.connect(a.key, b.key);
+    b.db.sync(LONG).await.unwrap();
+    a.room.store(false, Ordering::SeqCst);
+    fill(&a.db, 5, 10_000).await;
+    assert_eq!(a.db.status().await.unwrap().paths.len(), 1, "50 kB wait, and 100 may");
+    fill(&a.db, 15, 10_000).await;
+    assert!(a.db.status().await.unwrap().paths.is_empty());
 }
 
 /// A memory store that is full from so many commits on.

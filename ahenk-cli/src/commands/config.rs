@@ -99,11 +99,16 @@ fn list(env: &Env) -> Result<()> {
     let settings = env.home.settings()?;
     let documents: Vec<_> = KEYS.iter().map(|key| document(key, &settings)).collect();
     env.out.show(&documents, |_| {
-        let row = |key: &Key| {
-            let value = printable(&key.get(&settings.config).text().replace('\n', " "));
-            vec![key.name.to_owned(), origin(key, &settings), value]
-        };
-        table(&["KEY", "FROM", "VALUE"], &KEYS.iter().map(row).collect::<Vec<_>>())
+        // The items of a list one below the other.
+        let rows = KEYS.iter().flat_map(|key| {
+            let value = key.get(&settings.config).text();
+            let mut lines: Vec<String> = value.lines().map(printable).collect();
+            lines.extend(lines.is_empty().then(String::new));
+            let first = [key.name.to_owned(), origin(key, &settings)];
+            let heads = std::iter::once(first).chain(std::iter::repeat_with(Default::default));
+            heads.zip(lines).map(|([name, from], line)| vec![name, from, line]).collect::<Vec<_>>()
+        });
+        table(&["KEY", "FROM", "VALUE"], &rows.collect::<Vec<_>>())
     })
 }
 

@@ -122,9 +122,9 @@ fn permissions(home: &Home) -> Check {
 fn keys(home: &Home) -> Check {
     match home.identity().and_then(|identity| Ok((identity, home.root()?))) {
         Err(error) => Check::error("keys", &error),
-        Ok((identity, root)) => {
-            let role = if root.is_some() { "administrator" } else { "not an administrator" };
-            Check::ok("keys", format!("device {}, {role}; key and certificate fit", identity.device()))
+        Ok((_, root)) => {
+            let role = if root.is_some() { "an administrator" } else { "a device that does not administer" };
+            Check::ok("keys", format!("of {role}; key and certificate fit"))
         }
     }
 }
@@ -186,7 +186,7 @@ fn daemon(status: &Status) -> Check {
         (Some(pid), Some(up_ms)) => Check::ok("daemon", format!("process {pid}, for {}", span(up_ms))),
         _ => Check::warning(
             "daemon",
-            "not running: this device syncs only while a command asks for it",
+            "not running: it syncs only while a command asks for it",
             "`ahenk-cli start --daemon` starts it",
         ),
     }

@@ -137,7 +137,7 @@ pub(crate) async fn info(env: &Env) -> Result<()> {
     env.out.show(&info, |info| {
         format!(
             "ahenk-cli  {} ({}, {}), file format {}, protocol {}.{}\nHome       {}\nDatabase   {} bytes, {} commits, {} tables\n\
-             Account    {}, {} devices\nDevice     {}  {}{}\nReplica    {}\nDaemon     {}",
+             Account    {}\n           {} devices\nDevice     {}  {}{}\nReplica    {}\nDaemon     {}",
             info.version,
             info.os,
             info.architecture,

@@ -104,7 +104,7 @@ fn reason(field: &FieldReason) -> Vec<String> {
     let mut lines = vec![
         format!("{} = {}", printable(&field.field), inline(&field.value.0)),
         format!("    written by  {}", by(&field.by)),
-        format!("    stamp       {}  {}", field.stamp, field.by.commit),
+        format!("    stamp       {}\n    commit      {}", field.stamp, field.by.commit),
     ];
     lines.extend(field.rivals.iter().map(|lost| rival(field, lost)));
     lines.extend(holders(&field.holders));

@@ -9,6 +9,8 @@
 
 mod file;
 mod keys;
+#[cfg(test)]
+mod shown;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

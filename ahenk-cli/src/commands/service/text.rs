@@ -51,7 +51,7 @@ impl Unit {
         format!(
             "# {MARK}.\n\
              [Unit]\n\
-             Description=Ahenk keeps {} in sync with this user's other devices\n\
+             Description=Ahenk, syncing {}\n\
              \n\
              [Service]\n\
              ExecStart={program} --home {home} start --log-to-file\n\
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(unit.file_name(ServiceKind::Systemd), "ahenk.service");
         let expected = "# Written by `ahenk-cli service install`.
 [Unit]
-Description=Ahenk keeps /home/ann/.local/share/ahenk in sync with this user's other devices
+Description=Ahenk, syncing /home/ann/.local/share/ahenk
 
 [Service]
 ExecStart=\"/opt/my tools/ahenk-cli\" --home \"/home/ann/.local/share/ahenk\" start --log-to-file
