@@ -282,14 +282,14 @@ fn a_value_may_not_share_more_than_there_is_nor_less_than_a_character() {
     let end = [2, 5, 2, 2, 0, 3, 7];
     let at = good.windows(end.len()).position(|window| window == end).expect("columns") + 5;
     assert!(decoded(&good).is_ok());
-    let mut bad = good.clone();
+    let mut bad = good;
     bad[at] = 6;
     assert_eq!(decoded(&bad), Err(DecodeError::Invalid("a shared start of a value")));
     // Two texts that share the first byte of a character and are whole all the same.
     assert!(decoded(&texts("abc\u{e9}", "abc\u{e8}")).is_ok());
     let cut = texts("abc\u{e9}", "abcdefg");
     let at = cut.windows(7).position(|window| window == [2, 5, 4, 2, 0, 3, 9]).expect("columns") + 5;
-    let mut bad = cut.clone();
+    let mut bad = cut;
     bad[at] = 4;
     assert_eq!(decoded(&bad), Err(DecodeError::BadText));
 }
