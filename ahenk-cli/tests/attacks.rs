@@ -133,10 +133,13 @@ impl Attacker {
 /// The state that no attack may change.
 fn state(device: &Device) -> serde_json::Value {
     let status = device.status();
+    let devices = device.json(&["device", "list"]).json();
+    // When one was seen last may change.
+    let who = |device: &serde_json::Value| ["id", "name", "admin", "revoked"].map(|key| device[key].clone());
     serde_json::json!([
         status["digest"],
         status["position"],
-        device.json(&["device", "list"]).json(),
+        devices.as_array().expect("a list").iter().map(who).collect::<Vec<_>>(),
         device.json(&["quarantine", "list"]).ok().stdout,
     ])
 }

@@ -1,7 +1,7 @@
 //! What each fuzz target does with its input, and what must hold whatever that is. The targets themselves only call
 //! these functions, so that the corpus can also be run, and made, without a fuzzer.
 //!
-//! Every function takes any bytes and panics only if Ahenk is at fault. Beyond that: libFuzzer bounds memory and time.
+//! Every function takes any bytes and panics only if Ahenk is at fault. Memory is bounded here, time by libFuzzer.
 
 mod codec;
 mod data;
@@ -19,6 +19,12 @@ mod tape;
 #[allow(dead_code, unreachable_pub, reason = "a part of a library")]
 #[path = "../../transport-libp2p/src/frames.rs"]
 mod stream_frames;
+
+/// An allocation that would exceed this in all ends the process: a length that is believed before its bytes are there.
+const MEMORY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+#[global_allocator]
+static MEMORY: cap::Cap<std::alloc::System> = cap::Cap::new(std::alloc::System, MEMORY_BYTES_MAX);
 
 pub use codec::{certificate, commit, frame, inflate, knowledge, message};
 pub use files::{import, store_file};

@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use ahenk::{Db, Fields, Node, Options, SystemClock};
+use common::TCP;
 use common::raw::{Raw, SYNC, ends};
-use common::{PATIENCE, TCP};
 use engine::store::MemStore;
 use engine::testing::test_identity;
 use engine::wire::message::{Control, Hello, pack_control};
@@ -124,12 +124,6 @@ async fn floods_of_connections_and_streams_are_bounded() {
     }
     let victim = Victim::start("floods_of_connections_and_streams_are_bounded");
     let (files, memory) = victim.held();
-    // Strangers, as many as like to come.
-    let mut crowd = JoinSet::new();
-    for seed in 0..60 {
-        let address = victim.address.clone();
-        crowd.spawn(async move { tokio::time::timeout(PATIENCE, Raw::connect(seed, &address)).await });
-    }
     // A device of the account opens streams, of both protocols, and says nothing on them.
     let raw = Raw::connect(100 + HOSTILE, &victim.address).await;
     let mut streams = JoinSet::new();
@@ -137,6 +131,12 @@ async fn floods_of_connections_and_streams_are_bounded() {
         let (mut control, host) = (raw.control.clone(), raw.host);
         let protocol = libp2p::StreamProtocol::new(if n % 2 == 0 { SYNC } else { "/ahenk/pair/1" });
         streams.spawn(async move { control.open_stream(host, protocol).await });
+    }
+    // Strangers, as many as like to come; those that are let in stay.
+    let mut crowd = JoinSet::new();
+    for seed in 0..60 {
+        let address = victim.address.clone();
+        crowd.spawn(async move { Raw::try_connect(seed, &address).await });
     }
     victim.assert_serves().await;
     let (files_now, memory_now) = victim.held();

@@ -2,6 +2,7 @@
 
 use engine::identity::PeerKey;
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
+use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol, Swarm, SwarmBuilder, noise, tcp, yamux};
 use tokio::time::timeout;
 
@@ -35,16 +36,23 @@ fn raw_swarm(seed: u8) -> Swarm<libp2p_stream::Behaviour> {
 }
 
 impl Raw {
-    /// Connects to an address with an id.
+    /// Connects to an address with an id; panics if it is turned away.
     pub(crate) async fn connect(seed: u8, address: &str) -> Raw {
+        Raw::try_connect(seed, address).await.expect("it lets us in")
+    }
+
+    /// The same, and `None` if it is turned away.
+    pub(crate) async fn try_connect(seed: u8, address: &str) -> Option<Raw> {
         let mut swarm = raw_swarm(seed);
         let address: Multiaddr = address.parse().expect("an address");
         let Some(libp2p::multiaddr::Protocol::P2p(id)) = address.iter().last() else { panic!("no id") };
         let control = swarm.behaviour().new_control();
         swarm.dial(address).expect("a dial");
         loop {
-            if let libp2p::swarm::SwarmEvent::ConnectionEstablished { .. } = swarm.select_next_some().await {
-                break;
+            match swarm.select_next_some().await {
+                SwarmEvent::ConnectionEstablished { .. } => break,
+                SwarmEvent::OutgoingConnectionError { .. } => return None,
+                _ => {}
             }
         }
         let task = tokio::spawn(async move {
@@ -52,7 +60,7 @@ impl Raw {
                 swarm.select_next_some().await;
             }
         });
-        Raw { key: key(seed), control, host: id, task }
+        Some(Raw { key: key(seed), control, host: id, task })
     }
 
     pub(crate) async fn open(&mut self, protocol: &'static str) -> Stream {
