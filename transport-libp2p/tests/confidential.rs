@@ -163,7 +163,7 @@ async fn curious_relay() -> (String, Seen) {
 
 /// A device of the test account that nobody can dial, and that knows one other.
 async fn device(n: u8, other: u8, relay: &str) -> Db<MemStore> {
-    let mut config = Libp2pConfig::new(test_identity(n).secret.clone(), "test topic");
+    let mut config = Libp2pConfig::new(test_identity(n).secret, "test topic");
     (config.listen, config.mdns, config.relays) = (Vec::new(), false, vec![relay.to_owned()]);
     config.timings.redial_ms_max = 500;
     let transport = Libp2pTransport::spawn(config).await.expect("the network");

@@ -85,7 +85,7 @@ impl Victim {
 
     /// A device of the account comes, gets all there is, and is heard.
     async fn assert_serves(&self) {
-        let mut config = Libp2pConfig::new(test_identity(1).secret.clone(), "test topic");
+        let mut config = Libp2pConfig::new(test_identity(1).secret, "test topic");
         (config.listen, config.mdns) = (Vec::new(), false);
         config.timings.redial_ms_max = 500;
         let transport = Libp2pTransport::spawn(config).await.expect("the network");
