@@ -6,6 +6,7 @@ pub mod e2e;
 pub mod measure;
 #[cfg(feature = "peers")]
 pub mod peers;
+pub mod plot;
 pub mod receiver;
 pub mod workload;
 

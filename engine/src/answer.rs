@@ -3,6 +3,8 @@
 //! Commits are sent in the order in which this store applied them, which is causal, in runs that end where a
 //! signature is held. A receiver can apply each run as it arrives; the reorder buffer is for frames that overtake.
 
+use std::collections::BTreeMap;
+
 use crate::commit::Commit;
 use crate::config::{INFLATED_BYTES_MAX, RUN_COMMITS_MAX};
 use crate::engine::Engine;
@@ -48,8 +50,15 @@ impl Engine {
                     let cursor = planted::asked_since(key.device(), self.identity.device());
                     ranges = newer_than(cursor, &ranges, store)?;
                 }
-                let covered = Knowledge::default();
-                peer.serve = Some(Serve { id: want.id, ranges, sent: 0, credit: want.credit, covered });
+                peer.serve = Some(Serve {
+                    id: want.id,
+                    ranges,
+                    sent: 0,
+                    credit: want.credit,
+                    covered: Knowledge::default(),
+                    positions: BTreeMap::new(),
+                    run_commits: 0,
+                });
             }
         }
         self.pump(now, key, store)
@@ -120,12 +129,13 @@ impl Engine {
         let (mut pieces, mut bytes, mut commits) = (Vec::new(), 0, 0);
         let commits_max = self.config.batch_commits_max;
         while bytes < self.config.batch_bytes as u64 && commits < commits_max {
-            let Some(peer) = self.peers.get(&key) else { break };
-            let Some(serve) = &peer.serve else { break };
-            let Some((replica, first, end)) = next_in_order(&serve.ranges, store)? else { break };
+            let Some(peer) = self.peers.get_mut(&key) else { break };
+            let Some(serve) = &mut peer.serve else { break };
+            let Some((replica, first, end)) = next_in_order(serve, store)? else { break };
+            let likely = serve.run_commits;
             let has = peer.expected();
             let left = self.config.batch_bytes - bytes as usize;
-            let piece = self.cut_run(&replica, first, end, left, &has, store)?;
+            let piece = self.cut_run(&replica, (first, end), (left, likely), &has, store)?;
             let Some(serve) = self.peers.get_mut(&key).and_then(|peer| peer.serve.as_mut()) else { break };
             match piece {
                 // A run that was cut to less than its first signature would not fit beside the others.
@@ -141,6 +151,7 @@ impl Engine {
                     serve.ranges.remove(&replica, first, last);
                     serve.covered.insert(replica, first, last);
                     commits += piece.run.commits.len();
+                    serve.run_commits = piece.run.commits.len();
                     bytes += piece.bytes;
                     pieces.push(piece);
                 }
@@ -152,20 +163,19 @@ impl Engine {
     }
 
     /// Commits of a replica from `first` on, ending at a signature: the last one within `bytes_max` up to which
-    /// the peer has all dependencies, but at least the first one.
+    /// the peer has all dependencies, but at least the first one. It is likely to have `likely` commits.
     fn cut_run(
         &self,
         replica: &ReplicaId,
-        first: u64,
-        end: u64,
-        bytes_max: usize,
+        (first, end): (u64, u64),
+        (bytes_max, likely): (usize, usize),
         has: &Knowledge,
         store: &impl StoreRead,
     ) -> Result<Option<Piece>, StoreError> {
         let (mut commits, mut cut): (Vec<StoredCommit>, Option<(usize, Sig, usize)>) = (Vec::new(), None);
         let (mut bytes, mut open) = (0, true);
         // Where replicas answer each other a run is a commit or two: most of a long page would be read in vain.
-        let mut page_commits = 8;
+        let mut page_commits = (likely + 8).min(self.config.batch_commits_max);
         while open {
             let from = first + commits.len() as u64;
             let page = store.commits(replica, from, page_commits, bytes_max.max(64 * 1024))?;
@@ -281,21 +291,28 @@ fn newer_than(cursor: Hlc, wanted: &Knowledge, store: &impl StoreRead) -> Result
 
 /// The wanted commit that this store applied first: its replica, its number, and the end of its range.
 fn next_in_order(
-    ranges: &Knowledge,
+    serve: &mut Serve,
     store: &impl StoreRead,
 ) -> Result<Option<(ReplicaId, u64, u64)>, StoreError> {
+    let Serve { ranges, positions, .. } = serve;
+    let firsts = ranges.iter().filter_map(|(replica, set)| Some((*replica, *set.ranges().first()?)));
     if ranges.replicas() == 1 {
         // No other to compare with.
-        let only = ranges.iter().find_map(|(replica, set)| Some((*replica, *set.ranges().first()?)));
-        return Ok(only.map(|(replica, (first, end))| (replica, first, end)));
+        return Ok(firsts.map(|(replica, (first, end))| (replica, first, end)).next());
     }
     let mut best: Option<(u64, ReplicaId, u64, u64)> = None;
-    for (replica, set) in ranges.iter() {
-        let Some((first, end)) = set.ranges().first().copied() else { continue };
-        let position =
-            store.commits(replica, first, 1, 1)?.first().map_or(u64::MAX, |stored| stored.position);
+    for (replica, (first, end)) in firsts {
+        let position = match positions.get(&replica) {
+            Some((of, position)) if *of == first => *position,
+            _ => {
+                let stored = store.commits(&replica, first, 1, 1)?;
+                let position = stored.first().map_or(u64::MAX, |stored| stored.position);
+                positions.insert(replica, (first, position));
+                position
+            }
+        };
         if best.is_none_or(|(other, ..)| position < other) {
-            best = Some((position, *replica, first, end));
+            best = Some((position, replica, first, end));
         }
     }
     Ok(best.map(|(_, replica, first, end)| (replica, first, end)))

@@ -1,6 +1,8 @@
 //! One peer's session: what has been said, what is known of the other side, and what is under way.
 //! Plain state; the rules that move it are in `engine`, `answer` and `exchange`.
 
+use std::collections::BTreeMap;
+
 use crate::config::{Config, RANGES_MAX, REPLICAS_MAX};
 use crate::identity::{DeviceId, PeerKey, ReplicaId};
 use crate::io::{PeerStats, Traffic};
@@ -19,6 +21,10 @@ pub(crate) struct Serve {
     pub(crate) credit: u64,
     /// What has been sent.
     pub(crate) covered: Knowledge,
+    /// By replica, the next commit to be sent and its position in the log, as far as it was looked up.
+    pub(crate) positions: BTreeMap<ReplicaId, (u64, u64)>,
+    /// Commits in the last run that was cut.
+    pub(crate) run_commits: usize,
 }
 
 /// A request to the peer whose answer has not ended.

@@ -4,7 +4,6 @@
 //! their keys. Invariant: what is here replaces what the table has.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use engine::name::RowKey;
@@ -21,8 +20,15 @@ const FIELD_BYTES: usize = 160;
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     /// By number of the table.
-    tables: BTreeMap<u32, BTreeMap<RowKey, Arc<RowState>>>,
+    tables: BTreeMap<u32, BTreeMap<RowKey, Row>>,
     /// Memory that they take, roughly.
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Row {
+    state: Arc<RowState>,
+    /// Memory that it takes, roughly, in bytes: counted once, as that looks at every field.
     bytes: usize,
 }
 
@@ -38,26 +44,21 @@ impl Pending {
     }
 
     pub(crate) fn get(&self, table: u32, row: &RowKey) -> Option<&Arc<RowState>> {
-        self.tables.get(&table)?.get(row)
+        self.tables.get(&table)?.get(row).map(|row| &row.state)
     }
 
     /// Takes a row out.
     pub(crate) fn take(&mut self, table: u32, row: &RowKey) -> Option<Arc<RowState>> {
-        let (row, state) = self.tables.get_mut(&table)?.remove_entry(row)?;
-        self.bytes -= weight(&row, &state);
-        Some(state)
+        let row = self.tables.get_mut(&table)?.remove(row)?;
+        self.bytes -= row.bytes;
+        Some(row.state)
     }
 
     pub(crate) fn insert(&mut self, table: u32, row: RowKey, state: Arc<RowState>) {
-        self.bytes += weight(&row, &state);
-        match self.tables.entry(table).or_default().entry(row) {
-            Entry::Occupied(mut entry) => {
-                self.bytes -= weight(entry.key(), entry.get());
-                entry.insert(state);
-            }
-            Entry::Vacant(entry) => {
-                entry.insert(state);
-            }
+        let bytes = weight(&row, &state);
+        self.bytes += bytes;
+        if let Some(old) = self.tables.entry(table).or_default().insert(row, Row { state, bytes }) {
+            self.bytes -= old.bytes;
         }
     }
 
@@ -69,12 +70,12 @@ impl Pending {
         limit: usize,
     ) -> Vec<(RowKey, Arc<RowState>)> {
         let Some(rows) = self.tables.get(&table) else { return Vec::new() };
-        rows.range::<str, _>(range).take(limit).map(|(row, state)| (row.clone(), state.clone())).collect()
+        rows.range::<str, _>(range).take(limit).map(|(key, row)| (key.clone(), row.state.clone())).collect()
     }
 
     /// All rows, ascending by table and key.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &RowKey, &RowState)> {
-        self.tables.iter().flat_map(|(table, rows)| rows.iter().map(|(row, state)| (*table, row, &**state)))
+        self.tables.iter().flat_map(|(table, rows)| rows.iter().map(|(key, row)| (*table, key, &*row.state)))
     }
 }
 

@@ -1,7 +1,8 @@
 //! One table: what Ahenk costs, what else there is, and what it is to reach, all measured in this run.
 //!
-//! `cargo run --release -p benches --features peers --bin compare [PART...] [--million]`, where a part is a word of
-//! a heading's beginning. Without the feature, the peers are left out, and with them the goals that are ratios.
+//! `cargo run --release -p benches --features peers --bin compare [PART...] [--million] [--plot=FILE]`, where a part is a
+//! word of a heading's beginning. Without the feature, the peers are left out, and with them the goals that are ratios.
+//! With `--plot`, how cost grows (the part `growth`) is drawn into an SVG file.
 
 #![allow(clippy::print_stdout, reason = "this is a table for people")]
 
@@ -10,6 +11,7 @@ use std::path::Path;
 
 use benches::e2e::{self, Way};
 use benches::measure::{Goal, Spent, Table, best, once};
+use benches::plot::{self, Chart};
 use benches::receiver::Receiver;
 use benches::workload::{Choice, Workload};
 use benches::{apply_durably, batches, shuffled};
@@ -370,6 +372,46 @@ fn open(table: &mut Table, operations: u64) {
     table.row("scan, a row", each, "us", Goal::None);
 }
 
+/// How the cost of an operation grows with their number, and with the number of devices that wrote them.
+fn growth(table: &mut Table, million: bool) -> Vec<Chart> {
+    table.section("growth: merge into redb from frames of 1000, processor time an operation");
+    let spent = |workload: &Workload| {
+        let frames = workload.frames(1_000);
+        let bytes = frames.iter().map(Vec::len).sum::<usize>() as f64;
+        let merge = |folder: tempfile::TempDir| {
+            drop(receive(new_store(folder.path()), &frames));
+            folder
+        };
+        (best(1, folder, merge).cpu_ns / 1e3, bytes)
+    };
+    let chart = |title: &str, below: &str| Chart {
+        title: title.to_owned(),
+        below: below.to_owned(),
+        points: Vec::new(),
+    };
+    let mut charts = vec![
+        chart("merge, us an operation", "operations (8 devices)"),
+        chart("merge, us an operation", "devices (100k operations)"),
+        chart("frames, bytes an operation", "devices (100k operations)"),
+    ];
+    let sizes = [10_000, 30_000, OPERATIONS, 300_000, MILLION];
+    for operations in &sizes[..if million { 5 } else { 4 }] {
+        let (us, _) = spent(&Workload::new(8, *operations, Choice::Uniform));
+        let each = us / *operations as f64;
+        table.row(&format!("{operations} operations, 8 devices"), each, "us", Goal::None);
+        charts[0].points.push((*operations as f64, each));
+    }
+    for devices in [2, 4, 8, 16, 32, 64] {
+        let (us, bytes) = spent(&Workload::new(devices, OPERATIONS, Choice::Uniform));
+        let each = [us, bytes].map(|all| all / OPERATIONS as f64);
+        table.row(&format!("{OPERATIONS} operations, {devices} devices"), each[0], "us", Goal::None);
+        table.row("  frames", each[1], "B/op", Goal::None);
+        charts[1].points.push((f64::from(devices), each[0]));
+        charts[2].points.push((f64::from(devices), each[1]));
+    }
+    charts
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let million = arguments.iter().any(|argument| argument == "--million");
@@ -397,6 +439,12 @@ fn main() {
     }
     if wanted("commits") {
         commits(&mut table);
+    }
+    if wanted("growth") {
+        let charts = growth(&mut table, million);
+        if let Some(path) = arguments.iter().find_map(|argument| argument.strip_prefix("--plot=")) {
+            std::fs::write(path, plot::svg(&charts)).expect("the file can be written");
+        }
     }
     println!("\n{} goals reached, {} missed", table.goals.0, table.goals.1);
 }
