@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     account, backup, batch, bugreport, config, conflicts, delete, demo, device, doctor, export, get, import,
-    init, list, log, peer, put, quarantine, relay, shell, start, stats, status, stop, story, sync, verify,
-    watch,
+    init, list, log, pause, peer, put, quarantine, relay, schema, shell, start, stats, status, stop, story,
+    sync, tui, verify, watch,
 };
 
 const AFTER_HELP: &str = "\
@@ -71,8 +71,14 @@ pub(crate) enum Command {
     Stop,
     /// Stop the daemon if it runs, and start it in the background
     Restart,
+    /// Talk to no other device, until `resume`
+    Pause(pause::PauseArgs),
+    /// Talk to the other devices again
+    Resume(pause::ResumeArgs),
     /// Show how things stand
     Status(status::Args),
+    /// Show it all on one screen, live: devices, throughput, changes, conflicts, log
+    Tui(tui::Args),
     /// Show sync in numbers: commits, operations, bytes, for all and for each device
     Stats,
     /// Print the same numbers for Prometheus, or serve them at a loopback port
@@ -135,6 +141,8 @@ pub(crate) enum Command {
     Quarantine(quarantine::Command),
     /// Print what a shell runs to complete commands, flags and settings
     Completions(shell::CompletionsArgs),
+    /// Print the JSON Schema of what commands print with --json
+    Schema(schema::Args),
     /// Write the manual pages, one a command, to a folder
     Man(shell::ManArgs),
     /// Show it all at work: three devices on this machine, cut off and reconnected
@@ -151,7 +159,10 @@ impl Command {
             Command::Start(args) => start::run(env, args).await,
             Command::Stop => stop::run(env).await,
             Command::Restart => start::restart(env).await,
+            Command::Pause(args) => pause::pause(env, args).await,
+            Command::Resume(args) => pause::resume(env, args).await,
             Command::Status(args) => status::run(env, args).await,
+            Command::Tui(args) => tui::run(env, args).await,
             Command::Stats => stats::stats(env).await,
             Command::Metrics(args) => stats::metrics(env, args).await,
             Command::Info => stats::info(env).await,
@@ -182,6 +193,7 @@ impl Command {
             Command::Conflicts(args) => conflicts::run(env, args).await,
             Command::Quarantine(command) => quarantine::run(env, command).await,
             Command::Completions(args) => shell::completions(env, &args),
+            Command::Schema(args) => schema::run(env, &args),
             Command::Man(args) => shell::man(env, &args),
             Command::Demo(args) => demo::run(env, args).await,
         }

@@ -5,6 +5,7 @@
 //! addresses of other devices are saved when they change and when the session ends.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use ahenk::{Db, Node, Offline, Options, SystemClock};
@@ -98,7 +99,15 @@ impl Session {
                 (tokio::spawn(node.run()), db, Some(control))
             }
         };
-        let context = Context { home: home.clone(), identity, db, net, started: Instant::now(), stop };
+        let context = Context {
+            home: home.clone(),
+            identity,
+            db,
+            net,
+            paused: AtomicBool::new(false),
+            started: Instant::now(),
+            stop,
+        };
         let context = Arc::new(context);
         let mut chores = JoinSet::new();
         certify_self(&context).await?;

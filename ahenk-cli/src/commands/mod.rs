@@ -17,12 +17,14 @@ pub(crate) mod import;
 pub(crate) mod init;
 pub(crate) mod list;
 pub(crate) mod log;
+pub(crate) mod pause;
 pub(crate) mod peer;
 pub(crate) mod put;
 pub(crate) mod quarantine;
 #[cfg(feature = "query")]
 pub(crate) mod query;
 pub(crate) mod relay;
+pub(crate) mod schema;
 pub(crate) mod shell;
 pub(crate) mod start;
 pub(crate) mod stats;
@@ -30,6 +32,7 @@ pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod story;
 pub(crate) mod sync;
+pub(crate) mod tui;
 pub(crate) mod verify;
 pub(crate) mod watch;
 
