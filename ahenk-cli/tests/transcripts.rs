@@ -25,10 +25,10 @@ const REDACTED: &[(&str, &str)] = &[
     (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[0-9a-f]+", "[REPLICA]"),
     (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "[DEVICE]"),
     (r"\b[0-9a-f]{8}/[0-9a-f]+:(\d+)", "[REPLICA]:$1"),
-    (r"device: [0-9a-f]{8}\b", "device: [DEVICE]"),
     (r"\b[0-9a-f]{64}\b", "[ACCOUNT]"),
     (r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", "[TIME]"),
     (r"\b[0-9a-f]{32}\b", "[DIGEST]"),
+    (r"\b[0-9a-f]{8,12}\b", "[ID]"),
     (r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{3})?", "[TIME]"),
     (r#""stamp":"\d+\.\d+""#, r#""stamp":"[STAMP]""#),
     (r"(stamp +)\d{13}\.\d+", "$1[STAMP]"),
@@ -89,6 +89,8 @@ impl Stage {
         let mut shell = Command::new("sh");
         shell.args(["-c", line]).env("PATH", path).env("AHENK_HOME", &self.device(device).home);
         shell.env_remove("RUST_LOG").env("NO_COLOR", "1").env("LISTEN", LISTEN);
+        // A service that is installed by mistake is not one of the user who runs the tests.
+        shell.env("HOME", self.world.path()).env_remove("XDG_CONFIG_HOME");
         shell.current_dir(self.world.path().join("files")).stdin(std::process::Stdio::null());
         let ran = Ran::of(shell.output().expect("a shell"));
         // Only of a line that is one command is it known what it is to print.

@@ -9,14 +9,18 @@ use crate::report::Paused;
 /// Arguments of `pause`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-All connections are closed and none is made or accepted, until `ahenk-cli resume` or the daemon's end. Reading and
-writing go on as ever; what is written meanwhile travels afterwards. To pause beyond a restart of the daemon:
-`ahenk-cli config set sync.enabled false`.")]
+All connections are closed and none is made or accepted, until
+`ahenk-cli resume` or the daemon's end. Reading and writing go on as ever; what
+is written meanwhile travels afterwards.
+`ahenk-cli config set sync.enabled false` lasts longer.
+
+Example:
+  ahenk-cli pause")]
 pub(crate) struct PauseArgs {}
 
 /// Arguments of `resume`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "All devices are tried at once.")]
+#[command(after_help = "All devices are tried at once.\n\nExample:\n  ahenk-cli resume")]
 pub(crate) struct ResumeArgs {}
 
 pub(crate) async fn pause(env: &Env, _: PauseArgs) -> Result<()> {

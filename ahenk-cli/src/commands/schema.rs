@@ -9,13 +9,14 @@ use crate::schema;
 /// Arguments of `schema`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The schema is of one document; most commands print one, some a stream of them, one a line ($comment says which). Within
-a version of the schema (`json_version` in `info`), fields are added, and none is renamed or removed.
+The schema is of one document; most commands print one, some a stream of them,
+one a line ($comment says which). Within a version of the schema (`json_version`
+in `info`), fields are added, and none is renamed or removed.
 
 Examples:
-  ahenk-cli schema                    of all commands, with definitions that they share
-  ahenk-cli schema peer list          of one command, complete in itself
-  ahenk-cli schema error              of what a failed command prints on stderr")]
+  ahenk-cli schema              of all commands, with what they share
+  ahenk-cli schema peer list    of one command, complete in itself
+  ahenk-cli schema error        of what a failed command prints on stderr")]
 pub(crate) struct Args {
     /// The command, as in `peer list`; or `error`
     command: Vec<String>,

@@ -36,12 +36,19 @@ const QUEUE_MAX: usize = 64;
 #[command(after_help = "\
 Keys:
   Tab, arrows   choose a pane, and a line in it
-  s             sync now               p        pause sync, or let it go on
+  s             sync now
+  p             pause sync, or let it go on
   r             revoke the chosen device, after a question
-  w             write the value that lost the chosen conflict anew, after a question
-  ?             what the keys do       q, Esc   leave
+  w             write the value that lost the chosen conflict anew, after a
+                question
+  ?             what the keys do
+  q, Esc        leave
 
-It needs the daemon, and goes on by itself when the daemon comes back. In a script, use `status`, `stats` and `watch`.")]
+It needs the daemon, and goes on by itself when the daemon comes back. In a
+script, use `status`, `stats` and `watch`.
+
+Example:
+  ahenk-cli tui")]
 pub(crate) struct Args {
     /// Milliseconds between two looks
     #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
