@@ -20,7 +20,7 @@ use engine::wire::message::Fault;
 
 use crate::ledger::Ledger;
 use crate::plan::{PAIR, TABLE, letter};
-use crate::reference::{Place, Reference, RowView, place};
+use crate::reference::{Key, Reference, RowView, place, place_of};
 
 /// Commits read from a log at a time.
 const PAGE: usize = 256;
@@ -58,7 +58,8 @@ fn read<T>(result: Result<T, StoreError>) -> Result<T, Violation> {
 pub struct Global {
     /// The account's devices.
     devices: BTreeSet<DeviceId>,
-    hashes: BTreeMap<Dot, CommitHash>,
+    /// Every commit that some log held, by name.
+    commits: BTreeMap<Dot, (CommitHash, Commit)>,
     /// Commits that were answered with success, each with the device that must have it: the one that answered, unless
     /// that was restored from a backup since.
     pub acknowledged: BTreeMap<Dot, usize>,
@@ -104,7 +105,7 @@ pub struct Observer {
     stamp_ms_max: u64,
     ledger: Ledger,
     reference: Reference,
-    changed: BTreeSet<(String, String)>,
+    changed: BTreeSet<Key>,
 }
 
 impl Observer {
@@ -160,16 +161,16 @@ impl Observer {
 
     /// Takes in what is new in the log, and checks all that it implies. Returns whether there was anything.
     pub fn observe(&mut self, global: &mut Global, store: &dyn StoreRead) -> Result<bool, Violation> {
-        let before = self.position;
-        let mut own = None;
+        let mut recovered = None;
         loop {
             let page = read(store.applied(self.position + 1, PAGE))?;
             if page.is_empty() {
                 break;
             }
-            if self.position == before {
-                own = read(store.recover())?.replica;
+            if recovered.is_none() {
+                recovered = Some(read(store.recover())?);
             }
+            let own = recovered.as_ref().and_then(|recovered| recovered.replica);
             for stored in &page {
                 self.position += 1;
                 if stored.position != self.position {
@@ -187,14 +188,11 @@ impl Observer {
                 break;
             }
         }
-        if self.position == before {
-            return Ok(false);
-        }
-        let recovered = read(store.recover())?;
+        let Some(recovered) = recovered else { return Ok(false) };
         self.check_heads(&recovered)?;
         self.check_clock(&recovered)?;
         self.ledger.check(self.name(), store)?;
-        if PAIR.iter().any(|row| self.changed.iter().any(|(_, changed)| changed == row)) {
+        if PAIR.iter().any(|row| self.changed.iter().any(|(_, changed)| changed.as_str() == *row)) {
             self.check_pair(store)?;
         }
         for key in std::mem::take(&mut self.changed) {
@@ -245,8 +243,10 @@ impl Observer {
             let sentence = format!("{name} applied {dot:?}, whose author is no device of the account");
             return violation("no unauthorised commit is applied", sentence);
         }
-        let hash = hash_commit(&commit.encode());
-        if *global.hashes.entry(dot).or_insert(hash) != hash {
+        let known = global.commits.entry(dot);
+        let (hash, known) = known.or_insert_with(|| (hash_commit(&commit.encode()), commit.clone()));
+        let hash = *hash;
+        if known != commit {
             let sentence = format!("{name} has another commit {dot:?} than other devices");
             return violation("one name, one commit", sentence);
         }
@@ -264,7 +264,7 @@ impl Observer {
         self.heads.insert(dot.replica, (dot.seq, hash));
         self.knowledge.insert(dot.replica, 1, dot.seq);
         self.reference.add(commit);
-        self.changed.extend(commit.ops.iter().map(|op| (op.table.to_string(), op.row.to_string())));
+        self.changed.extend(commit.ops.iter().map(|op| (op.table.clone(), op.row.clone())));
         Ok(())
     }
 
@@ -282,9 +282,8 @@ impl Observer {
 
     fn check_overwrites(&self, commit: &Commit) -> Result<(), Violation> {
         for op in &commit.ops {
-            let key = (op.table.to_string(), op.row.to_string());
-            let fields: Vec<&str> = op.fields.keys().map(|name| name.as_str()).collect();
-            let last = self.reference.overwritten(&key, op.kind, &fields);
+            let key = (op.table.clone(), op.row.clone());
+            let last = self.reference.overwritten(&key, op.kind, op.fields.keys());
             if last.is_some_and(|last| last >= place(commit)) {
                 return violation(
                     "a stamp exceeds each stamp that it overwrites",
@@ -296,9 +295,11 @@ impl Observer {
     }
 
     fn check_heads(&self, recovered: &Recovered) -> Result<(), Violation> {
-        let heads: BTreeMap<ReplicaId, (u64, CommitHash)> =
-            recovered.heads.iter().map(|(replica, head)| (*replica, (head.seq, head.hash))).collect();
-        if recovered.position != self.position || heads != self.heads {
+        let heads = || recovered.heads.iter().map(|(replica, head)| (*replica, (head.seq, head.hash)));
+        if recovered.position != self.position
+            || !heads().eq(self.heads.iter().map(|(of, head)| (*of, *head)))
+        {
+            let heads: BTreeMap<ReplicaId, (u64, CommitHash)> = heads().collect();
             return violation(
                 "position, knowledge and log say the same",
                 format!(
@@ -341,15 +342,14 @@ impl Observer {
         Ok(())
     }
 
-    fn check_row(&self, store: &dyn StoreRead, key: &(String, String)) -> Result<(), Violation> {
-        let (table, row) = names(key)?;
-        let state = read(store.row(&table, &row))?.unwrap_or_default();
-        let (stored, expected) = (view(&state), self.reference.row(key));
-        if state.visible() && expected.created.is_none() {
+    fn check_row(&self, store: &dyn StoreRead, key: &Key) -> Result<(), Violation> {
+        let state = read(store.row(&key.0, &key.1))?.unwrap_or_default();
+        if state.visible() && !self.reference.visible(key) {
             let sentence = format!("{} shows row {}, which is deleted", self.name(), key.1);
             return violation("a deleted row is not visible without a newer create", sentence);
         }
-        if stored != expected {
+        if !self.reference.is(key, &state) {
+            let (stored, expected) = (view(&state), self.reference.row(key));
             return violation(
                 "rows are what the reference merge of the log gives",
                 format!("{}'s row {} is {stored:?}, and should be {expected:?}", self.name(), key.1),
@@ -360,10 +360,10 @@ impl Observer {
 
     /// What an application is shown of the table of plans, which is what the reference merge makes visible.
     pub fn check_shown(&self, rows: &BTreeMap<String, BTreeMap<String, Value>>) -> Result<(), Violation> {
-        let due = self.reference.rows().filter(|(table, _)| table == TABLE).filter_map(|key| {
+        let due = self.reference.rows().filter(|(table, _)| table.as_str() == TABLE).filter_map(|key| {
             let row = self.reference.row(key);
-            let fields = row.fields.into_iter().map(|(name, (_, value))| (name, value)).collect();
-            row.created.map(|_| (key.1.clone(), fields))
+            let fields = row.fields.into_iter().map(|(name, (_, value))| (name.to_string(), value)).collect();
+            row.created.map(|_| (key.1.to_string(), fields))
         });
         let due: BTreeMap<String, BTreeMap<String, Value>> = due.collect();
         if *rows != due {
@@ -376,7 +376,7 @@ impl Observer {
     /// The two rows are only ever written together, so one without the other is a torn transaction.
     fn check_pair(&self, store: &dyn StoreRead) -> Result<(), Violation> {
         let [left, right] = PAIR.map(|row| {
-            let (table, row) = names(&(TABLE.to_owned(), row.to_owned()))?;
+            let (table, row) = key(TABLE, row)?;
             Ok(read(store.row(&table, &row))?.as_ref().map(view))
         });
         let (left, right) = (left?, right?);
@@ -416,8 +416,7 @@ impl Observer {
         let recovered = read(store.recover())?;
         self.check_heads(&recovered)?;
         self.check_pair(store)?;
-        let keys: Vec<(String, String)> = self.reference.rows().cloned().collect();
-        keys.iter().try_for_each(|key| self.check_row(store, key))?;
+        self.reference.rows().try_for_each(|key| self.check_row(store, key))?;
         let (mut digest, mut rows) = (0u128, 0);
         for table in read(store.tables())? {
             let unbounded = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
@@ -426,7 +425,8 @@ impl Observer {
                 rows += 1;
             }
         }
-        let written = keys.iter().filter(|key| self.reference.row(key) != RowView::default()).count();
+        let nothing = RowState::default();
+        let written = self.reference.rows().filter(|key| !self.reference.is(key, &nothing)).count();
         if digest != recovered.digest || rows != written {
             return violation(
                 "the digest is that of all rows, and there are no others",
@@ -448,22 +448,18 @@ impl Observer {
     }
 }
 
-fn names(key: &(String, String)) -> Result<(TableName, RowKey), Violation> {
-    let names = TableName::new(&key.0).and_then(|table| Ok((table, RowKey::new(&key.1)?)));
-    names.or_else(|error| violation("names in a log are valid", error.to_string()))
+fn key(table: &str, row: &str) -> Result<Key, Violation> {
+    let key = TableName::new(table).and_then(|table| Ok((table, RowKey::new(row)?)));
+    key.or_else(|error| violation("names in a plan are valid", error.to_string()))
 }
 
 fn view(state: &RowState) -> RowView {
-    let place = |stamp: engine::commit::Stamp| -> Place {
-        let replica = stamp.dot.replica;
-        (stamp.hlc.0, *replica.device.0.as_bytes(), replica.incarnation, stamp.dot.seq)
-    };
     let cells = state.cells().iter();
     RowView {
-        created: state.ins().map(place),
-        deleted: state.del().map(place),
+        created: state.ins().map(place_of),
+        deleted: state.del().map(place_of),
         fields: cells
-            .map(|(name, cell)| (name.as_str().to_owned(), (place(cell.stamp), cell.value.clone())))
+            .map(|(name, cell)| (name.clone(), (place_of(cell.stamp), cell.value.clone())))
             .collect(),
     }
 }

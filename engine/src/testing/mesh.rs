@@ -14,6 +14,7 @@ use super::link::{LinkFaults, MeshCounts};
 use super::moment::{Happened, Moment};
 use super::rounds::Rounds;
 use super::test_identity;
+use crate::codec::Writer;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::identity::{Dot, Identity, PeerKey};
@@ -343,11 +344,27 @@ impl Mesh {
             Input::Frame { peer, bytes } | Input::Broadcast { from: peer, bytes } => {
                 self.trace.update(&peer.0).update(bytes);
             }
-            // Timers, links and writes: short, and rare beside frames.
+            Input::Write(requests) => requests.iter().for_each(|request| self.note_write(request)),
+            // Timers and links: short, and rare beside frames.
             other => {
                 self.trace.update(format!("{other:?}").as_bytes());
             }
         }
+    }
+
+    fn note_write(&mut self, request: &WriteRequest) {
+        let mut writer = Writer::new();
+        writer.varint(request.id);
+        for change in &request.changes {
+            writer.u8(change.kind.tag());
+            writer.bytes(change.table.as_str().as_bytes());
+            writer.bytes(change.row.as_str().as_bytes());
+            for (field, value) in &change.fields {
+                writer.bytes(field.as_str().as_bytes());
+                value.encode(&mut writer);
+            }
+        }
+        self.trace.update(writer.as_bytes());
     }
 
     /// Whether all running devices have equal knowledge.
