@@ -14,16 +14,18 @@ use engine::config::Config;
 use engine::identity::{DeviceCert, Identity, PeerKey};
 use engine::knowledge::Knowledge;
 use engine::store::StoreRead;
-use engine::testing::{EPOCH_MS, test_identity};
+use engine::testing::{EPOCH_MS, Happened, test_identity};
 use engine::value::Value;
 use transport_sim::{Form, LinkOptions, LinkSettings, Skew};
 
 use crate::disk::{DiskImage, SimDisk};
+use crate::marks::Situation;
 use crate::oracle::{
     Global, Injected, Observer, Violation, check_bounds, check_equal, check_event, violation,
 };
 use crate::plan::{Event, Plan, letter};
 use crate::pure::check_acknowledged;
+use crate::recorder::Recording;
 use crate::run::{Failure, Report, panics};
 use crate::sim_store::SimStore;
 use crate::software::{Ask, Board, Seen, Setup, software};
@@ -67,6 +69,7 @@ pub struct Full<'a> {
     trace: blake3::Hasher,
     report: Report,
     transcript: bool,
+    recording: Option<Recording>,
 }
 
 /// What a watcher saw is what the log holds from where it was, each operation once and in order.
@@ -99,6 +102,17 @@ fn check_watched(
 impl<'a> Full<'a> {
     /// A run that has not begun.
     pub fn new(plan: &'a Plan) -> Full<'a> {
+        Full::with_recording(plan, None)
+    }
+
+    /// The same, with a record of all that happens, for [`Report::moments`].
+    pub fn recorded(plan: &'a Plan) -> Full<'a> {
+        let identity = |node| test_identity(node as u8);
+        let devices = (0..plan.nodes).map(|node| identity(node).peer_key()).collect();
+        Full::with_recording(plan, Some(Recording::of(identity(0).account(), devices)))
+    }
+
+    fn with_recording(plan: &'a Plan, recording: Option<Recording>) -> Full<'a> {
         let mut builder = turmoil::Builder::new();
         builder
             .rng_seed(plan.seed)
@@ -135,6 +149,7 @@ impl<'a> Full<'a> {
                 skew: Skew::default(),
                 link: LinkSettings::default(),
                 slow_watcher: (plan.seed >> node) & 1 == 1,
+                recording: recording.clone(),
             };
             let machine = Machine {
                 host: host(node),
@@ -171,6 +186,7 @@ impl<'a> Full<'a> {
             trace: blake3::Hasher::new(),
             report: Report::default(),
             transcript: false,
+            recording,
         }
     }
 
@@ -186,26 +202,43 @@ impl<'a> Full<'a> {
         self.transcript = transcript;
         let result = self.events().and_then(|()| self.converge());
         self.checkpoint();
-        let Report { counts, .. } = &mut self.report;
+        let Report { counts, faults, marks, .. } = &mut self.report;
+        marks.note(Situation::Datagrams, self.plan.knobs.datagrams);
+        marks.note(Situation::Streams, !self.plan.knobs.datagrams);
+        marks.note(Situation::CoreOfAll, self.plan.core_nodes().len() == self.plan.nodes);
+        marks.note(Situation::CoreOfSome, self.plan.core_nodes().len() < self.plan.nodes);
         for machine in &self.machines {
             let (link, disk) = (machine.link.counts(), machine.disk.counts());
+            marks.note(Situation::FrameLost, link.lost > 0);
+            marks.note(Situation::FrameDoubled, link.doubled > 0);
+            marks.note(Situation::FrameDamaged, link.damaged > 0);
+            marks.note(Situation::FrameDelayed, link.delayed > 0);
+            marks.note(Situation::WriteDropped, disk.dropped > 0);
+            marks.note(Situation::WriteTorn, disk.torn > 0);
+            marks.note(Situation::DiskWriteFailed, disk.failed > disk.no_space);
+            marks.note(Situation::DiskFull, disk.no_space > 0);
+            marks.note(Situation::CutInCommit, disk.cuts_at_write > 0);
+            marks.note(Situation::StartFailed, machine.board.borrow().failed_starts > 0);
+            marks.note(Situation::PairOverwritten, machine.observer.pair_overwritten());
+            marks.note(Situation::LongLog, machine.observer.position() > 100);
             counts.add("frames through faulty links", link.sent);
-            counts.add("frames lost", link.lost);
-            counts.add("frames doubled", link.doubled);
-            counts.add("frames damaged", link.damaged);
-            counts.add("frames delayed", link.delayed);
+            faults.add("frames lost", link.lost);
+            faults.add("frames doubled", link.doubled);
+            faults.add("frames damaged", link.damaged);
+            faults.add("frames delayed", link.delayed);
             counts.add("disk writes", disk.writes);
             counts.add("disk syncs", disk.syncs);
-            counts.add("disk writes dropped by a power cut", disk.dropped);
-            counts.add("disk writes torn by a power cut", disk.torn);
-            counts.add("disk writes failed", disk.failed);
-            counts.add("disk writes without space", disk.no_space);
-            counts.add("power cuts", disk.cuts);
-            counts.add("starts on a failing disk", machine.board.borrow().failed_starts);
+            faults.add("disk writes dropped by a power cut", disk.dropped);
+            faults.add("disk writes torn by a power cut", disk.torn);
+            faults.add("disk writes failed", disk.failed);
+            faults.add("disk writes without space", disk.no_space);
+            faults.add("power cuts", disk.cuts);
+            faults.add("starts on a failing disk", machine.board.borrow().failed_starts);
         }
         self.report.commits =
             self.machines.iter().map(|machine| machine.observer.position()).max().unwrap_or(0);
         self.report.simulated_ms = self.now_ms();
+        self.report.moments = self.recording.as_ref().map(Recording::take).unwrap_or_default();
         (self.report, result)
     }
 
@@ -217,6 +250,12 @@ impl<'a> Full<'a> {
         self.trace.update(&self.ticks.to_be_bytes()).update(text.as_bytes());
         if self.transcript {
             self.report.transcript.push(format!("{:>7} ms  {text}", self.now_ms()));
+        }
+    }
+
+    fn record(&self, what: impl FnOnce() -> Happened) {
+        if let Some(recording) = &self.recording {
+            recording.note(what());
         }
     }
 
@@ -240,9 +279,12 @@ impl<'a> Full<'a> {
                 self.step().or_else(|violation| self.fail(Some(number), violation))?;
             }
             self.note(&format!("* {}", timed.event));
+            self.record(|| Happened::Planned(timed.event.to_string()));
             let skipped =
                 matches!(timed.event, Event::Clone { .. } | Event::Busy { .. } | Event::Intrude { .. });
-            self.report.counts.add(timed.event.kind(), u64::from(!skipped));
+            let counts =
+                if timed.event.is_fault() { &mut self.report.faults } else { &mut self.report.counts };
+            counts.add(timed.event.kind(), u64::from(!skipped));
             self.perform(&timed.event).or_else(|violation| self.fail(Some(number), violation))?;
             self.checkpoint();
         }
@@ -279,6 +321,7 @@ impl<'a> Full<'a> {
         let name = letter(node);
         for event in events {
             self.note(&format!("{name} {event:?}"));
+            self.record(|| Happened::Told { node, text: format!("{event:?}") });
             check_event(node, &event, &self.injected)?;
         }
         if let Some(text) = unopened
@@ -297,6 +340,8 @@ impl<'a> Full<'a> {
                 Err(_) => "writes failed",
             };
             self.report.counts.add(kind, 1);
+            self.report.marks.note(Situation::WriteRefused, kind == "writes refused");
+            self.report.marks.note(Situation::WriteFailed, kind == "writes failed");
             let db = self.machines[node].board.borrow().db.clone();
             if let (Ok(written), Some(db)) = (outcome, db) {
                 self.machines[node].observer.acknowledged(&mut self.global, &**db.store(), &written)?;
@@ -325,9 +370,11 @@ impl<'a> Full<'a> {
             let store: &SimStore = db.store();
             if store.recover().is_err() && machine.disk.counts().failed > 0 {
                 // Between a failure of the disk and the next attempt to open the database.
+                self.report.marks.note(Situation::StoreReopened, true);
                 continue;
             }
             if std::mem::replace(&mut machine.boots_seen, boots) != boots {
+                self.report.marks.note(Situation::RebootedBehind, machine.watch_at > (1, 0));
                 machine.observer.reopened(&mut self.global, store)?;
             }
             machine.observer.observe(&mut self.global, store)?;
@@ -410,7 +457,10 @@ impl<'a> Full<'a> {
 
     /// Puts the last backup in place of a machine's database. Its guard tells the software that this is a copy.
     fn restore(&mut self, node: usize) -> Result<(), Violation> {
-        let Some(image) = self.machines[node].backup.clone() else { return Ok(()) };
+        let Some(image) = self.machines[node].backup.clone() else {
+            self.report.marks.note(Situation::RestoredNothing, true);
+            return Ok(());
+        };
         self.power_off(node);
         let disk = &self.machines[node].disk;
         disk.replace(&image);
@@ -424,7 +474,9 @@ impl<'a> Full<'a> {
             return violation("a backup can be opened", format!("{}: {recovered:?}", letter(node)));
         };
         let observers: Vec<&Observer> = self.machines.iter().map(|machine| &machine.observer).collect();
-        self.global.restored(node, &recovered.knowledge(), &observers);
+        let (kept, lost) = self.global.restored(node, &recovered.knowledge(), &observers);
+        self.report.marks.note(Situation::WriteReturned, kept);
+        self.report.marks.note(Situation::WriteInBackupOnly, lost);
         let machine = &mut self.machines[node];
         machine.observer = Observer::new(node, &self.config);
         machine.observer.clock_set(recovered.clock);
@@ -456,10 +508,9 @@ impl<'a> Full<'a> {
     }
 
     /// A machine that is down has no application to ask.
-    fn ask(&self, node: usize, ask: Ask) {
-        if let Some(asks) = &self.machines[node].board.borrow().asks {
-            let _ = asks.send(ask);
-        }
+    fn ask(&mut self, node: usize, ask: Ask) {
+        let asked = self.machines[node].board.borrow().asks.as_ref().map(|asks| asks.send(ask));
+        self.report.marks.note(Situation::ActedWhileDown, asked.is_none());
     }
 
     fn link(&self, a: usize, b: usize, works: bool) {
@@ -491,6 +542,7 @@ impl<'a> Full<'a> {
 
     fn power_off(&mut self, node: usize) {
         self.note(&format!("{} is without power", letter(node)));
+        self.record(|| Happened::Stopped { node });
         let machine = &mut self.machines[node];
         machine.disk.cut_after(0);
         machine.powered = false;
@@ -510,6 +562,7 @@ impl<'a> Full<'a> {
         if self.machines[node].powered && !down {
             return;
         }
+        self.record(|| Happened::Started { node });
         self.machines[node].powered = true;
         self.machines[node].disk.disarm();
         self.machines[node].disk.power_on();
@@ -519,6 +572,7 @@ impl<'a> Full<'a> {
     /// Faults stop, the core heals, the rest stays cut: the core must converge in time.
     fn converge(&mut self) -> Result<(), Failure> {
         self.set_faults(LinkOptions::default());
+        self.record(|| Happened::Planned("faults stop, only the core works".into()));
         for node in 0..self.machines.len() {
             self.machines[node].disk.disarm();
             self.restart(node);
@@ -569,6 +623,7 @@ impl<'a> Full<'a> {
                 board.db.as_ref().is_none_or(|db| !matches!(db.watch(board.cursor).try_next(), Ok(None)))
             };
             let Some(node) = self.machines.iter().position(behind) else { return self.look() };
+            self.report.marks.note(Situation::WatcherBehind, true);
             self.step()?;
             if self.ticks.is_multiple_of(LOOK_TICKS) {
                 self.note(&format!("{} still watches", letter(node)));

@@ -71,16 +71,22 @@ impl Global {
     }
 
     /// A device goes on from a backup. What it had answered since and nobody else has is lost, as it must be; the rest
-    /// is another's to keep.
-    pub fn restored(&mut self, node: usize, backup: &Knowledge, observers: &[&Observer]) {
+    /// is another's to keep. Tells whether there was any of either, the kept first.
+    pub fn restored(&mut self, node: usize, backup: &Knowledge, observers: &[&Observer]) -> (bool, bool) {
+        let (mut kept, mut lost) = (false, false);
         self.acknowledged.retain(|dot, holder| {
             if *holder == node && !backup.contains(dot) {
                 let others = observers.iter().filter(|other| other.node != node);
-                let Some(other) = others.into_iter().find(|other| other.has(dot)) else { return false };
+                let Some(other) = others.into_iter().find(|other| other.has(dot)) else {
+                    lost = true;
+                    return false;
+                };
                 *holder = other.node;
+                kept = true;
             }
             true
         });
+        (kept, lost)
     }
 }
 
@@ -151,6 +157,11 @@ impl Observer {
     /// Commits that were seen in the log.
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// Whether the rows of the pair were written more than once.
+    pub fn pair_overwritten(&self) -> bool {
+        self.reference.writes(&(TABLE.to_owned(), PAIR[0].to_owned())) > 1
     }
 
     /// The knowledge that the log amounts to.

@@ -302,27 +302,9 @@ impl Plan {
             if at_ms > AT_MS_MAX || event > 0 && at_ms < self.events[event - 1].at_ms {
                 return invalid(format!("event {event} is out of order or too late"));
             }
-            let nodes_ok = match &timed.event {
-                Event::Connect { a, b }
-                | Event::Disconnect { a, b }
-                | Event::Cut { a, b }
-                | Event::CutOneWay { from: a, to: b }
-                | Event::Hold { a, b }
-                | Event::Clone { node: a, of: b } => link_ok((*a, *b)),
-                Event::Write { node, .. }
-                | Event::Pair { node, .. }
-                | Event::Crash { node, .. }
-                | Event::Restart { node }
-                | Event::Leave { node }
-                | Event::Intrude { node, .. }
-                | Event::Backup { node }
-                | Event::Restore { node }
-                | Event::DiskFull { node, .. }
-                | Event::Read { node }
-                | Event::Busy { node }
-                | Event::Clock { node, .. }
-                | Event::FailStorage { node, .. } => *node < self.nodes,
-                Event::Faults { .. } | Event::Latency { .. } | Event::Bandwidth { .. } => true,
+            let nodes_ok = match timed.event.clone().nodes_mut()[..] {
+                [ref a, ref b] => link_ok((**a, **b)),
+                ref one => one.iter().all(|node| **node < self.nodes),
             };
             if !nodes_ok {
                 return invalid(format!("event {event} names a device that does not exist"));
@@ -391,6 +373,47 @@ impl Plan {
 }
 
 impl Event {
+    /// The devices that it names.
+    pub(crate) fn nodes_mut(&mut self) -> Vec<&mut usize> {
+        match self {
+            Event::Connect { a, b }
+            | Event::Disconnect { a, b }
+            | Event::Cut { a, b }
+            | Event::CutOneWay { from: a, to: b }
+            | Event::Hold { a, b }
+            | Event::Clone { node: a, of: b } => vec![a, b],
+            Event::Write { node, .. }
+            | Event::Pair { node, .. }
+            | Event::Crash { node, .. }
+            | Event::Restart { node }
+            | Event::Leave { node }
+            | Event::Intrude { node, .. }
+            | Event::Backup { node }
+            | Event::Restore { node }
+            | Event::DiskFull { node, .. }
+            | Event::Read { node }
+            | Event::Busy { node }
+            | Event::Clock { node, .. }
+            | Event::FailStorage { node, .. } => vec![node],
+            Event::Faults { .. } | Event::Latency { .. } | Event::Bandwidth { .. } => Vec::new(),
+        }
+    }
+
+    /// Whether it breaks something, or attacks.
+    pub(crate) fn is_fault(&self) -> bool {
+        !matches!(
+            self,
+            Event::Write { .. }
+                | Event::Pair { .. }
+                | Event::Connect { .. }
+                | Event::Restart { .. }
+                | Event::Backup { .. }
+                | Event::DiskFull { full: false, .. }
+                | Event::Read { .. }
+                | Event::Bandwidth { bytes_per_second: 0 }
+        ) && *self != crate::FAULTLESS
+    }
+
     /// What a write writes, and where; `None` for all other events.
     pub fn changes(&self) -> Result<Option<(usize, Vec<Change>)>, NameError> {
         let step = |row: &str, kind, fields: Vec<(&str, i64)>| {

@@ -14,6 +14,7 @@ use engine::store::{Conflict, Quarantined, Recovered, RowRange, StoreError, Stor
 use engine::testing::{Happened, LinkFaults, Mesh, Moment};
 
 use crate::intruder::{by_peer, by_stranger};
+use crate::marks::Situation;
 use crate::oracle::{
     Global, Injected, Observer, Violation, check_bounds, check_equal, check_event, violation,
 };
@@ -218,15 +219,26 @@ impl<'a> Pure<'a> {
     /// Carries the plan out. What happened until a failure is in the report.
     pub fn run(mut self) -> (Report, Result<(), Failure>) {
         let result = self.events().and_then(|()| self.converge());
-        let counts = &mut self.report.counts;
+        let Report { counts, faults, marks, .. } = &mut self.report;
         let mesh = &self.mesh.counts;
+        marks.note(Situation::FramesCutOff, mesh.cut_off > 0);
+        marks.note(Situation::FrameLost, mesh.lost > 0);
+        marks.note(Situation::FrameDoubled, mesh.doubled > 0);
+        marks.note(Situation::FrameDamaged, mesh.damaged > 0);
+        marks.note(Situation::PowerCutAtBatch, mesh.cuts_between_outputs > 0);
+        marks.note(Situation::StoreRefused, mesh.store_failures > 0);
+        marks.note(Situation::PairOverwritten, self.observers.iter().any(Observer::pair_overwritten));
+        marks.note(Situation::LongLog, self.observers.iter().any(|observer| observer.position() > 100));
+        marks.note(Situation::CoreOfAll, self.plan.core_nodes().len() == self.plan.nodes);
+        marks.note(Situation::CoreOfSome, self.plan.core_nodes().len() < self.plan.nodes);
+        marks.note(Situation::ConvergedLate, self.report.convergence_rounds > 20);
         counts.add("frames arrived", mesh.arrived);
-        counts.add("frames lost", mesh.lost);
-        counts.add("frames doubled", mesh.doubled);
-        counts.add("frames damaged", mesh.damaged);
-        counts.add("frames cut off", mesh.cut_off);
-        counts.add("batches refused by a store", mesh.store_failures);
-        counts.add("power cuts between two outputs", mesh.cuts_between_outputs);
+        faults.add("frames lost", mesh.lost);
+        faults.add("frames doubled", mesh.doubled);
+        faults.add("frames damaged", mesh.damaged);
+        faults.add("frames cut off", mesh.cut_off);
+        faults.add("batches refused by a store", mesh.store_failures);
+        faults.add("power cuts between two outputs", mesh.cuts_between_outputs);
         self.report.commits = self.observers.iter().map(Observer::position).max().unwrap_or(0);
         self.report.simulated_ms = self.mesh.now_ms();
         self.report.checkpoints.push(self.mesh.trace_hash());
@@ -254,7 +266,13 @@ impl<'a> Pure<'a> {
     }
 
     fn perform(&mut self, event: &Event) -> Result<(), Violation> {
-        self.report.counts.add(event.kind(), 1);
+        let counts = if event.is_fault() { &mut self.report.faults } else { &mut self.report.counts };
+        counts.add(event.kind(), 1);
+        let running = |node: &usize| self.mesh.running(*node);
+        let nodes: Vec<usize> = event.clone().nodes_mut().into_iter().map(|node| *node).collect();
+        let starts = matches!(event, Event::Restart { .. } | Event::Restore { .. });
+        self.report.marks.note(Situation::ActedWhileDown, !starts && !nodes.iter().all(running));
+        self.report.marks.note(Situation::AllDown, !(0..self.plan.nodes).any(|node| running(&node)));
         let now_ms = self.mesh.now_ms();
         if let Some(lines) = &mut self.mesh.transcript {
             lines.push(format!("{now_ms:>7} ms  * {event}"));
@@ -277,6 +295,7 @@ impl<'a> Pure<'a> {
                 self.backups.insert(*node, self.mesh.store(*node).clone());
             }
             Event::Restore { node } => {
+                self.report.marks.note(Situation::RestoredNothing, !self.backups.contains_key(node));
                 if let Some(backup) = self.backups.get(node) {
                     let store = backup.clone().without_replica();
                     self.change_life(*node, |mesh| mesh.replace_store(*node, store));
@@ -330,10 +349,12 @@ impl<'a> Pure<'a> {
                 self.observers[node].acknowledged(&mut self.global, &view, &written)
             }
             Some(Err(_)) => {
+                self.report.marks.note(Situation::WriteRefused, true);
                 self.report.counts.add("writes refused", 1);
                 Ok(())
             }
             None => {
+                self.report.marks.note(Situation::WriteLost, self.mesh.running(node));
                 self.report.counts.add("writes unanswered", 1);
                 Ok(())
             }
@@ -388,7 +409,9 @@ impl<'a> Pure<'a> {
         change(&mut self.mesh);
         let recovered = self.mesh.store(node).recover().expect("the store in memory recovers");
         let observers: Vec<&Observer> = self.observers.iter().collect();
-        self.global.restored(node, &recovered.knowledge(), &observers);
+        let (kept, lost) = self.global.restored(node, &recovered.knowledge(), &observers);
+        self.report.marks.note(Situation::WriteReturned, kept);
+        self.report.marks.note(Situation::WriteInBackupOnly, lost);
         let mut observer = Observer::new(node, &self.config);
         observer.clock_set(recovered.clock);
         self.observers[node] = observer;
@@ -473,6 +496,7 @@ impl<'a> Pure<'a> {
             core.windows(2).all(|pair| mesh.engine(pair[0]).knowledge() == mesh.engine(pair[1]).knowledge())
         });
         self.report.convergence_ms = self.mesh.now_ms() - start_ms;
+        self.report.marks.note(Situation::ConvergedAtOnce, self.report.convergence_ms == 0);
         self.report.convergence_rounds = self.mesh.rounds();
         if let Err(violation) = self.check() {
             return self.fail(None, violation);

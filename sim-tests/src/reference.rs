@@ -58,6 +58,11 @@ impl Reference {
         self.rows.keys()
     }
 
+    /// How often a row was written.
+    pub fn writes(&self, key: &(String, String)) -> usize {
+        self.rows.get(key).map_or(0, Vec::len)
+    }
+
     /// What a row must look like.
     pub fn row(&self, key: &(String, String)) -> RowView {
         let Some(writes) = self.rows.get(key) else { return RowView::default() };

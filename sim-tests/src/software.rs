@@ -22,6 +22,7 @@ use tokio::time::sleep;
 use transport_sim::{FaultyLink, Form, LinkSettings, SimTransport, Skew, SkewedClock};
 
 use crate::disk::SimDisk;
+use crate::recorder::{Recorded, Recording};
 use crate::sim_store::SimStore;
 
 /// Readings of a clock at one point of virtual time after which its reader is taken to spin.
@@ -101,9 +102,10 @@ pub(crate) struct Setup {
     pub(crate) link: LinkSettings,
     /// Whether whoever follows the changes takes its time.
     pub(crate) slow_watcher: bool,
+    pub(crate) recording: Option<Recording>,
 }
 
-type SimNode = Node<FaultyLink<SimTransport>, SimStore, WatchedClock>;
+type SimNode = Node<Recorded<FaultyLink<SimTransport>>, SimStore, WatchedClock>;
 
 enum StartError {
     Open(String),
@@ -113,13 +115,15 @@ enum StartError {
 impl Setup {
     fn start(&self, boots: u32) -> Result<(SimNode, Db<SimStore>), StartError> {
         let store = SimStore::open(self.disk.clone(), self.identity.account())
-            .map_err(|error| StartError::Open(error.to_string()))?;
+            .map_err(|error| StartError::Open(error.to_string()))?
+            .recorded(self.node, self.recording.clone());
         let elapsed_ms = turmoil::sim_elapsed().map_or(0, |elapsed| elapsed.as_millis() as u64);
         let clock = SkewedClock::new(EPOCH_MS + elapsed_ms, self.drift_ppm, self.skew.clone());
         let clock = WatchedClock { clock, last: Default::default() };
         let own = self.identity.peer_key();
         let options = transport_sim::Options::new(own, self.form, self.directory.clone(), self.seed);
-        let transport = FaultyLink::new(SimTransport::new(options), own, self.seed, self.link.clone());
+        let inner = FaultyLink::new(SimTransport::new(options), own, self.seed, self.link.clone());
+        let transport = Recorded { inner, node: self.node, recording: self.recording.clone() };
         let mut seed = [self.node as u8; 32];
         seed[..8].copy_from_slice(&self.seed.to_be_bytes());
         seed[8..12].copy_from_slice(&boots.to_be_bytes());
