@@ -110,7 +110,6 @@ impl Engine {
             stated_events: Vec::new(),
         };
         if engine.state.own_is_fenced() {
-            mark!(StartedFenced);
             engine.state.replica = engine.new_incarnation();
         }
         engine.output_members();

@@ -255,7 +255,6 @@ impl Engine {
         }
         let (first_seq, last_seq, hash) = (first.commit.dot.seq, last.commit.dot.seq, last.hash);
         let member = self.state.members.get(&replica.device).or(first.commit.introduces.as_ref());
-        mark!(IntroducedByWaiting if member.is_none() && self.reorder.introduction(&replica).is_some());
         let member = member.or_else(|| self.reorder.introduction(&replica));
         mark!(AuthorUnknown if member.is_none());
         // Without the author's certificate nothing can be said about the run; it is in the author's first commit.
@@ -422,7 +421,6 @@ impl Engine {
     /// A peer had commits that we signed and this database does not hold: it is an old copy, and must not go on
     /// with sequence numbers that are used.
     pub(crate) fn rewound(&mut self) {
-        mark!(Rewound);
         let from = self.state.replica;
         let to = self.new_incarnation();
         self.state.replica = to;

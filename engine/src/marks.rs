@@ -52,7 +52,6 @@ marks! {
     ClockSkewHealed "clock-skew-healed" "A clock that had differed was set right."
     // Starting.
     CopyRenamed "copy-renamed" "A restored or copied database went on under a new incarnation."
-    StartedFenced "started-fenced" "A device started with a database whose own replica is fenced."
     Restarted "restarted" "A database went on where it had ended."
     // Asking.
     EqualByDigest "equal-by-digest" "A digest alone showed a peer to be in sync."
@@ -68,7 +67,6 @@ marks! {
     PushesRepeated "pushes-repeated" "Pushes that nobody confirmed were taken for lost."
     // Taking in.
     AuthorUnknown "author-unknown" "A run arrived whose author's certificate had not come yet."
-    IntroducedByWaiting "introduced-by-waiting" "A run was verified with a certificate that was itself still waiting."
     ForgedRun "forged-run" "A run without a valid signature was refused."
     RunDoubled "run-doubled" "A run arrived that was applied already."
     RunHalfKnown "run-half-known" "Only the end of a run was new."
@@ -79,7 +77,6 @@ marks! {
     WaitingGrew "waiting-grew" "A waiting run was replaced by a longer one."
     ReorderOverflowed "reorder-overflowed" "The reorder buffer was full and gave up a run."
     CrashedWaiting "crashed-waiting" "A device stopped while runs waited in its reorder buffer."
-    Rewound "rewound" "A peer returned commits that this database had lost."
     // Giving.
     OldRequest "old-request" "A request arrived after a newer one, and was ignored."
     RequestDoubled "request-doubled" "A request arrived twice."

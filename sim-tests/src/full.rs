@@ -5,15 +5,17 @@
 //! `Drop` shuts down cleanly) reaches the medium.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 use ahenk::{Cursor, Scan, WriteFailed};
+use engine::commit::OpKind;
 use engine::config::Config;
-use engine::identity::{DeviceCert, Identity, PeerKey};
+use engine::identity::{DeviceCert, DeviceId, Identity, PeerKey};
+use engine::io::Order;
 use engine::knowledge::Knowledge;
-use engine::store::StoreRead;
+use engine::store::{StoreError, StoreRead};
 use engine::testing::{EPOCH_MS, Happened, test_identity};
 use engine::value::Value;
 use transport_sim::{Form, LinkOptions, LinkSettings, Skew};
@@ -54,6 +56,11 @@ struct Machine {
     /// The commit that the watcher is at, and the operations of it that it has seen.
     watch_at: (u64, usize),
     observer: Observer,
+    device: DeviceId,
+    /// Whether it holds the root key, or may.
+    holds_root: bool,
+    /// Whether it was told that it is revoked.
+    told: bool,
 }
 
 /// A run of a plan on simulated machines.
@@ -72,7 +79,8 @@ pub struct Full<'a> {
     recording: Option<Recording>,
 }
 
-/// What a watcher saw is what the log holds from where it was, each operation once and in order.
+/// What a watcher saw is what the log holds from where it was, each operation once and in order. It may have seen what
+/// was retracted since, too, before it was; and of a statement it sees the rows that were derived anew because of it.
 fn check_watched(
     node: usize,
     store: &SimStore,
@@ -80,19 +88,53 @@ fn check_watched(
     watched: Vec<Seen>,
 ) -> Result<(), Violation> {
     let oracle = "a watcher sees each change once and in order";
+    if watched.is_empty() {
+        return Ok(());
+    }
+    let unread = |error: StoreError| Violation { oracle: "a store can be read", sentence: error.to_string() };
+    let retracted = store.quarantine(None, usize::MAX).map_err(unread)?;
     for seen in watched {
         let due = loop {
-            let page = store.applied(at.0, 1);
-            let Some(stored) = page.ok().and_then(|page| page.into_iter().next()) else { break None };
-            match stored.commit.ops.get(at.1) {
-                Some(op) => {
+            let logged = store.applied(at.0, 1).map_err(unread)?.into_iter().next();
+            let end = logged.as_ref().map_or(u64::MAX, |stored| stored.position);
+            let gone = retracted.iter().filter(|one| (at.0..end).contains(&one.stored.position));
+            if let Some(gone) = gone.min_by_key(|one| one.stored.position) {
+                let (position, commit) = (gone.stored.position, &gone.stored.commit);
+                let op = commit.ops.get(if position == at.0 { at.1 } else { 0 });
+                if op.is_some_and(|op| seen == (commit.stamp(), op.row.to_string(), Some(op.kind))) {
+                    let index = if position == at.0 { at.1 } else { 0 };
+                    *at = (position, index + 1);
+                    break None;
+                }
+                *at = (position + 1, 0);
+                continue;
+            }
+            let Some(stored) = logged else { break Some(None) };
+            if stored.position > at.0 {
+                *at = (stored.position, 0);
+            }
+            let dot = stored.commit.dot;
+            let ops: Vec<(String, Option<OpKind>)> = match stored.commit.statement {
+                Some(_) => {
+                    let because = retracted.iter().filter(|one| one.because == dot);
+                    let rows = because.flat_map(|one| &one.stored.commit.ops);
+                    let rows: BTreeSet<_> = rows.map(|op| (&op.table, &op.row)).collect();
+                    rows.into_iter().map(|(_, row)| (row.to_string(), None)).collect()
+                }
+                None => stored.commit.ops.iter().map(|op| (op.row.to_string(), Some(op.kind))).collect(),
+            };
+            match ops.into_iter().nth(at.1) {
+                Some((row, kind)) => {
                     *at = (stored.position, at.1 + 1);
-                    break Some((stored.commit.stamp(), op.row.to_string(), op.kind));
+                    // What was done to a row that is derived anew depends on when the watcher looked.
+                    break Some(Some((stored.commit.stamp(), row, kind.or(seen.2))));
                 }
                 None => *at = (stored.position + 1, 0),
             }
         };
-        if due.as_ref() != Some(&seen) {
+        if let Some(due) = due
+            && due.as_ref() != Some(&seen)
+        {
             return violation(oracle, format!("{} was shown {seen:?} where {due:?} was due", letter(node)));
         }
     }
@@ -150,6 +192,7 @@ impl<'a> Full<'a> {
                 link: LinkSettings::default(),
                 slow_watcher: (plan.seed >> node) & 1 == 1,
                 recording: recording.clone(),
+                granted: Rc::default(),
             };
             let machine = Machine {
                 host: host(node),
@@ -162,7 +205,10 @@ impl<'a> Full<'a> {
                 boots_seen: 0,
                 backup: None,
                 watch_at: (1, 0),
-                observer: Observer::new(node, &config),
+                observer: Observer::new(node, identity.device(), &config),
+                device: identity.device(),
+                holds_root: identity.root.is_some(),
+                told: false,
             };
             let board = Rc::clone(&machine.board);
             sim.host(machine.host.as_str(), move || {
@@ -280,8 +326,10 @@ impl<'a> Full<'a> {
             }
             self.note(&format!("* {}", timed.event));
             self.record(|| Happened::Planned(timed.event.to_string()));
-            let skipped =
-                matches!(timed.event, Event::Clone { .. } | Event::Busy { .. } | Event::Intrude { .. });
+            let skipped = matches!(
+                timed.event,
+                Event::Clone { .. } | Event::Busy { .. } | Event::Intrude { .. } | Event::Roam { .. }
+            );
             let counts =
                 if timed.event.is_fault() { &mut self.report.faults } else { &mut self.report.counts };
             counts.add(timed.event.kind(), u64::from(!skipped));
@@ -312,17 +360,32 @@ impl<'a> Full<'a> {
 
     /// Takes in what a machine's software reported.
     fn hear(&mut self, node: usize) -> Result<(), Violation> {
-        let (events, outcomes, unopened, stopped) = {
+        let (events, outcomes, orders, unopened, stopped) = {
             let mut board = self.machines[node].board.borrow_mut();
             let board = &mut *board;
             let reports = (std::mem::take(&mut board.events), std::mem::take(&mut board.outcomes));
-            (reports.0, reports.1, board.unopened.take(), board.stopped.take())
+            let orders = std::mem::take(&mut board.orders);
+            (reports.0, reports.1, orders, board.unopened.take(), board.stopped.take())
         };
         let name = letter(node);
         for event in events {
             self.note(&format!("{name} {event:?}"));
             self.record(|| Happened::Told { node, text: format!("{event:?}") });
             check_event(node, &event, &self.injected)?;
+            let machine = &mut self.machines[node];
+            machine.told |=
+                matches!(event, engine::io::Event::Revoked { device, .. } if device == machine.device);
+        }
+        for outcome in orders {
+            self.note(&format!("{name} ordered {outcome:?}"));
+            let kind = if outcome.is_ok() { "orders carried out" } else { "orders refused or failed" };
+            self.report.counts.add(kind, 1);
+            if outcome.is_ok() && !self.machines[node].holds_root {
+                return violation(
+                    "only administrators give orders",
+                    format!("{name}'s order was carried out"),
+                );
+            }
         }
         if let Some(text) = unopened
             && self.machines[node].powered
@@ -449,8 +512,24 @@ impl<'a> Full<'a> {
             Event::Restore { node } => return self.restore(*node),
             Event::DiskFull { node, full } => self.machines[*node].disk.fill(*full),
             Event::Read { node } => return self.read(*node),
+            Event::Revoke { by, node } => {
+                let device = self.machines[*node].device;
+                if self.machines[*by].holds_root {
+                    self.global.ordered.insert(device);
+                    self.injected.revoked = true;
+                }
+                self.ask(*by, Ask::Order(Order::Revoke { device, reason: "lost".into() }));
+            }
+            Event::Promote { by, node } => {
+                let device = self.machines[*node].device;
+                self.machines[*node].holds_root |= self.machines[*by].holds_root;
+                self.ask(*by, Ask::Order(Order::Certify { device, name: None, admin: Some(true) }));
+            }
+            Event::Readmit { .. } => {
+                return violation("the full harness can carry the plan out", event.to_string());
+            }
             // A name is one machine's, its clocks are their machines' own, and its streams carry no strangers' frames.
-            Event::Clone { .. } | Event::Busy { .. } | Event::Intrude { .. } => {}
+            Event::Clone { .. } | Event::Busy { .. } | Event::Intrude { .. } | Event::Roam { .. } => {}
         }
         Ok(())
     }
@@ -478,7 +557,7 @@ impl<'a> Full<'a> {
         self.report.marks.note(Situation::WriteReturned, kept);
         self.report.marks.note(Situation::WriteInBackupOnly, lost);
         let machine = &mut self.machines[node];
-        machine.observer = Observer::new(node, &self.config);
+        machine.observer = Observer::new(node, machine.device, &self.config);
         machine.observer.clock_set(recovered.clock);
         machine.watch_at = (1, 0);
         {
@@ -585,7 +664,7 @@ impl<'a> Full<'a> {
             for _ in 0..LOOK_TICKS / 5 {
                 self.step().or_else(|violation| self.fail(None, violation))?;
             }
-            if self.core_is_equal(&core) {
+            if self.core_is_settled(&core) {
                 break;
             }
             // One that was just stopping when the faults stopped is started now.
@@ -604,15 +683,25 @@ impl<'a> Full<'a> {
         self.check_end(&core).or_else(|violation| self.fail(None, violation))
     }
 
-    fn core_is_equal(&self, core: &[usize]) -> bool {
+    /// Whether the devices in good standing know the same, and the others that they are revoked, as those see it.
+    fn core_is_settled(&self, core: &[usize]) -> bool {
         let heads = |node: usize| {
             let db = self.machines[node].board.borrow().db.clone()?;
             Some(db.store().recover().ok()?.heads)
         };
-        let first = heads(core[0]);
+        let standing = self.plan.standing();
+        let first = heads(standing[0]);
         // The others take part again, too, though with nobody.
         let all_open = (0..self.machines.len()).all(|node| heads(node).is_some());
-        all_open && core.iter().all(|node| heads(*node) == first)
+        let settled = |node: usize| {
+            let Machine { device, observer, .. } = &self.machines[node];
+            let known = &self.machines[standing[0]].observer;
+            if !standing.contains(&node) && known.revoked(device) {
+                return observer.revoked(device);
+            }
+            heads(node) == first && !observer.revoked(device)
+        };
+        all_open && core.iter().all(|node| settled(*node))
     }
 
     /// A watcher, however slow, comes to see all there is.
@@ -642,6 +731,14 @@ impl<'a> Full<'a> {
             self.machines[node].observer.check_all(&mut self.global, &**db.store())?;
         }
         let observers: Vec<&Observer> = self.machines.iter().map(|machine| &machine.observer).collect();
-        check_acknowledged(&self.global, &observers, core)
+        check_acknowledged(&self.global, &observers, core, &self.plan.standing())?;
+        for node in core {
+            let Machine { device, observer, told, .. } = &self.machines[*node];
+            if observer.revoked(device) && !told {
+                let sentence = format!("{} does not report it", letter(*node));
+                return violation("a revoked device is told", sentence);
+            }
+        }
+        Ok(())
     }
 }

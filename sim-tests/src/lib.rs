@@ -22,6 +22,7 @@ mod run;
 mod shrink;
 mod sim_store;
 mod software;
+mod standing;
 
 pub use diagram::{html, shiviz};
 pub use disk::{DiskCounts, DiskImage, SimDisk};

@@ -37,7 +37,7 @@ situations! {
     CoreOfAll [Pure Full] "core-of-all" "All devices converged."
     CoreOfSome [Pure Full] "core-of-some" "Some devices stayed cut off."
     ConvergedAtOnce [Pure] "converged-at-once" "The core knew the same already when the faults stopped."
-    ConvergedLate [Pure] "converged-late" "The core took more than twenty rounds."
+    ConvergedLate [Pure] "converged-late" "The core took more than ten rounds."
     AllDown [Pure] "all-down" "No device ran."
     ActedWhileDown [Pure Full] "acted-while-down" "Something was asked of a device that was down."
     LongLog [Pure Full] "long-log" "A log grew beyond a hundred commits."

@@ -58,6 +58,16 @@ impl Reference {
         self.rows.keys()
     }
 
+    /// Takes a commit's writes out again: it no longer counts.
+    pub fn remove(&mut self, commit: &Commit) {
+        for op in &commit.ops {
+            let key = (op.table.to_string(), op.row.to_string());
+            if let Some(writes) = self.rows.get_mut(&key) {
+                writes.retain(|write| write.place != place(commit));
+            }
+        }
+    }
+
     /// How often a row was written.
     pub fn writes(&self, key: &(String, String)) -> usize {
         self.rows.get(key).map_or(0, Vec::len)

@@ -48,6 +48,11 @@ impl Standing {
         self.revocations.iter().any(|(revoked, _)| revoked == device)
     }
 
+    /// The device whose view this is.
+    pub(crate) fn device(&self) -> DeviceId {
+        self.own
+    }
+
     /// Whether the device whose view this is was revoked.
     pub(crate) fn own_revoked(&self) -> bool {
         self.revoked(&self.own)

@@ -55,6 +55,7 @@ fn every_fault_is_injected_within_a_hundred_plans() {
         }
     }
     let expected = [
+        "another connection",
         "backup",
         "bandwidth",
         "busy clock",
@@ -64,6 +65,7 @@ fn every_fault_is_injected_within_a_hundred_plans() {
         "crash",
         "cut",
         "cut one way",
+        "damaged frames only",
         "decompression bomb",
         "device of another account",
         "device without a certificate",
@@ -73,15 +75,19 @@ fn every_fault_is_injected_within_a_hundred_plans() {
         "faults off",
         "faults on",
         "forged commit",
+        "forged revocation",
         "frame of another version",
         "garbage frame",
         "hold",
         "latency",
         "leave",
         "oversize frame",
+        "promotion",
+        "re-admission",
         "read",
         "restart",
         "restore",
+        "revocation",
         "storage failure",
         "write",
     ];
