@@ -12,6 +12,7 @@ use crate::engine::Engine;
 use crate::hlc::Hlc;
 use crate::identity::{DeviceCert, DeviceId, Dot, PeerKey, SecretKey, Sig};
 use crate::io::{AdminError, Event, Order, Output};
+use crate::marks::mark;
 use crate::peer::Peer;
 use crate::planted::{self, Bug};
 use crate::statement::{Fence, Revocation, Statement, reason_ok};
@@ -67,6 +68,7 @@ impl Engine {
         order: Order,
         store: &impl StoreRead,
     ) -> Result<Result<(Commit, Sig), AdminError>, StoreError> {
+        mark!(OrderRefused if self.identity.root.is_none());
         let Some(root) = &self.identity.root else { return Ok(Err(AdminError::NotAdministrator)) };
         let device = match &order {
             Order::Revoke { device, .. } | Order::Certify { device, .. } => *device,
@@ -75,6 +77,7 @@ impl Engine {
             return Ok(Err(AdminError::UnknownDevice(device)));
         };
         if self.state.revoked(&device) {
+            mark!(OrderTooLate);
             return Ok(Err(AdminError::Revoked(device)));
         }
         if self.state.heads.len() >= REPLICAS_MAX {
@@ -160,6 +163,7 @@ impl Engine {
         if !planted::is(Bug::NoRollback) {
             retracted = self.state.roll_back(&mut draft, because)?;
         }
+        mark!(RolledBack if retracted > 0);
         if self.state.own_is_fenced() {
             self.rewound();
         }
@@ -181,6 +185,7 @@ impl Engine {
             Statement::Certify(_) => return,
             Statement::Revoke(revocation) => {
                 let (device, reason) = (revocation.device, revocation.reason.clone());
+                mark!(RevokedHears if device == self.identity.device());
                 Event::Revoked { device, reason, because, retracted }
             }
             Statement::Fork(proof) => {
@@ -227,6 +232,8 @@ impl Engine {
     /// of its own revocation reaches those who do not.
     pub(crate) fn part(&mut self, now: Now, key: PeerKey, store: &impl StoreRead) -> Result<(), StoreError> {
         let own = self.identity.device();
+        mark!(OwnProofShown if self.revoked());
+        mark!(RevokedCalls if self.state.revoked(&key.device()));
         let mut runs = Vec::new();
         for device in [own, key.device()] {
             let Some((_, because)) = self.state.fences.revocation(&device) else { continue };
@@ -270,6 +277,7 @@ impl Engine {
             return self.fault(now, key, Fault::Protocol, "it gave a key that is not the account's root key");
         }
         if self.identity.root.is_none() {
+            mark!(Promoted);
             self.identity.root = Some(root.clone());
             self.outputs.push_back(Output::Granted(root));
         }

@@ -77,22 +77,6 @@ bugs! {
     DigestForgetsDeletes "digest-forgets-deletes" "The state digest does not follow deletes."
 }
 
-impl Bug {
-    /// Whether it shows only where devices are revoked, which the simulator's plans do not do: `sim-tests/tests/trust.rs`
-    /// shows that each of these is noticed.
-    pub fn of_trust(self) -> bool {
-        matches!(
-            self,
-            Bug::FenceIgnored
-                | Bug::FenceSparesBuffer
-                | Bug::LargerFenceWins
-                | Bug::NoRollback
-                | Bug::FencedDepsBlock
-                | Bug::RevokedMayConnect
-        )
-    }
-}
-
 #[cfg(feature = "planted")]
 pub use switch::plant;
 pub(crate) use switch::{asked_since, asks_since, brought_by, is, keeps};

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use engine::commit::{Commit, OpKind};
-use engine::identity::ReplicaId;
+use engine::identity::{Dot, ReplicaId};
 use engine::name::FieldName;
 use engine::store::StoreRead;
 
@@ -45,6 +45,30 @@ impl Ledger {
                 if other != value && !had_seen(here) {
                     self.due.push((key.clone(), field.clone(), new.min(here), new.max(here)));
                 }
+            }
+        }
+    }
+
+    /// A commit no longer counts, and nothing of it is in conflict with anything.
+    pub(crate) fn retract(&mut self, commit: &Commit) {
+        let gone = place(commit);
+        self.due.retain(|(_, _, loser, winner)| *loser != gone && *winner != gone);
+    }
+
+    /// Checks that nothing is listed of which a side is among `gone`.
+    pub(crate) fn check_void(
+        &self,
+        name: char,
+        store: &dyn StoreRead,
+        gone: &BTreeSet<Dot>,
+    ) -> Result<(), Violation> {
+        let found = store.conflicts(0, usize::MAX);
+        let found = found.or_else(|error| violation("a store can be read", error.to_string()))?;
+        match found.iter().find(|one| gone.contains(&one.loser.dot) || gone.contains(&one.winner.dot)) {
+            None => Ok(()),
+            Some(one) => {
+                let sentence = format!("{name} lists {one:?}");
+                violation("what is retracted is in no conflict", sentence)
             }
         }
     }

@@ -8,7 +8,8 @@ mod transcript;
 
 pub use link::{LinkFaults, MeshCounts};
 pub use mesh::{EPOCH_MS, Mesh};
-pub use moment::{Happened, Moment};
+pub use moment::{Happened, Moment, describe_batch};
+pub use transcript::describe_frame;
 
 #[cfg(feature = "planted")]
 pub use crate::remembered::{StandIns, stand_ins};

@@ -1,14 +1,12 @@
 //! The network of a [`Mesh`]: what becomes of frames between leaving one device and reaching another, and the record of it.
 
-use super::super::moment::{Happened, Moment, describe_commit};
-use super::super::transcript::describe;
+use super::super::moment::{Happened, Moment, describe_batch};
+use super::super::transcript::describe_frame;
 use super::{HELD_MAX, Happening, Mesh, RECONNECT_MICROS, pair};
-use crate::commit::Commit;
-use crate::identity::PeerKey;
+use crate::identity::{DeviceId, PeerKey};
 use crate::io::Input;
 use crate::prng::Prng;
 use crate::store::Batch;
-use crate::wire::message::parse;
 
 impl Mesh {
     pub(super) fn transmit(&mut self, from: usize, peer: PeerKey, frame: &[u8]) {
@@ -119,13 +117,11 @@ impl Mesh {
         if self.moments.is_none() {
             return;
         }
-        let author = |commit: &Commit| {
-            let device = commit.dot.replica.device;
-            let node = self.nodes.iter().position(|node| node.identity.device() == device);
+        let author = |device: &DeviceId| {
+            let node = self.nodes.iter().position(|node| node.identity.device() == *device);
             node.map_or('?', |node| char::from(b'A' + node as u8))
         };
-        let commits = batch.commits.iter().map(|(commit, _)| describe_commit(commit, author(commit)));
-        let commits = commits.collect::<Vec<_>>().join("; ");
+        let commits = describe_batch(batch, author);
         let text = if taken { commits } else { format!("not taken: {commits}") };
         self.moment(|| Happened::Applied { node, text });
     }
@@ -148,10 +144,7 @@ impl Mesh {
     }
 
     pub(super) fn read(&self, to: usize, frame: &[u8]) -> String {
-        match parse(frame, &self.nodes[to].identity.account()) {
-            Ok((_, message)) => describe(&message),
-            Err(error) => format!("({error})"),
-        }
+        describe_frame(frame, &self.nodes[to].identity.account())
     }
 
     pub(super) fn record(&mut self, from: usize, to: usize, frame: &[u8]) {
