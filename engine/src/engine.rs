@@ -178,7 +178,7 @@ impl Engine {
 
     /// Whether this device is one of the account's no longer: it keeps its data and has no sessions.
     pub fn revoked(&self) -> bool {
-        self.state.revoked(&self.identity.device())
+        self.state.revoked(&self.state.own)
     }
 
     /// Whether this device holds the account's root key.

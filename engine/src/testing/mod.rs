@@ -4,6 +4,7 @@ mod link;
 mod mesh;
 mod moment;
 mod rounds;
+mod trace;
 mod transcript;
 
 pub use link::{LinkFaults, MeshCounts};
