@@ -73,11 +73,13 @@ impl Mesh {
         self.schedule(wait, Happening::Reconnect { a: node, b: other });
     }
 
-    /// What was sent before arrives at once.
+    /// What was sent before on this connection arrives at once.
     pub(super) fn flush(&mut self, node: usize, other: usize) {
         let key = self.key(node);
+        let Some(current) = self.links.get(&pair(node, other)).map(|link| link.epoch) else { return };
+        let way = (node, other, current);
         let pending: Vec<_> = self.queue.extract_if(.., |_, happening| {
-            matches!(happening, Happening::Arrival { from, to, .. } if (*from, *to) == (node, other))
+            matches!(happening, Happening::Arrival { from, to, epoch, .. } if (*from, *to, *epoch) == way)
         }).collect();
         for (_, happening) in pending {
             if let Happening::Arrival { frame, number, .. } = happening {
