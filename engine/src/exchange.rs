@@ -354,7 +354,7 @@ impl Engine {
     }
 
     /// Applies what no longer has to wait.
-    fn unblock(&mut self, draft: &mut Draft<'_>, now: Now) -> Result<(), StoreError> {
+    pub(crate) fn unblock(&mut self, draft: &mut Draft<'_>, now: Now) -> Result<(), StoreError> {
         loop {
             let state = &self.state;
             if let Some(next) = self.reorder.take_first(|run| state.fit(run) != Fit::Waits) {

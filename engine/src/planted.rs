@@ -73,6 +73,7 @@ bugs! {
     LargerFenceWins "larger-fence-wins" "Of two fences for one replica the larger counts."
     NoRollback "no-rollback" "A fence retracts nothing that is applied already."
     FencedDepsBlock "fenced-deps-block" "Commits that depend on what is fenced wait for ever."
+    StatementUnblocksNothing "statement-unblocks-nothing" "What waits for a statement that retracts goes on waiting when it is applied."
     RevokedMayConnect "revoked-may-connect" "A revoked device may go on with its sessions."
     DigestForgetsDeletes "digest-forgets-deletes" "The state digest does not follow deletes."
 }
