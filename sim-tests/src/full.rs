@@ -730,8 +730,8 @@ impl<'a> Full<'a> {
         let observers: Vec<&Observer> = self.machines.iter().map(|machine| &machine.observer).collect();
         check_acknowledged(&self.global, &observers, core, &self.plan.standing())?;
         for node in core {
-            let Machine { device, observer, told, .. } = &self.machines[*node];
-            if observer.revoked(device) && !told {
+            let Machine { device, observer, told, board, .. } = &self.machines[*node];
+            if observer.revoked(device) && !told && !board.borrow().revoked {
                 let sentence = format!("{} does not report it", letter(*node));
                 return violation("a revoked device is told", sentence);
             }
