@@ -53,6 +53,7 @@ impl Engine {
                     commit: commit.clone(),
                 };
                 self.apply_alone(now, Fencing { hashed, sig, from: None }, store)?;
+                self.timers.set(Timer::Fence, now.mono);
                 self.push(now, &before, &[(commit, sig)]);
                 Ok(dot)
             }
@@ -140,16 +141,32 @@ impl Engine {
         false
     }
 
-    /// Applies the next statement that waits to be alone.
+    /// Applies the next statement that waits to be alone; when there is none, what waited for those that were applied.
     pub(crate) fn fence_next(&mut self, now: Now, store: &impl StoreRead) -> Result<(), StoreError> {
-        let Some(next) = self.fencing.pop_front() else { return Ok(()) };
-        if !self.fencing.is_empty() {
-            self.timers.set(Timer::Fence, now.mono);
-        }
+        let Some(next) = self.fencing.pop_front() else { return self.unblock_alone(now, store) };
+        // For the next one, or for what waits for this one; by then it is durable.
+        self.timers.set(Timer::Fence, now.mono);
         let from = next.from;
         if !self.state.knowledge.contains(&next.hashed.commit.dot) {
             self.apply_alone(now, next, store)?;
             self.announce(now, from);
+        }
+        Ok(())
+    }
+
+    /// Applies what no longer has to wait, because statements came that it depends on, or that fence what it depends on.
+    fn unblock_alone(&mut self, now: Now, store: &impl StoreRead) -> Result<(), StoreError> {
+        if planted::is(Bug::StatementUnblocksNothing) {
+            return Ok(());
+        }
+        let before = self.state.position();
+        let mut draft = self.state.draft(store);
+        self.unblock(&mut draft, now)?;
+        self.settle(draft, true);
+        if self.state.position() > before {
+            mark!(UnblockedByStatement);
+            self.announce(now, None);
+            self.advance_all(now);
         }
         Ok(())
     }

@@ -113,6 +113,11 @@ impl Engine {
             engine.state.replica = engine.new_incarnation();
         }
         engine.output_members();
+        if let Some((revocation, because)) = engine.state.fences.revocation(&engine.identity.device()) {
+            // Said at each start: the power may have failed before it was said the first time.
+            let (device, reason, because) = (revocation.device, revocation.reason.clone(), *because);
+            engine.event(Event::Revoked { device, reason, because, retracted: 0 });
+        }
         engine.introduce(now, store)?;
         Ok(engine)
     }

@@ -125,7 +125,7 @@ impl Engine {
         if planted::is(Bug::NeverAsksForOwn) {
             lacking.retain(|replica| replica.device != self.identity.device());
         }
-        // Normally each commit is asked of one peer only. Where that brought nothing that could be kept, the parts may need
+        // Normally each commit is asked of one peer only, unless that one let its last request expire. Where that brought nothing that could be kept, the parts may need
         // each other: then this peer is asked for all of it, which it gives in causal order.
         let (idle, fruitless) = (peer.want.is_none(), peer.fruitless);
         if let Some(peer) = self.peers.get_mut(&key) {
@@ -137,7 +137,9 @@ impl Engine {
                 lacking = lacking.minus(&self.reorder.knowledge());
                 mark!(WaitingNotAsked if lacking.is_empty());
                 for other in self.peers.values() {
-                    if let Some(want) = &other.want {
+                    if let Some(want) =
+                        other.want.as_ref().filter(|_| !other.late || planted::is(Bug::SilentPeerHogs))
+                    {
                         mark!(AskedElsewhere if !lacking.is_empty() && lacking.minus(&want.ranges).is_empty());
                         lacking = lacking.minus(&want.ranges);
                     }
@@ -184,6 +186,7 @@ impl Engine {
             mark!(RequestExpired if !want.progress);
             mark!(RequestExpiredHalfway if want.progress);
             peer.fruitless = !want.progress;
+            peer.late = !want.progress;
             peer.want_ms = peer.want_ms.saturating_mul(2).min(self.config.want_ms_max);
             // Another peer may be quicker; this one is asked again on its retry timer at the latest.
             let others = self.ready_peers();
@@ -354,7 +357,7 @@ impl Engine {
     }
 
     /// Applies what no longer has to wait.
-    fn unblock(&mut self, draft: &mut Draft<'_>, now: Now) -> Result<(), StoreError> {
+    pub(crate) fn unblock(&mut self, draft: &mut Draft<'_>, now: Now) -> Result<(), StoreError> {
         loop {
             let state = &self.state;
             if let Some(next) = self.reorder.take_first(|run| state.fit(run) != Fit::Waits) {
@@ -446,6 +449,7 @@ impl Engine {
         if progress {
             peer.retry_ms = self.config.retry_ms;
             peer.fruitless = false;
+            peer.late = false;
         }
         let Some(want) = &mut peer.want else { return };
         let mut wait_ms = None;

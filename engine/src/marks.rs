@@ -112,6 +112,7 @@ marks! {
     OrderTooLate "order-too-late" "An administrator's order named a device that is revoked."
     Promoted "promoted" "A device was given the root key."
     StatementTwice "statement-twice" "A statement arrived that was known."
+    UnblockedByStatement "unblocked-by-statement" "Commits that had waited for a statement that retracts were applied."
     StatementForged "statement-forged" "A statement that the root key did not sign was refused."
     NothingRetracted "nothing-retracted" "A revocation arrived where nothing beyond its fence was applied."
     RolledBack "rolled-back" "A revocation retracted what was applied."

@@ -536,10 +536,7 @@ impl<'a> Full<'a> {
 
     /// Puts the last backup in place of a machine's database. Its guard tells the software that this is a copy.
     fn restore(&mut self, node: usize) -> Result<(), Violation> {
-        let Some(image) = self.machines[node].backup.clone() else {
-            self.report.marks.note(Situation::RestoredNothing, true);
-            return Ok(());
-        };
+        let Some(image) = self.machines[node].backup.clone() else { return Ok(()) };
         self.power_off(node);
         let disk = &self.machines[node].disk;
         disk.replace(&image);
@@ -733,8 +730,8 @@ impl<'a> Full<'a> {
         let observers: Vec<&Observer> = self.machines.iter().map(|machine| &machine.observer).collect();
         check_acknowledged(&self.global, &observers, core, &self.plan.standing())?;
         for node in core {
-            let Machine { device, observer, told, .. } = &self.machines[*node];
-            if observer.revoked(device) && !told {
+            let Machine { device, observer, told, board, .. } = &self.machines[*node];
+            if observer.revoked(device) && !told && !board.borrow().revoked {
                 let sentence = format!("{} does not report it", letter(*node));
                 return violation("a revoked device is told", sentence);
             }

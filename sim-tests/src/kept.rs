@@ -30,6 +30,7 @@ const FILES: &[(&str, &str)] = kept! {
     "lost-push"
     "scalar-cursor"
     "small-buffer"
+    "unblocked-by-statement"
 };
 
 /// All of them, each with the name of its file.

@@ -45,7 +45,7 @@ situations! {
     WriteLost [Pure] "write-lost" "A transaction was not answered, because its device failed meanwhile."
     WriteInBackupOnly [Pure Full] "write-lost-by-restore" "A device was restored, and writes that nobody else had were gone."
     WriteReturned [Pure Full] "write-kept-by-others" "A device was restored, and others had what it lost."
-    RestoredNothing [Pure Full] "restored-without-backup" "A device was to be restored that had no backup."
+    RestoredNothing [Pure] "restored-without-backup" "A device was to be restored that had no backup."
     PairOverwritten [Pure Full] "pair-overwritten" "Both rows of a pair were written again."
     PowerCutAtBatch [Pure] "power-cut-at-batch" "Power failed between two outputs of a device."
     StoreRefused [Pure] "store-refused" "A batch was refused, and the engine was made anew."

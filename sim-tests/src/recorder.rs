@@ -17,8 +17,11 @@ struct Tape {
     moments: Vec<Moment>,
     frames: u64,
     /// Frames that have not arrived, by sender and receiver: their numbers and content.
-    under_way: BTreeMap<(usize, usize), Vec<(u64, Vec<u8>)>>,
+    under_way: BTreeMap<(usize, usize), Vec<Numbered>>,
 }
+
+/// A frame's number and content.
+type Numbered = (u64, Vec<u8>);
 
 /// A recording. Clones mean the same one.
 #[derive(Debug, Clone)]

@@ -84,6 +84,8 @@ pub(crate) struct Board {
     /// Most memory of commits that waited for others, since the last look, in bytes.
     pub(crate) waiting_bytes: u64,
     pub(crate) events: Vec<Event>,
+    /// Its status has said that it is revoked.
+    pub(crate) revoked: bool,
     pub(crate) outcomes: Vec<Result<Written, WriteFailed>>,
     pub(crate) orders: Vec<Result<Dot, OrderFailed>>,
 }
@@ -234,12 +236,13 @@ async fn keep_root(mut grants: watch::Receiver<Option<SecretKey>>, granted: Rc<R
     }
 }
 
-/// Looks at the buffers again and again.
+/// Looks at the status again and again.
 async fn measure(db: Db<SimStore>, board: Rc<RefCell<Board>>) {
     while let Some(status) = db.status().await {
         {
-            let most = &mut board.borrow_mut().waiting_bytes;
-            *most = (*most).max(status.stats.waiting_bytes);
+            let board = &mut *board.borrow_mut();
+            board.waiting_bytes = board.waiting_bytes.max(status.stats.waiting_bytes);
+            board.revoked |= status.revoked;
         }
         sleep(STATUS_PAUSE).await;
     }
