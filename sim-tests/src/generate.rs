@@ -17,7 +17,7 @@ const OFFSETS_MS: [i64; 8] = [0, 0, 300, -MINUTE_MS, MINUTE_MS, 60 * MINUTE_MS, 
 
 /// How many plans of the pure harness write much at a time, in millionths. They cost several times as much, and find
 /// what depends on size; of the rest more can be tried.
-const HEAVY_PPM: u64 = 200_000;
+const HEAVY_PPM: u64 = 100_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
