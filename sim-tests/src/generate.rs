@@ -272,7 +272,8 @@ impl Maker {
                     loss_ppm: self.pick(&[0, 10_000, 100_000, 300_000]),
                     double_ppm: self.pick(&[0, 10_000, 200_000]),
                     damage_ppm: self.pick(&[0, 0, 10_000, 50_000]),
-                    jitter_micros: self.pick(&[0, 10_000, 100_000, 1_000_000]),
+                    // The longest: a request arrives after the one that was made when it had expired.
+                    jitter_micros: self.pick(&[0, 10_000, 100_000, 1_000_000, 1_000_000, 12_000_000]),
                 };
                 self.add(at_ms, faults);
                 self.add(later_ms, FAULTLESS);

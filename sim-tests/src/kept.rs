@@ -29,6 +29,7 @@ macro_rules! kept {
 const FILES: &[(&str, &str)] = kept! {
     "lost-push"
     "scalar-cursor"
+    "silent-peer"
     "small-buffer"
     "unblocked-by-statement"
 };
