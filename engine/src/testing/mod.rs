@@ -4,11 +4,16 @@ mod link;
 mod mesh;
 mod moment;
 mod rounds;
+mod trace;
 mod transcript;
 
 pub use link::{LinkFaults, MeshCounts};
 pub use mesh::{EPOCH_MS, Mesh};
-pub use moment::{Happened, Moment};
+pub use moment::{Happened, Moment, describe_batch};
+pub use transcript::describe_frame;
+
+#[cfg(feature = "planted")]
+pub use crate::remembered::{StandIns, stand_ins};
 
 #[cfg(feature = "planted")]
 pub use crate::remembered::{StandIns, stand_ins};
