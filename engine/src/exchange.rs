@@ -332,7 +332,7 @@ impl Engine {
             peer.brought(dot.replica, 1, 1);
         }
         if self.take_statement(now, hashed.clone(), sig, from) {
-            mark!(NothingRetracted if matches!(statement, crate::statement::Statement::Revoke(_)));
+            mark!(NothingRetracted if matches!(*statement, crate::statement::Statement::Revoke(_)));
             self.count(from, 1, 0, 0);
             self.state.apply_remote(draft, now, hashed, Some(sig))?;
             self.stated(&statement, dot, 0);
