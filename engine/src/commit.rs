@@ -11,7 +11,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::codec::{DecodeError, Reader, Writer};
+use crate::codec::{DecodeError, Reader, Writer, bytes_len, varint_len};
 use crate::config::{
     COMMIT_BYTES_MAX, COMMIT_OPS_MAX, DEVICE_NAME_BYTES_MAX, FIELD_BYTES_MAX, REPLICAS_MAX, ROW_FIELDS_MAX,
     ROW_KEY_BYTES_MAX, TABLE_BYTES_MAX,
@@ -21,6 +21,9 @@ use crate::identity::{AccountId, DeviceCert, DeviceId, Dot, Identity, PeerKey, R
 use crate::name::{FieldName, RowKey, TableName};
 use crate::statement::{Statement, incarnation_of};
 use crate::value::Value;
+
+/// A replica's name, encoded.
+const REPLICA_BYTES: usize = 24;
 
 /// BLAKE3 hash of a commit's canonical encoding.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -142,6 +145,24 @@ impl Commit {
                 value.encode(writer);
             }
         }
+    }
+
+    /// Bytes of what [`Commit::encode`] gives, without making it.
+    pub fn encoded_len(&self) -> usize {
+        if self.introduces.is_some() || self.statement.is_some() {
+            // The first of a replica.
+            return self.encode().len();
+        }
+        let deps = self.deps.values().map(|seq| REPLICA_BYTES + varint_len(*seq));
+        let ops = self.ops.iter().map(|op| {
+            let names = bytes_len(op.table.as_str().len()) + bytes_len(op.row.as_str().len());
+            let fields = op.fields.iter();
+            let fields = fields.map(|(name, value)| bytes_len(name.as_str().len()) + value.encoded_len());
+            1 + names + varint_len(op.fields.len() as u64) + fields.sum::<usize>()
+        });
+        let head = REPLICA_BYTES + varint_len(self.dot.seq) + self.prev.0.len() + size_of::<u64>();
+        let counts = varint_len(self.deps.len() as u64) + 1 + varint_len(self.ops.len() as u64);
+        head + counts + deps.sum::<usize>() + ops.sum::<usize>()
     }
 
     /// Reads the canonical form; `introduced` certificates are of `account` and have been verified.

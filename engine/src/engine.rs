@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::identity::{DeviceCert, DeviceId, Identity, PeerKey, ReplicaId};
 use crate::io::{Event, Input, Output, SyncStats, Traffic, median_offset};
 use crate::knowledge::Knowledge;
+use crate::marks::mark;
 use crate::peer::Peer;
 use crate::planted::{self, Bug};
 use crate::prng::Prng;
@@ -85,6 +86,8 @@ impl Engine {
     ) -> Result<Engine, StoreError> {
         let config = config.sane();
         let mut prng = Prng::new(seed);
+        mark!(Restarted if recovered.replica.is_some());
+        mark!(CopyRenamed if recovered.replica.is_none() && last_of(&recovered, &identity).is_some());
         let replica = recovered
             .replica
             .or_else(|| planted::is(Bug::RestoredReusesNumbers).then(|| last_of(&recovered, &identity))?)
@@ -110,6 +113,11 @@ impl Engine {
             engine.state.replica = engine.new_incarnation();
         }
         engine.output_members();
+        if let Some((revocation, because)) = engine.state.fences.revocation(&engine.identity.device()) {
+            // Said at each start: the power may have failed before it was said the first time.
+            let (device, reason, because) = (revocation.device, revocation.reason.clone(), *because);
+            engine.event(Event::Revoked { device, reason, because, retracted: 0 });
+        }
         engine.introduce(now, store)?;
         Ok(engine)
     }
@@ -175,7 +183,7 @@ impl Engine {
 
     /// Whether this device is one of the account's no longer: it keeps its data and has no sessions.
     pub fn revoked(&self) -> bool {
-        self.state.revoked(&self.identity.device())
+        self.state.revoked(&self.state.own)
     }
 
     /// Whether this device holds the account's root key.
@@ -213,6 +221,7 @@ impl Engine {
             return self.output_disconnect(key, "this is our own key");
         }
         if let Some(old) = self.peers.remove(&key) {
+            mark!(SessionReplaced);
             // The transport may have lost a connection without a word; what was said on it is void.
             self.ended.add(&old.traffic);
             self.timers.clear_peer(key);
@@ -263,18 +272,22 @@ impl Engine {
             Ok(parsed) => parsed,
             Err(FrameError::Damaged) => {
                 // The network's doing, not the peer's, until it happens all the time.
+                mark!(DamagedFrame);
                 peer.damaged += 1;
                 peer.traffic.frames_dropped += 1;
                 if peer.damaged > DAMAGED_MAX {
+                    mark!(DamagedTooOften);
                     self.fault(now, key, Fault::Protocol, "too many damaged frames");
                 }
                 return Ok(());
             }
             Err(error @ FrameError::Version { .. }) => {
+                mark!(OtherVersion);
                 self.fault(now, key, Fault::Version, &error.to_string());
                 return Ok(());
             }
             Err(error) => {
+                mark!(MalformedFrame);
                 self.fault(now, key, Fault::Protocol, &error.to_string());
                 return Ok(());
             }
@@ -283,7 +296,10 @@ impl Engine {
         match message {
             Message::Hello(hello) => self.on_hello(now, key, session, &hello, store)?,
             Message::Error(error) => self.on_error(now, key, &error),
-            _ if peer.theirs != Some(session) => peer.traffic.frames_dropped += 1,
+            _ if peer.theirs != Some(session) => {
+                mark!(StaleFrame);
+                peer.traffic.frames_dropped += 1;
+            }
             message => {
                 self.heard(now, key);
                 self.message(now, key, message, store)?;
@@ -312,6 +328,7 @@ impl Engine {
             Message::Audit(audit) => self.on_audit(key, &audit, store)?,
             Message::Audited(audited) => self.on_audited(key, &audited),
             Message::Bye(bye) => {
+                mark!(Goodbye);
                 self.peer_down(now, key, None, &bye.text);
                 self.output_disconnect(key, "the peer said goodbye");
             }
@@ -335,11 +352,13 @@ impl Engine {
         store: &impl StoreRead,
     ) -> Result<(), StoreError> {
         if hello.cert.account != self.state.account {
+            mark!(ForeignAccount);
             self.fault(now, key, Fault::ForeignAccount, "");
             return Ok(());
         }
         let genuine = hello.cert.check(&self.state.account).is_ok() && hello.cert.key == key;
         if !genuine || hello.replica.device != key.device() || session == 0 {
+            mark!(Uncertified);
             self.fault(now, key, Fault::Unauthorised, "");
             return Ok(());
         }
@@ -354,11 +373,13 @@ impl Engine {
         if peer.theirs == Some(session) {
             // A repetition: the peer has not heard ours.
             if hello.echo != peer.session {
+                mark!(HelloRepeated);
                 self.say_hello(key);
             }
             return Ok(());
         }
         let again = peer.ready();
+        mark!(SessionResumed if again);
         peer.restart(&key, session, &self.config);
         self.timers.clear(Timer::Handshake(key));
         self.timers.clear(Timer::Want(key));
@@ -373,6 +394,7 @@ impl Engine {
         self.say_ping(now, key);
         let digest = self.state.knowledge.digest();
         if hello.digest == digest || planted::is(Bug::EqualAssumed) {
+            mark!(EqualAtOnce);
             let knowledge = self.state.knowledge.clone();
             if let Some(peer) = self.peers.get_mut(&key) {
                 peer.known = knowledge;
@@ -390,6 +412,7 @@ impl Engine {
     }
 
     fn on_error(&mut self, now: Now, key: PeerKey, error: &ErrorMessage) {
+        mark!(ToldFault);
         let text = format!("the other device said: {}", error.text);
         self.event(Event::PeerFault { device: key.device(), fault: error.fault, text: text.clone() });
         self.peer_down(now, key, Some(error.fault), &text);
@@ -422,7 +445,9 @@ impl Engine {
         let peers = offsets.len();
         let Some(median) = median_offset(offsets) else { return };
         let skewed = median.unsigned_abs() > self.config.skew_warn_ms;
+        mark!(ClockSkewHealed if self.skew_told && !skewed);
         if skewed && !self.skew_told {
+            mark!(ClockSkewTold);
             self.event(Event::ClockSkew { offset_ms: median, peers });
         }
         self.skew_told = skewed;
@@ -431,8 +456,14 @@ impl Engine {
     fn timeouts(&mut self, now: Now, store: &impl StoreRead) -> Result<(), StoreError> {
         while let Some(timer) = self.timers.pop_due(now.mono) {
             match timer {
-                Timer::Handshake(key) => self.fault(now, key, Fault::HandshakeTimeout, ""),
-                Timer::Silence(key) => self.fault(now, key, Fault::Silent, ""),
+                Timer::Handshake(key) => {
+                    mark!(HandshakeTimedOut);
+                    self.fault(now, key, Fault::HandshakeTimeout, "");
+                }
+                Timer::Silence(key) => {
+                    mark!(PeerSilent);
+                    self.fault(now, key, Fault::Silent, "");
+                }
                 Timer::Ping(key) => {
                     self.say_ping(now, key);
                     self.timers.set(Timer::Ping(key), now.mono.plus_ms(self.config.ping_ms));
@@ -465,6 +496,7 @@ impl Engine {
             self.say_hello(key);
         } else if !peer.synced {
             // Pushes that were not confirmed in this time may be lost.
+            mark!(PushesRepeated if !peer.pushed.is_empty());
             peer.pushed = Knowledge::default();
             peer.pushed_acked = peer.pushed_bytes;
             self.say_have(key, true);

@@ -14,6 +14,7 @@ use crate::fences::Fences;
 use crate::hlc::{Hlc, LocalClock};
 use crate::identity::{AccountId, DeviceCert, DeviceId, Dot, Identity, ReplicaId, Sig};
 use crate::knowledge::Knowledge;
+use crate::marks::mark;
 use crate::name::{RowKey, TableName};
 use crate::planted::{self, Bug};
 use crate::row::{Losses, Lost, RowState, Superseded};
@@ -143,6 +144,19 @@ impl Replicated {
         missing.fold(0, u64::saturating_add)
     }
 
+    /// Whether earlier commits of a run's own replica are missing.
+    pub(crate) fn gap_before(&self, run: &Run<HashedCommit>) -> bool {
+        run.commits.first().is_some_and(|first| {
+            first.commit.dot.seq > self.knowledge.prefix_len(&first.commit.dot.replica) + 1
+        })
+    }
+
+    /// Whether a run depends on commits that no longer count.
+    pub(crate) fn leans_on_fenced(&self, run: &Run<HashedCommit>) -> bool {
+        let mut deps = run.commits.iter().flat_map(|hashed| &hashed.commit.deps);
+        deps.any(|(replica, seq)| self.fences.clamp(replica, *seq) < *seq)
+    }
+
     /// How many commits are known to be missing before this run can be applied; 0 if none is.
     pub(crate) fn distance(&self, run: &Run<HashedCommit>) -> u64 {
         let Some(first) = run.commits.first() else { return 0 };
@@ -218,8 +232,10 @@ impl Replicated {
                 unseen = lost.values;
                 continue;
             }
-            let visible = row.visible();
+            let (visible, deleted) = (row.visible(), row.del());
             row.apply(stamp, op, &mut lost);
+            mark!(CreatedAgain if deleted.is_some() && !visible && row.visible());
+            mark!(LateDelete if op.kind == OpKind::Delete && visible && row.visible());
             hidden(row, visible, stamp, op, &mut lost);
             unseen = lost.values;
             for superseded in unseen.drain(..) {
@@ -263,8 +279,12 @@ impl Replicated {
             draft.state(op).and_then(|state| state.field(lost.field.as_str()))
         };
         if shown == Some(&lost.value) {
+            mark!(SameValueTwice);
             return;
         }
+        mark!(ConflictListed);
+        mark!(ArrivalLost if lost.loser == stamp);
+        mark!(TieBroken if lost.loser.hlc == lost.winner.hlc);
         draft.batch.conflicts.push(Conflict {
             id: self.conflict_next,
             table: op.table.clone(),
@@ -391,6 +411,7 @@ fn hidden(row: &RowState, was_visible: bool, stamp: Stamp, op: &Op, lost: &mut i
     for (field, cell) in row.cells().iter() {
         let hidden_now = if op.kind.deletes() { was_visible } else { cell.stamp == stamp };
         if hidden_now {
+            mark!(UpdateHidden);
             lost.lost(Lost { field, value: &cell.value, loser: cell.stamp, winner });
         }
     }

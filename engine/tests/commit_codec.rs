@@ -96,6 +96,7 @@ proptest! {
     fn a_commit_comes_back(first in any_first(), later in any_later()) {
         for commit in [first, later] {
             prop_assert_eq!(commit.check(), Ok(()));
+            prop_assert_eq!(commit.encoded_len(), commit.encode().len());
             prop_assert_eq!(decode(&commit.encode()), Ok(commit));
         }
     }

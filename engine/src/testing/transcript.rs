@@ -1,9 +1,18 @@
 //! Conversations as text: what a message says in one line, without what differs from run to run.
 
-use crate::wire::message::Message;
+use crate::identity::AccountId;
+use crate::wire::message::{Message, parse};
+
+/// A frame in one line: its message, without what differs from run to run.
+pub fn describe_frame(bytes: &[u8], account: &AccountId) -> String {
+    match parse(bytes, account) {
+        Ok((_, message)) => describe(&message),
+        Err(error) => format!("({error})"),
+    }
+}
 
 /// A message in one line, without what differs from run to run.
-pub(super) fn describe(message: &Message) -> String {
+fn describe(message: &Message) -> String {
     match message {
         Message::Hello(hello) => format!("Hello {} echo={}", hello.cert.name, hello.echo != 0),
         Message::Have(have) => format!("Have {} commits, reply={}", have.knowledge.commits(), have.reply),

@@ -145,7 +145,9 @@ pub struct Audited {
 }
 
 /// Why a session ends by a fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, thiserror::Error,
+)]
 pub enum Fault {
     /// The other side belongs to another account.
     #[error("the device belongs to another account")]
