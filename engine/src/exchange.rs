@@ -137,9 +137,7 @@ impl Engine {
                 lacking = lacking.minus(&self.reorder.knowledge());
                 mark!(WaitingNotAsked if lacking.is_empty());
                 for other in self.peers.values() {
-                    if let Some(want) =
-                        other.want.as_ref().filter(|_| !other.late || planted::is(Bug::SilentPeerHogs))
-                    {
+                    if let Some(want) = other.want.as_ref().filter(|_| !other.late) {
                         mark!(AskedElsewhere if !lacking.is_empty() && lacking.minus(&want.ranges).is_empty());
                         lacking = lacking.minus(&want.ranges);
                     }
