@@ -27,6 +27,7 @@ macro_rules! kept {
 
 /// The files of the folder `plans`, by name.
 const FILES: &[(&str, &str)] = kept! {
+    "asked-in-turn"
     "lost-push"
     "scalar-cursor"
     "small-buffer"
