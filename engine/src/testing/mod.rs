@@ -15,6 +15,7 @@ pub use transcript::describe_frame;
 #[cfg(feature = "planted")]
 pub use crate::remembered::{StandIns, stand_ins};
 
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -125,7 +126,7 @@ impl Author {
             prev: self.prev,
             hlc,
             deps,
-            introduces: (self.seq == 1).then(|| self.identity.cert.clone()),
+            introduces: (self.seq == 1).then(|| Box::new(self.identity.cert.clone())),
             statement: None,
             ops: ops.into_values().collect(),
         };
