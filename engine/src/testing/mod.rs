@@ -15,7 +15,6 @@ pub use transcript::describe_frame;
 #[cfg(feature = "planted")]
 pub use crate::remembered::{StandIns, stand_ins};
 
-
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
