@@ -329,7 +329,7 @@ impl Observer {
         let unauthorised = |what: &str| {
             violation("no unauthorised commit is applied", format!("{name} applied {dot:?}, {what}"))
         };
-        match &commit.statement {
+        match commit.statement.as_deref() {
             Some(Statement::Revoke(said)) if !global.ordered.contains(&said.device) => {
                 return unauthorised("a revocation that no administrator ordered");
             }

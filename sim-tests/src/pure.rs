@@ -427,7 +427,7 @@ impl<'a> Pure<'a> {
             return Ok(());
         };
         let stored = self.mesh.store(by).commits(&dot.replica, 1, 1, usize::MAX).unwrap_or_default();
-        let said = stored.first().and_then(|stored| match &stored.commit.statement {
+        let said = stored.first().and_then(|stored| match stored.commit.statement.as_deref() {
             Some(Statement::Revoke(said)) => Some(said),
             _ => None,
         });
