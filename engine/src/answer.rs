@@ -186,7 +186,7 @@ impl Engine {
             }
             for stored in page {
                 let met = self.state.fences.met(&stored.commit.deps, |replica| has.prefix_len(replica));
-                let size = stored.commit.encode().len();
+                let size = stored.commit.encoded_len();
                 // The last commit may cross the budget, but not by so much that no frame would hold the run.
                 let over = bytes >= bytes_max
                     || bytes + size > bytes_max + self.config.batch_bytes
@@ -255,7 +255,7 @@ impl Engine {
     fn pieces_of(&self, written: &[(Commit, Sig)]) -> Vec<Piece> {
         let mut pieces: Vec<Piece> = Vec::new();
         for (commit, sig) in written {
-            let bytes = commit.encode().len() as u64;
+            let bytes = commit.encoded_len() as u64;
             match pieces.last_mut() {
                 Some(piece)
                     if piece.bytes + bytes <= self.config.batch_bytes as u64

@@ -15,6 +15,10 @@ const YEAR_MS: i64 = 365 * 24 * 60 * MINUTE_MS;
 /// Offsets that clocks jump to, in milliseconds.
 const OFFSETS_MS: [i64; 8] = [0, 0, 300, -MINUTE_MS, MINUTE_MS, 60 * MINUTE_MS, 70 * YEAR_MS, -20 * YEAR_MS];
 
+/// How many plans of the pure harness write much at a time, in millionths. They cost several times as much, and find
+/// what depends on size; of the rest more can be tried.
+const HEAVY_PPM: u64 = 100_000;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
     Disconnects,
@@ -67,6 +71,8 @@ const CLASSES: [Class; 21] = [
 struct Maker {
     prng: Prng,
     nodes: usize,
+    /// Whether much is written at a time.
+    heavy: bool,
     duration_ms: u64,
     events: Vec<Timed>,
     harness: Harness,
@@ -82,14 +88,16 @@ pub fn plan(seed: u64, harness: Harness) -> Plan {
     bytes[..8].copy_from_slice(&seed.to_be_bytes());
     bytes[8..12].copy_from_slice(b"plan");
     let mut prng = Prng::new(bytes);
+    let heavy = harness == Harness::Full || prng.chance_ppm(HEAVY_PPM);
     let (nodes_max, seconds, writes) = match harness {
-        Harness::Pure => (6, 10 + prng.below(50), 10 + prng.below(50)),
+        Harness::Pure => (6, 10 + prng.below(60), 10 + prng.below(if heavy { 50 } else { 20 })),
         Harness::Full => (5, 5 + prng.below(25), 8 + prng.below(25)),
     };
     let nodes = 2 + prng.below(nodes_max - 1) as usize;
     let mut maker = Maker {
         prng,
         nodes,
+        heavy,
         duration_ms: seconds * 1000,
         events: Vec::new(),
         harness,
@@ -192,12 +200,13 @@ impl Maker {
         if self.prng.chance_ppm(120_000) {
             return self.add(at_ms, Event::Pair { node, value: number as i64 });
         }
-        let steps = match self.prng.below(10) {
-            0 => 2 + self.prng.below(4),
-            1 => 20 + self.prng.below(20),
-            _ => 1,
+        let (steps, cold) = match self.prng.below(10) {
+            0 => (2 + self.prng.below(4), false),
+            1 if self.heavy => (20 + self.prng.below(20), true),
+            1 => (4 + self.prng.below(8), true),
+            _ => (1, false),
         };
-        let steps = (0..steps).map(|_| self.step(number, steps > 10)).collect();
+        let steps = (0..steps).map(|_| self.step(number, cold)).collect();
         self.add(at_ms, Event::Write { node, steps });
     }
 
@@ -305,13 +314,15 @@ impl Maker {
                 self.add(at_ms, Event::Intrude { node: a, by });
             }
             Class::Bursts => {
-                for number in 0..20 + self.prng.below(30) {
+                let (least, spread) = if self.heavy { (20, 30) } else { (4, 8) };
+                for number in 0..least + self.prng.below(spread) {
                     let steps = vec![self.step(number, false)];
                     self.add(at_ms, Event::Write { node: a, steps });
                 }
             }
             Class::Large => {
-                let steps = (0..200).map(|number| self.step(number, true)).collect();
+                let steps = if self.heavy { 200 } else { 40 };
+                let steps = (0..steps).map(|number| self.step(number, true)).collect();
                 self.add(at_ms, Event::Write { node: a, steps });
             }
             Class::Ties => self.tie(at_ms, a, b),

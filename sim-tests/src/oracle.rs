@@ -21,7 +21,7 @@ use engine::wire::message::Fault;
 
 use crate::ledger::Ledger;
 use crate::plan::{PAIR, TABLE, letter};
-use crate::reference::{Place, Reference, RowView, place};
+use crate::reference::{Key, Reference, RowView, place, place_of};
 use crate::standing::Standing;
 
 /// Commits read from a log at a time.
@@ -121,7 +121,7 @@ pub struct Observer {
     stamp_ms_max: u64,
     ledger: Ledger,
     reference: Reference,
-    changed: BTreeSet<(String, String)>,
+    changed: BTreeSet<Key>,
     standing: Standing,
     /// Commits that were applied and no longer count.
     retracted: BTreeSet<Dot>,
@@ -199,7 +199,7 @@ impl Observer {
 
     /// Whether the rows of the pair were written more than once.
     pub fn pair_overwritten(&self) -> bool {
-        self.reference.writes(&(TABLE.to_owned(), PAIR[0].to_owned())) > 1
+        key(TABLE, PAIR[0]).is_ok_and(|key| self.reference.writes(&key) > 1)
     }
 
     /// The knowledge that the log amounts to.
@@ -209,16 +209,17 @@ impl Observer {
 
     /// Takes in what is new in the log, and checks all that it implies. Returns whether there was anything.
     pub fn observe(&mut self, global: &mut Global, store: &dyn StoreRead) -> Result<bool, Violation> {
-        let (before, retracted) = (self.position, self.retracted.len());
-        let (mut own, mut quarantine) = (None, None);
+        let retracted = self.retracted.len();
+        let (mut recovered, mut quarantine) = (None, None);
         loop {
             let page = read(store.applied(self.position + 1, PAGE))?;
             if page.is_empty() {
                 break;
             }
-            if self.position == before {
-                own = read(store.recover())?.replica;
+            if recovered.is_none() {
+                recovered = Some(read(store.recover())?);
             }
+            let own = recovered.as_ref().and_then(|recovered| recovered.replica);
             for stored in &page {
                 while self.position + 1 < stored.position {
                     if quarantine.is_none() {
@@ -239,17 +240,14 @@ impl Observer {
                 break;
             }
         }
-        if self.position == before {
-            return Ok(false);
-        }
-        let recovered = read(store.recover())?;
+        let Some(recovered) = recovered else { return Ok(false) };
         self.check_heads(&recovered)?;
         self.check_clock(&recovered)?;
         self.ledger.check(self.name(), store)?;
         if self.retracted.len() > retracted || quarantine.is_some() {
             self.check_quarantine(store)?;
         }
-        if PAIR.iter().any(|row| self.changed.iter().any(|(_, changed)| changed == row)) {
+        if PAIR.iter().any(|row| self.changed.iter().any(|(_, changed)| changed.as_str() == *row)) {
             self.check_pair(store)?;
         }
         for key in std::mem::take(&mut self.changed) {
@@ -299,8 +297,10 @@ impl Observer {
             }
         }
         self.check_authority(global, commit)?;
-        let hash = hash_commit(&commit.encode());
-        if global.commits.entry(dot).or_insert_with(|| (hash, commit.clone())).0 != hash {
+        let known = global.commits.entry(dot);
+        let (hash, known) = known.or_insert_with(|| (hash_commit(&commit.encode()), commit.clone()));
+        let hash = *hash;
+        if known != commit {
             let sentence = format!("{name} has another commit {dot:?} than other devices");
             return violation("one name, one commit", sentence);
         }
@@ -329,7 +329,7 @@ impl Observer {
         let unauthorised = |what: &str| {
             violation("no unauthorised commit is applied", format!("{name} applied {dot:?}, {what}"))
         };
-        match &commit.statement {
+        match commit.statement.as_deref() {
             Some(Statement::Revoke(said)) if !global.ordered.contains(&said.device) => {
                 return unauthorised("a revocation that no administrator ordered");
             }
@@ -400,9 +400,8 @@ impl Observer {
 
     fn check_overwrites(&self, commit: &Commit) -> Result<(), Violation> {
         for op in &commit.ops {
-            let key = (op.table.to_string(), op.row.to_string());
-            let fields: Vec<&str> = op.fields.keys().map(|name| name.as_str()).collect();
-            let last = self.reference.overwritten(&key, op.kind, &fields);
+            let key = (op.table.clone(), op.row.clone());
+            let last = self.reference.overwritten(&key, op.kind, op.fields.keys());
             if last.is_some_and(|last| last >= place(commit)) {
                 return violation(
                     "a stamp exceeds each stamp that it overwrites",
@@ -414,9 +413,11 @@ impl Observer {
     }
 
     fn check_heads(&self, recovered: &Recovered) -> Result<(), Violation> {
-        let heads: BTreeMap<ReplicaId, (u64, CommitHash)> =
-            recovered.heads.iter().map(|(replica, head)| (*replica, (head.seq, head.hash))).collect();
-        if recovered.position != self.position || heads != self.heads {
+        let heads = || recovered.heads.iter().map(|(replica, head)| (*replica, (head.seq, head.hash)));
+        if recovered.position != self.position
+            || !heads().eq(self.heads.iter().map(|(of, head)| (*of, *head)))
+        {
+            let heads: BTreeMap<ReplicaId, (u64, CommitHash)> = heads().collect();
             return violation(
                 "position, knowledge and log say the same",
                 format!(
@@ -459,15 +460,14 @@ impl Observer {
         Ok(())
     }
 
-    fn check_row(&self, store: &dyn StoreRead, key: &(String, String)) -> Result<(), Violation> {
-        let (table, row) = names(key)?;
-        let state = read(store.row(&table, &row))?.unwrap_or_default();
-        let (stored, expected) = (view(&state), self.reference.row(key));
-        if state.visible() && expected.created.is_none() {
+    fn check_row(&self, store: &dyn StoreRead, key: &Key) -> Result<(), Violation> {
+        let state = read(store.row(&key.0, &key.1))?.unwrap_or_default();
+        if state.visible() && !self.reference.visible(key) {
             let sentence = format!("{} shows row {}, which is deleted", self.name(), key.1);
             return violation("a deleted row is not visible without a newer create", sentence);
         }
-        if stored != expected {
+        if !self.reference.is(key, &state) {
+            let (stored, expected) = (view(&state), self.reference.row(key));
             return violation(
                 "rows are what the reference merge of the log gives",
                 format!("{}'s row {} is {stored:?}, and should be {expected:?}", self.name(), key.1),
@@ -478,10 +478,10 @@ impl Observer {
 
     /// What an application is shown of the table of plans, which is what the reference merge makes visible.
     pub fn check_shown(&self, rows: &BTreeMap<String, BTreeMap<String, Value>>) -> Result<(), Violation> {
-        let due = self.reference.rows().filter(|(table, _)| table == TABLE).filter_map(|key| {
+        let due = self.reference.rows().filter(|(table, _)| table.as_str() == TABLE).filter_map(|key| {
             let row = self.reference.row(key);
-            let fields = row.fields.into_iter().map(|(name, (_, value))| (name, value)).collect();
-            row.created.map(|_| (key.1.clone(), fields))
+            let fields = row.fields.into_iter().map(|(name, (_, value))| (name.to_string(), value)).collect();
+            row.created.map(|_| (key.1.to_string(), fields))
         });
         let due: BTreeMap<String, BTreeMap<String, Value>> = due.collect();
         if *rows != due {
@@ -494,7 +494,7 @@ impl Observer {
     /// The two rows are only ever written together, so one without the other is a torn transaction.
     fn check_pair(&self, store: &dyn StoreRead) -> Result<(), Violation> {
         let [left, right] = PAIR.map(|row| {
-            let (table, row) = names(&(TABLE.to_owned(), row.to_owned()))?;
+            let (table, row) = key(TABLE, row)?;
             Ok(read(store.row(&table, &row))?.as_ref().map(view))
         });
         let (left, right) = (left?, right?);
@@ -535,8 +535,7 @@ impl Observer {
         self.check_heads(&recovered)?;
         self.check_quarantine(store)?;
         self.check_pair(store)?;
-        let keys: Vec<(String, String)> = self.reference.rows().cloned().collect();
-        keys.iter().try_for_each(|key| self.check_row(store, key))?;
+        self.reference.rows().try_for_each(|key| self.check_row(store, key))?;
         let (mut digest, mut rows) = (0u128, 0);
         for table in read(store.tables())? {
             let unbounded = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
@@ -545,7 +544,8 @@ impl Observer {
                 rows += 1;
             }
         }
-        let written = keys.iter().filter(|key| self.reference.row(key) != RowView::default()).count();
+        let nothing = RowState::default();
+        let written = self.reference.rows().filter(|key| !self.reference.is(key, &nothing)).count();
         if digest != recovered.digest || rows != written {
             return violation(
                 "the digest is that of all rows, and there are no others",
@@ -566,8 +566,13 @@ impl Observer {
     }
 }
 
-fn rows_of(commit: &Commit) -> impl Iterator<Item = (String, String)> + '_ {
-    commit.ops.iter().map(|op| (op.table.to_string(), op.row.to_string()))
+fn key(table: &str, row: &str) -> Result<Key, Violation> {
+    let key = TableName::new(table).and_then(|table| Ok((table, RowKey::new(row)?)));
+    key.or_else(|error| violation("names in a plan are valid", error.to_string()))
+}
+
+fn rows_of(commit: &Commit) -> impl Iterator<Item = Key> + '_ {
+    commit.ops.iter().map(|op| (op.table.clone(), op.row.clone()))
 }
 
 /// Adds what a commit's author had seen.
@@ -584,22 +589,13 @@ fn by_position(store: &dyn StoreRead) -> Result<BTreeMap<u64, Quarantined>, Viol
     Ok(quarantine.into_iter().map(|one| (one.stored.position, one)).collect())
 }
 
-fn names(key: &(String, String)) -> Result<(TableName, RowKey), Violation> {
-    let names = TableName::new(&key.0).and_then(|table| Ok((table, RowKey::new(&key.1)?)));
-    names.or_else(|error| violation("names in a log are valid", error.to_string()))
-}
-
 fn view(state: &RowState) -> RowView {
-    let place = |stamp: engine::commit::Stamp| -> Place {
-        let replica = stamp.dot.replica;
-        (stamp.hlc.0, *replica.device.0.as_bytes(), replica.incarnation, stamp.dot.seq)
-    };
     let cells = state.cells().iter();
     RowView {
-        created: state.ins().map(place),
-        deleted: state.del().map(place),
+        created: state.ins().map(place_of),
+        deleted: state.del().map(place_of),
         fields: cells
-            .map(|(name, cell)| (name.as_str().to_owned(), (place(cell.stamp), cell.value.clone())))
+            .map(|(name, cell)| (name.clone(), (place_of(cell.stamp), cell.value.clone())))
             .collect(),
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use engine::planted::{Bug, plant};
 use engine::testing::{Happened, Moment};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::full::Full;
 use crate::marks::{Marks, marks_of};
@@ -148,6 +149,44 @@ pub(crate) mod panics {
     }
 }
 
+/// What runs cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Runs.
+    pub runs: u64,
+    /// Virtual milliseconds in all.
+    pub simulated_ms: u64,
+    /// Processor time that they took: of one core, however many worked at a time, and whatever else those did.
+    pub cpu: Duration,
+}
+
+impl Cost {
+    fn join(&mut self, other: Cost) {
+        self.runs += other.runs;
+        self.simulated_ms += other.simulated_ms;
+        self.cpu += other.cpu;
+    }
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.cpu.as_secs_f64().max(1e-9);
+        let simulated = self.simulated_ms as f64 / 1000.0;
+        write!(
+            f,
+            "{:.0} seeds/s and {:.0} simulated s per s, a seed having {:.0} simulated s",
+            self.runs as f64 / seconds,
+            simulated / seconds,
+            simulated / self.runs.max(1) as f64
+        )
+    }
+}
+
+/// Processor time of this thread so far.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
+}
+
 /// What happened in many runs.
 #[derive(Debug, Clone, Default)]
 pub struct Summary {
@@ -165,8 +204,8 @@ pub struct Summary {
     pub slowest: (u64, u64),
     /// The convergence of most rounds, and its seed. (Pure harness.)
     pub most_rounds: (u64, u64),
-    /// Virtual milliseconds in all.
-    pub simulated_ms: u64,
+    /// What runs cost, by how many devices they have.
+    pub costs: BTreeMap<usize, Cost>,
     /// Wall time that it took.
     pub took: Duration,
     /// Seeds that failed, ascending.
@@ -177,13 +216,17 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.took.as_secs_f64().max(1e-9);
         let runs = self.passed + self.failures.len() as u64;
+        let mut all = Cost::default();
+        self.costs.values().for_each(|cost| all.join(*cost));
         writeln!(
             f,
             "{runs} seeds in {seconds:.1} s ({:.0} seeds/s, {:.0} simulated s per s), {} commits",
             runs as f64 / seconds,
-            self.simulated_ms as f64 / 1000.0 / seconds,
+            all.simulated_ms as f64 / 1000.0 / seconds,
             self.commits
         )?;
+        writeln!(f, "on one core: {all}")?;
+        self.costs.iter().try_for_each(|(devices, cost)| writeln!(f, "  {devices} devices: {cost}"))?;
         for (title, counts) in [("what happened", &self.counts), ("faults injected", &self.faults)] {
             writeln!(f, "{title}:")?;
             for (name, times) in &counts.0 {
@@ -220,7 +263,7 @@ impl Summary {
         self.marks.iter().filter(|(_, seeds)| **seeds == 0).map(|(name, _)| *name).collect()
     }
 
-    fn join(&mut self, seed: u64, (report, result): Outcome) {
+    fn join(&mut self, seed: u64, devices: usize, cpu: Duration, (report, result): Outcome) {
         self.counts.join(&report.counts);
         self.faults.join(&report.faults);
         for name in report.marks.names() {
@@ -228,8 +271,9 @@ impl Summary {
                 *seeds += 1;
             }
         }
+        let cost = Cost { runs: 1, simulated_ms: report.simulated_ms, cpu };
+        self.costs.entry(devices).or_default().join(cost);
         self.commits += report.commits;
-        self.simulated_ms += report.simulated_ms;
         self.slowest = self.slowest.max((report.convergence_ms, seed));
         self.most_rounds = self.most_rounds.max((report.convergence_rounds, seed));
         match result {
@@ -266,10 +310,13 @@ pub fn run_seeds(ask: &Seeds, progress: &(dyn Fn(u64) + Sync)) -> Summary {
             if seed >= seeds.end || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return;
             }
-            let outcome = run_plan(&plan(seed, harness), harness, false);
+            let start = cpu_time();
+            let plan = plan(seed, harness);
+            let outcome = run_plan(&plan, harness, false);
+            let cpu = cpu_time().saturating_sub(start);
             stop.fetch_or(outcome.1.is_err(), Ordering::Relaxed);
             let mut summary = summary.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            summary.join(seed, outcome);
+            summary.join(seed, plan.nodes, cpu, outcome);
             progress(summary.passed + summary.failures.len() as u64);
         }
     };

@@ -25,7 +25,7 @@ impl Standing {
 
     /// Takes in a statement's commit.
     pub(crate) fn hear(&mut self, commit: &Commit) {
-        match &commit.statement {
+        match commit.statement.as_deref() {
             None | Some(Statement::Certify(_)) => return,
             Some(Statement::Revoke(revocation)) => {
                 let counts = revocation.fences.iter().map(|(incarnation, fence)| (*incarnation, fence.seq));

@@ -84,7 +84,7 @@ fn describe_commit(commit: &Commit, letter: impl Fn(&DeviceId) -> char) -> Strin
         })
         .collect();
     if let Some(statement) = &commit.statement {
-        return match statement {
+        return match &**statement {
             Statement::Certify(cert) => format!("certificate of {}", letter(&cert.device())),
             Statement::Revoke(revocation) => format!("revocation of {}", letter(&revocation.device)),
             Statement::Fork(proof) => format!("proof of a fork of {}", letter(&proof.author.device())),

@@ -2,7 +2,7 @@
 
 use super::super::moment::{Happened, Moment, describe_batch};
 use super::super::transcript::describe_frame;
-use super::{HELD_MAX, Happening, Mesh, RECONNECT_MICROS, pair};
+use super::{DOUBLINGS_MAX, HELD_MAX, Happening, Mesh, RECONNECT_MICROS, STEADY_MICROS, pair};
 use crate::identity::{DeviceId, PeerKey};
 use crate::io::Input;
 use crate::prng::Prng;
@@ -62,19 +62,24 @@ impl Mesh {
         // The transport flushes before it closes.
         self.flush(node, other);
         let key = self.key(node);
+        let mut wait = RECONNECT_MICROS;
         if let Some(link) = self.links.get_mut(&pair(node, other)) {
             link.epoch += 1;
+            link.cuts = if self.now.0 - link.since.0 < STEADY_MICROS { link.cuts + 1 } else { 1 };
+            wait <<= (link.cuts - 1).min(DOUBLINGS_MAX);
         }
         self.input(other, Input::PeerDown(key));
         self.input(node, Input::PeerDown(peer));
-        self.schedule(RECONNECT_MICROS, Happening::Reconnect { a: node, b: other });
+        self.schedule(wait, Happening::Reconnect { a: node, b: other });
     }
 
-    /// What was sent before arrives at once.
+    /// What was sent before on this connection arrives at once.
     pub(super) fn flush(&mut self, node: usize, other: usize) {
         let key = self.key(node);
+        let Some(current) = self.links.get(&pair(node, other)).map(|link| link.epoch) else { return };
+        let way = (node, other, current);
         let pending: Vec<_> = self.queue.extract_if(.., |_, happening| {
-            matches!(happening, Happening::Arrival { from, to, .. } if (*from, *to) == (node, other))
+            matches!(happening, Happening::Arrival { from, to, epoch, .. } if (*from, *to, *epoch) == way)
         }).collect();
         for (_, happening) in pending {
             if let Happening::Arrival { frame, number, .. } = happening {
