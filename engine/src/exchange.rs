@@ -145,9 +145,7 @@ impl Engine {
                 lacking = lacking.minus(&self.reorder.knowledge());
                 mark!(WaitingNotAsked if lacking.is_empty());
                 for other in self.peers.values() {
-                    if let Some(want) =
-                        other.want.as_ref().filter(|_| !other.late || planted::is(Bug::SilentPeerHogs))
-                    {
+                    if let Some(want) = other.want.as_ref().filter(|_| !other.late) {
                         mark!(AskedElsewhere if !lacking.is_empty() && lacking.minus(&want.ranges).is_empty());
                         lacking = lacking.minus(&want.ranges);
                     }
@@ -175,7 +173,8 @@ impl Engine {
         planted::asks_since(self.identity.device(), peer.device, self.state.clock.last());
         peer.want_last = peer.want_last.wrapping_add(1).max(1);
         let id = peer.want_last;
-        peer.want = Some(OpenWant { id, ranges: ranges.clone(), progress: false });
+        let waiting = self.reorder.bytes();
+        peer.want = Some(OpenWant { id, ranges: ranges.clone(), progress: false, waiting });
         self.timers.set(Timer::Want(key), now.mono.plus_ms(peer.want_ms));
         self.send(key, &Control::Want(Want { id, ranges, credit }));
     }
@@ -190,7 +189,8 @@ impl Engine {
         if planted::is(Bug::WantNeverRetried) {
             return;
         }
-        if let Some(want) = peer.want.take() {
+        if let Some(mut want) = peer.want.take() {
+            want.progress |= self.reorder.bytes() > want.waiting;
             mark!(RequestExpired if !want.progress);
             mark!(RequestExpiredHalfway if want.progress);
             peer.fruitless = !want.progress;
@@ -214,6 +214,7 @@ impl Engine {
         let (waiting, fencing) = (self.reorder.bytes(), self.fencing.len());
         let mut draft = self.state.draft(store);
         let (mut touched, mut bad) = (BTreeMap::<ReplicaId, u64>::new(), None);
+        let answer = Answer { id: ops.want, offset: ops.offset, done: ops.done };
         for run in ops.runs {
             let Some(last) = run.commits.last() else { continue };
             touched.insert(last.commit.dot.replica, last.commit.dot.seq);
@@ -232,9 +233,9 @@ impl Engine {
             self.fault(now, key, fault, text);
             return Ok(());
         }
-        let progress = self.state.position() > before || self.reorder.bytes() > waiting;
-        let progress = progress || self.fencing.len() > fencing;
-        self.answered(now, key, ops.want, ops.offset, ops.done, progress);
+        let applied = self.state.position() > before || self.fencing.len() > fencing;
+        let progress = applied || self.reorder.bytes() > waiting;
+        self.answered(now, key, answer, applied, progress);
         self.acknowledge(key, ops.want, ops.offset, ops.done, touched.keys());
         if self.state.position() > before {
             self.announce(now, Some(key));
@@ -446,9 +447,11 @@ impl Engine {
         }
     }
 
-    /// Notes how far the answer to a request has come.
-    fn answered(&mut self, now: Now, key: PeerKey, id: u32, offset: u64, done: bool, progress: bool) {
-        let held = self.reorder.knowledge();
+    /// Notes how far the answer to a request has come. What it added to a full reorder buffer by taking the place of
+    /// something else is no progress in the end: two parts that need each other would be asked for in turn, for ever.
+    fn answered(&mut self, now: Now, key: PeerKey, answer: Answer, applied: bool, progress: bool) {
+        let Answer { id, offset, done } = answer;
+        let (held, waiting) = (self.reorder.knowledge(), self.reorder.bytes());
         let Some(peer) = self.peers.get_mut(&key) else { return };
         if id == 0 {
             peer.received_bytes = peer.received_bytes.max(offset);
@@ -462,7 +465,7 @@ impl Engine {
         let Some(want) = &mut peer.want else { return };
         let mut wait_ms = None;
         if want.id == id && done {
-            want.progress |= progress;
+            want.progress |= applied || waiting > want.waiting;
             // What was asked for may have come from others meanwhile.
             let lacking = want.ranges.minus(&self.state.knowledge).minus(&held);
             if want.progress || lacking.is_empty() {
@@ -476,7 +479,7 @@ impl Engine {
         } else if progress {
             // The rest of an earlier answer counts as well: on a slow link the new one queues behind it.
             mark!(LateAnswerCounts if want.id != id);
-            want.progress |= want.id == id;
+            want.progress |= applied && want.id == id;
             wait_ms = Some(peer.want_ms);
         }
         if let Some(wait_ms) = wait_ms {
@@ -623,6 +626,14 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Which part of the answer to which request a frame is.
+#[derive(Debug, Clone, Copy)]
+struct Answer {
+    id: u32,
+    offset: u64,
+    done: bool,
 }
 
 /// The batch, unless a planted bug tears it.

@@ -34,6 +34,8 @@ pub(crate) struct OpenWant {
     pub(crate) ranges: Knowledge,
     /// Whether its answer has brought anything new.
     pub(crate) progress: bool,
+    /// Bytes that waited in the reorder buffer when it was made.
+    pub(crate) waiting: usize,
 }
 
 /// A session with one peer.

@@ -27,11 +27,10 @@ macro_rules! kept {
 
 /// The files of the folder `plans`, by name.
 const FILES: &[(&str, &str)] = kept! {
+    "asked-in-turn"
     "lost-push"
     "scalar-cursor"
-    "silent-peer"
     "small-buffer"
-    "unblocked-by-statement"
 };
 
 /// All of them, each with the name of its file.
