@@ -177,6 +177,7 @@ fn the_service_runs_what_the_unit_says_and_logs_to_the_file() {
     let text = device.json(&["service", "print", "--kind", "systemd"]).json()["text"].clone();
     let text = text.as_str().expect("text");
     let line = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("a command");
+    assert!(line.ends_with("--log-to-file"), "{line}");
     let mut daemon = Command::new("sh")
         .args(["-c", &format!("exec {line}")])
         .stdin(Stdio::null())
@@ -313,6 +314,10 @@ fn shells_complete_tables_and_devices_with_the_daemon_and_without() {
     let (a, b) = (world.founder("laptop"), world.device("phone"));
     a.admit(&b);
     a.run(&["put", "tasks", "t1", "a=1"]).ok();
+    b.run(&["put", "tasks", "t1", "a=2"]).ok();
+    a.start();
+    b.run(&["sync"]).ok();
+    a.run(&["stop"]).ok();
     let complete = |words: &[&str]| {
         let mut command = a.command(&[&["--", "ahenk-cli"], words].concat());
         command.env("COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", words.len().to_string());
@@ -320,6 +325,7 @@ fn shells_complete_tables_and_devices_with_the_daemon_and_without() {
         let ran = Ran::of(command.output().expect("it starts")).ok();
         ran.stdout.lines().map(str::to_owned).collect::<Vec<_>>()
     };
+    let conflict = a.json(&["conflicts"]).json()["id"].to_string();
     for running in [false, true] {
         if running {
             a.start();
@@ -330,6 +336,7 @@ fn shells_complete_tables_and_devices_with_the_daemon_and_without() {
         assert_eq!(complete(&["device", "revoke", "p"]), ["phone"]);
         assert_eq!(complete(&["verify", "--peer", ""]), ["phone"], "a device is no peer of its own");
         assert!(complete(&["oplog", "--device", ""]).contains(&"laptop".to_owned()));
+        assert!(complete(&["conflicts", "show", ""]).iter().any(|id| *id == conflict));
     }
     let elsewhere = world.path().join("nowhere").display().to_string();
     assert!(!complete(&["--home", &elsewhere, "get", ""]).contains(&"tasks".to_owned()));
