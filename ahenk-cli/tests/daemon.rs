@@ -336,7 +336,7 @@ fn shells_complete_tables_and_devices_with_the_daemon_and_without() {
         assert_eq!(complete(&["device", "revoke", "p"]), ["phone"]);
         assert_eq!(complete(&["verify", "--peer", ""]), ["phone"], "a device is no peer of its own");
         assert!(complete(&["oplog", "--device", ""]).contains(&"laptop".to_owned()));
-        assert!(complete(&["conflicts", "show", ""]).iter().any(|id| *id == conflict));
+        assert!(complete(&["conflicts", "show", ""]).contains(&conflict));
     }
     let elsewhere = world.path().join("nowhere").display().to_string();
     assert!(!complete(&["--home", &elsewhere, "get", ""]).contains(&"tasks".to_owned()));
