@@ -229,24 +229,25 @@ fn wait_returns_when_it_is_so_and_fails_when_the_time_is_up() {
 #[test]
 fn an_id_may_be_cut_short_unless_that_fits_several_which_are_named() {
     let world = World::new();
-    let (a, b) = (world.founder("a"), world.device("b"));
+    // Names that no id begins with.
+    let (a, b) = (world.founder("x"), world.device("y"));
     a.admit(&b);
     let devices = a.json(&["device", "list"]).json();
     let ids: Vec<&str> =
         devices.as_array().expect("a list").iter().map(|one| one["id"].as_str().expect("text")).collect();
     let shared = (0..).find(|&n| ids[0][..=n] != ids[1][..=n]).expect("they differ");
     for id in &ids {
-        let renamed = a.json(&["device", "rename", &id[..=shared], "c"]).json();
+        let renamed = a.json(&["device", "rename", &id[..=shared], "z"]).json();
         assert_eq!(renamed["device"], **id);
     }
     // Now both are called so.
-    for args in [&["device", "rename", "c", "d"][..], &["device", "revoke", "c", "--yes"]] {
+    for args in [&["device", "rename", "z", "w"][..], &["device", "revoke", "z", "--yes"]] {
         let message = a.json(args).error(2, "usage");
         assert!(ids.iter().all(|id| message.contains(id)), "{message}");
     }
     let begun = a.json(&["oplog", "--device", &ids[1][..=shared]]).ok();
     assert_eq!(begun.code, 0);
-    a.json(&["oplog", "--device", "zz"]).error(3, "not-found");
+    a.json(&["oplog", "--device", "zzz"]).error(3, "not-found");
     a.run(&["device", "rename", ids[1], "laptop"]).ok();
     let ran = a.run(&["device", "rename", "labtop", "x"]);
     assert!(ran.code == 3 && ran.stderr.contains("did you mean `laptop`"), "{}", ran.stderr);
