@@ -67,6 +67,11 @@ impl Writer {
         self.bytes.clear();
     }
 
+    /// Forgets all but the first `len` bytes, and keeps the room.
+    pub fn truncate(&mut self, len: usize) {
+        self.bytes.truncate(len);
+    }
+
     /// Bytes written so far.
     pub fn len(&self) -> usize {
         self.bytes.len()

@@ -101,9 +101,9 @@ pub struct Commit {
     /// What its author had newly seen.
     pub deps: Deps,
     /// The author's certificate, in the first commit of each replica.
-    pub introduces: Option<DeviceCert>,
+    pub introduces: Option<Box<DeviceCert>>,
     /// What the account says, in a commit of its own: see [`Statement`].
-    pub statement: Option<Statement>,
+    pub statement: Option<Box<Statement>>,
     /// What it does, ascending by table and row.
     pub ops: Vec<Op>,
 }
@@ -129,7 +129,7 @@ impl Commit {
                 writer.u8(2);
                 statement.encode(writer);
             }
-            (introduces, None) => put_introduction(writer, introduces.as_ref()),
+            (introduces, None) => put_introduction(writer, introduces.as_deref()),
         }
         writer.varint(self.ops.len() as u64);
         for op in &self.ops {
@@ -298,14 +298,14 @@ pub(crate) fn put_cert(writer: &mut Writer, cert: &DeviceCert) {
     writer.raw(&cert.sig.0);
 }
 
-fn get_beginning(
-    reader: &mut Reader<'_>,
-    account: &AccountId,
-) -> Result<(Option<DeviceCert>, Option<Statement>), DecodeError> {
+/// What a commit may begin with, of which it has one at most.
+type Beginning = (Option<Box<DeviceCert>>, Option<Box<Statement>>);
+
+fn get_beginning(reader: &mut Reader<'_>, account: &AccountId) -> Result<Beginning, DecodeError> {
     Ok(match reader.u8()? {
         0 => (None, None),
-        1 => (Some(get_cert(reader, account)?), None),
-        2 => (None, Some(Statement::decode(reader, account)?)),
+        1 => (Some(Box::new(get_cert(reader, account)?)), None),
+        2 => (None, Some(Box::new(Statement::decode(reader, account)?))),
         tag => return Err(DecodeError::UnknownTag(tag)),
     })
 }
@@ -314,7 +314,7 @@ fn get_beginning(
 pub(crate) fn get_introduction(
     reader: &mut Reader<'_>,
     account: &AccountId,
-) -> Result<Option<DeviceCert>, DecodeError> {
+) -> Result<Option<Box<DeviceCert>>, DecodeError> {
     match get_beginning(reader, account)? {
         (introduces, None) => Ok(introduces),
         (_, Some(_)) => Err(DecodeError::Invalid("a statement among columns")),

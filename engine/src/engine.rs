@@ -25,8 +25,8 @@ use crate::time::{Instant, Now, WallMs};
 use crate::timer::{Timer, Timers};
 use crate::wire::frame::FrameError;
 use crate::wire::message::{
-    Announce, Bye, Control, ErrorMessage, Fault, HAS_ROOT, Have, Hello, MINOR, Message, Ping, Pong,
-    pack_control, parse,
+    Announce, Bye, Control, ErrorMessage, Fault, HAS_ROOT, Have, Hello, MINOR, Message, Ping, Pong, Summary,
+    pack_control, parse, summary,
 };
 
 /// Damaged frames in a row after which a peer is cut off.
@@ -301,6 +301,7 @@ impl Engine {
     ) -> Result<(), StoreError> {
         match message {
             Message::Have(have) => self.on_have(now, key, &have),
+            Message::Summary(summary) => self.on_summary(now, key, &summary),
             Message::Want(want) => self.on_want(now, key, &want, store)?,
             Message::Ops(ops) => self.on_ops(now, key, ops, store)?,
             Message::Ack(ack) => self.on_ack(now, key, &ack, store)?,
@@ -377,7 +378,7 @@ impl Engine {
                 peer.known = knowledge;
             }
         } else {
-            self.say_have(key, true, false);
+            self.say_have(key, false);
         }
         self.arm_retry(now, key);
         self.advance(now, key);
@@ -466,7 +467,7 @@ impl Engine {
             // Pushes that were not confirmed in this time may be lost.
             peer.pushed = Knowledge::default();
             peer.pushed_acked = peer.pushed_bytes;
-            self.say_have(key, true, true);
+            self.say_have(key, true);
             self.advance(now, key);
         } else {
             return;
@@ -491,11 +492,13 @@ impl Engine {
         let ready: Vec<PeerKey> = self.ready_peers();
         for key in ready {
             let retry_ms = self.config.retry_ms;
-            if let Some(peer) = self.peers.get_mut(&key) {
-                peer.retry_ms = retry_ms;
-                peer.synced = false;
+            let Some(peer) = self.peers.get_mut(&key) else { continue };
+            peer.retry_ms = retry_ms;
+            if std::mem::replace(&mut peer.synced, false) {
+                self.say_summary(key, true);
+            } else {
+                self.say_have(key, true);
             }
-            self.say_have(key, true, true);
             self.arm_retry(now, key);
         }
     }
@@ -526,15 +529,14 @@ impl Engine {
         self.send(key, &Control::Hello(Box::new(hello)));
     }
 
-    pub(crate) fn say_have(&mut self, key: PeerKey, full: bool, reply: bool) {
-        let knowledge = &self.state.knowledge;
-        let have = Have {
-            digest: knowledge.digest(),
-            state: self.state.digest.to_be_bytes(),
-            knowledge: full.then(|| knowledge.clone()),
-            reply,
-        };
-        self.send(key, &Control::Have(have));
+    pub(crate) fn say_have(&mut self, key: PeerKey, reply: bool) {
+        let state = self.state.digest.to_be_bytes();
+        self.send(key, &Control::Have(Have { state, knowledge: self.state.knowledge.clone(), reply }));
+    }
+
+    pub(crate) fn say_summary(&mut self, key: PeerKey, reply: bool) {
+        let digest = summary(&self.state.knowledge, self.state.digest);
+        self.send(key, &Control::Summary(Summary { digest, reply }));
     }
 
     fn say_ping(&mut self, now: Now, key: PeerKey) {

@@ -16,7 +16,9 @@ use crate::store::{Batch, StoreError, StoreRead};
 use crate::time::Now;
 use crate::timer::Timer;
 use crate::wire::columns::HashedCommit;
-use crate::wire::message::{Ack, Announce, Control, Fault, Have, Ops, Run, Want, pack_control};
+use crate::wire::message::{
+    Ack, Announce, Control, Fault, Have, Ops, Run, Summary, Want, pack_control, summary,
+};
 use crate::write::fold;
 
 /// Most ranges in one request.
@@ -28,23 +30,10 @@ const KNOWN_RANGES_MAX: usize = 2 * crate::config::RANGES_MAX;
 
 impl Engine {
     pub(crate) fn on_have(&mut self, now: Now, key: PeerKey, have: &Have) {
-        let ours = self.state.knowledge.digest();
-        let equal = have.digest == ours;
+        let equal = have.knowledge == self.state.knowledge;
         let diverged = equal && have.state != self.state.digest.to_be_bytes();
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        match &have.knowledge {
-            Some(knowledge) if knowledge.digest() != have.digest => {
-                return self.fault(
-                    now,
-                    key,
-                    Fault::Protocol,
-                    "a statement of knowledge contradicts its digest",
-                );
-            }
-            Some(knowledge) => peer.known.union(knowledge),
-            None if equal => peer.known.union(&self.state.knowledge),
-            None => {}
-        }
+        peer.known.union(&have.knowledge);
         if equal {
             peer.rows_equal = Some(!diverged);
         }
@@ -52,8 +41,29 @@ impl Engine {
             let device = peer.device;
             self.event(Event::Diverged { device });
         }
-        if have.reply {
-            self.say_have(key, !equal, false);
+        match have.reply {
+            true if equal && !diverged => self.say_summary(key, false),
+            true => self.say_have(key, false),
+            false => {}
+        }
+        self.known_grew(now, key);
+    }
+
+    pub(crate) fn on_summary(&mut self, now: Now, key: PeerKey, theirs: &Summary) {
+        if theirs.digest != summary(&self.state.knowledge, self.state.digest) {
+            // Most likely the peer has not heard of what we have beyond what it confirmed. Else both say all.
+            match theirs.reply {
+                true if self.has_news_for(key) => self.announce_to(now, key),
+                true => self.say_have(key, true),
+                false => {}
+            }
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.known.union(&self.state.knowledge);
+        peer.rows_equal = Some(true);
+        if theirs.reply {
+            self.say_summary(key, false);
         }
         self.known_grew(now, key);
     }
@@ -242,7 +252,7 @@ impl Engine {
             return Ok(Ok(()));
         }
         let (first_seq, last_seq, hash) = (first.commit.dot.seq, last.commit.dot.seq, last.hash);
-        let member = self.state.members.get(&replica.device).or(first.commit.introduces.as_ref());
+        let member = self.state.members.get(&replica.device).or(first.commit.introduces.as_deref());
         let member = member.or_else(|| self.reorder.introduction(&replica));
         // Without the author's certificate nothing can be said about the run; it is in the author's first commit.
         let Some(author) = member.map(|cert| cert.key) else { return Ok(Ok(())) };
@@ -489,6 +499,10 @@ impl Engine {
             }
             self.announce_to(now, key);
         }
+    }
+
+    fn has_news_for(&self, key: PeerKey) -> bool {
+        self.peers.get(&key).is_some_and(|peer| !self.state.knowledge.minus(&peer.known).is_empty())
     }
 
     pub(crate) fn announce_to(&mut self, now: Now, key: PeerKey) {

@@ -180,7 +180,7 @@ impl Reorder {
 
     /// The certificate in a replica's first commit, if that is held. Reading it has verified it.
     pub(crate) fn introduction(&self, replica: &ReplicaId) -> Option<&DeviceCert> {
-        self.runs.get(&(*replica, 1))?.run.commits.first()?.commit.introduces.as_ref()
+        self.runs.get(&(*replica, 1))?.run.commits.first()?.commit.introduces.as_deref()
     }
 
     /// What is held, so that it is not asked for again.

@@ -51,8 +51,8 @@ pub(crate) struct Draft<'a> {
 
 struct Touched {
     state: RowState,
-    /// Digest in the store; 0 for a row that was not there, as it adds nothing to the sum.
-    before: u128,
+    /// As it is in the store.
+    before: RowState,
 }
 
 /// How a run relates to what is applied.
@@ -204,7 +204,7 @@ impl Replicated {
         if let Some(cert) = &commit.introduces {
             self.admit(draft, cert);
         }
-        match &commit.statement {
+        match commit.statement.as_deref() {
             Some(Statement::Certify(cert)) => self.admit(draft, cert),
             Some(Statement::Fork(proof)) => self.admit(draft, &proof.author),
             _ => {}
@@ -299,7 +299,7 @@ impl Replicated {
         let head = self.heads.get(&self.replica).cloned().unwrap_or_default();
         let deps = self.new_deps(&head.seen);
         let dot = Dot { replica: self.replica, seq: head.seq + 1 };
-        let introduces = (dot.seq == 1).then(|| self.own_cert(identity));
+        let introduces = (dot.seq == 1).then(|| Box::new(self.own_cert(identity)));
         let commit = Commit { dot, prev: head.hash, hlc, deps, introduces, statement: None, ops };
         let encoded = commit.encode();
         if encoded.len() > bytes_max {
@@ -332,14 +332,12 @@ impl Replicated {
         }
         // They ascend already: the map is built in one go.
         let changed = rows.into_iter().filter_map(|((table, row), touched)| {
-            // A row that nothing stands for adds nothing to the sum.
-            let nothing = touched.state == RowState::default();
-            let after = if nothing { 0 } else { touched.state.digest(&table, &row) };
-            if after == touched.before {
+            if touched.state == touched.before {
                 return None;
             }
             if touched.state.del().is_none() || !planted::is(Bug::DigestForgetsDeletes) {
-                self.digest = self.digest.wrapping_sub(touched.before).wrapping_add(after);
+                let change = touched.state.digest_since(&touched.before, &table, &row);
+                self.digest = self.digest.wrapping_add(change);
             }
             Some(((table, row), touched.state))
         });
@@ -415,11 +413,8 @@ impl Draft<'_> {
         match self.rows.entry((table.clone(), row.clone())) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
-                let touched = match self.store.row(table, row)? {
-                    Some(state) => Touched { before: state.digest(table, row), state },
-                    None => Touched { before: 0, state: RowState::default() },
-                };
-                Ok(entry.insert(touched))
+                let before = self.store.row(table, row)?.unwrap_or_default();
+                Ok(entry.insert(Touched { state: before.clone(), before }))
             }
         }
     }

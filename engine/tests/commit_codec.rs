@@ -205,7 +205,7 @@ fn the_first_commit_and_no_other_begins_a_log() {
 #[test]
 fn a_certificate_is_of_the_author_and_by_the_account() {
     let first = Author::new(0).commit(Hlc::new(1, 0), Deps::new(), Vec::new()).0;
-    let with = |cert| Commit { introduces: Some(cert), ..first.clone() };
+    let with = |cert| Commit { introduces: Some(Box::new(cert)), ..first.clone() };
     refused(&with(test_identity(1).cert), DecodeError::Invalid("a certificate of another device"));
 
     let invalid = DecodeError::Invalid("a certificate");

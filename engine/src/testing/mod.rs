@@ -119,7 +119,7 @@ impl Author {
             prev: self.prev,
             hlc,
             deps,
-            introduces: (self.seq == 1).then(|| self.identity.cert.clone()),
+            introduces: (self.seq == 1).then(|| Box::new(self.identity.cert.clone())),
             statement: None,
             ops: ops.into_values().collect(),
         };

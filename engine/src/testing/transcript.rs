@@ -6,10 +6,8 @@ use crate::wire::message::Message;
 pub(super) fn describe(message: &Message) -> String {
     match message {
         Message::Hello(hello) => format!("Hello {} echo={}", hello.cert.name, hello.echo != 0),
-        Message::Have(have) => match &have.knowledge {
-            Some(knowledge) => format!("Have {} commits, reply={}", knowledge.commits(), have.reply),
-            None => format!("Have digest, reply={}", have.reply),
-        },
+        Message::Have(have) => format!("Have {} commits, reply={}", have.knowledge.commits(), have.reply),
+        Message::Summary(summary) => format!("Summary reply={}", summary.reply),
         Message::Want(want) => format!("Want #{} {} commits", want.id, want.ranges.commits()),
         Message::Ops(ops) => {
             let commits: usize = ops.runs.iter().map(|run| run.commits.len()).sum();
