@@ -31,6 +31,8 @@ pub(crate) enum Request {
     Status,
     /// Sync in numbers. One [`crate::report::Stats`].
     Stats,
+    /// Space that the database takes, as it counts against the limit. One number of bytes.
+    DiskBytes,
     /// The account's devices. One list of [`crate::report::Device`].
     Devices,
     /// The other devices and the ways to them. One list of [`crate::report::Peer`].

@@ -100,6 +100,7 @@ async fn dispatch(context: &Context, request: Request, caller: &mut Caller) -> R
     match request {
         Request::Status => caller.item(network::status(context).await?).await,
         Request::Stats => caller.item(network::stats(context).await?).await,
+        Request::DiskBytes => caller.item(context.db.store().disk_bytes()?).await,
         Request::Devices => caller.item(network::devices(context).await?).await,
         Request::Peers => caller.item(network::peers(context).await?).await,
         Request::PeerAdd { address } => caller.item(network::add(context, &address).await?).await,

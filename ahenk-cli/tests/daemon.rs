@@ -177,6 +177,7 @@ fn the_service_runs_what_the_unit_says_and_logs_to_the_file() {
     let text = device.json(&["service", "print", "--kind", "systemd"]).json()["text"].clone();
     let text = text.as_str().expect("text");
     let line = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("a command");
+    assert!(line.ends_with("--log-to-file"), "{line}");
     let mut daemon = Command::new("sh")
         .args(["-c", &format!("exec {line}")])
         .stdin(Stdio::null())
@@ -228,24 +229,25 @@ fn wait_returns_when_it_is_so_and_fails_when_the_time_is_up() {
 #[test]
 fn an_id_may_be_cut_short_unless_that_fits_several_which_are_named() {
     let world = World::new();
-    let (a, b) = (world.founder("a"), world.device("b"));
+    // Names that no id begins with.
+    let (a, b) = (world.founder("x"), world.device("y"));
     a.admit(&b);
     let devices = a.json(&["device", "list"]).json();
     let ids: Vec<&str> =
         devices.as_array().expect("a list").iter().map(|one| one["id"].as_str().expect("text")).collect();
     let shared = (0..).find(|&n| ids[0][..=n] != ids[1][..=n]).expect("they differ");
     for id in &ids {
-        let renamed = a.json(&["device", "rename", &id[..=shared], "c"]).json();
+        let renamed = a.json(&["device", "rename", &id[..=shared], "z"]).json();
         assert_eq!(renamed["device"], **id);
     }
     // Now both are called so.
-    for args in [&["device", "rename", "c", "d"][..], &["device", "revoke", "c", "--yes"]] {
+    for args in [&["device", "rename", "z", "w"][..], &["device", "revoke", "z", "--yes"]] {
         let message = a.json(args).error(2, "usage");
         assert!(ids.iter().all(|id| message.contains(id)), "{message}");
     }
     let begun = a.json(&["oplog", "--device", &ids[1][..=shared]]).ok();
     assert_eq!(begun.code, 0);
-    a.json(&["oplog", "--device", "zz"]).error(3, "not-found");
+    a.json(&["oplog", "--device", "zzz"]).error(3, "not-found");
     a.run(&["device", "rename", ids[1], "laptop"]).ok();
     let ran = a.run(&["device", "rename", "labtop", "x"]);
     assert!(ran.code == 3 && ran.stderr.contains("did you mean `laptop`"), "{}", ran.stderr);
@@ -313,6 +315,10 @@ fn shells_complete_tables_and_devices_with_the_daemon_and_without() {
     let (a, b) = (world.founder("laptop"), world.device("phone"));
     a.admit(&b);
     a.run(&["put", "tasks", "t1", "a=1"]).ok();
+    b.run(&["put", "tasks", "t1", "a=2"]).ok();
+    a.start();
+    b.run(&["sync"]).ok();
+    a.run(&["stop"]).ok();
     let complete = |words: &[&str]| {
         let mut command = a.command(&[&["--", "ahenk-cli"], words].concat());
         command.env("COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", words.len().to_string());
@@ -320,6 +326,7 @@ fn shells_complete_tables_and_devices_with_the_daemon_and_without() {
         let ran = Ran::of(command.output().expect("it starts")).ok();
         ran.stdout.lines().map(str::to_owned).collect::<Vec<_>>()
     };
+    let conflict = a.json(&["conflicts"]).json()["id"].to_string();
     for running in [false, true] {
         if running {
             a.start();
@@ -330,6 +337,7 @@ fn shells_complete_tables_and_devices_with_the_daemon_and_without() {
         assert_eq!(complete(&["device", "revoke", "p"]), ["phone"]);
         assert_eq!(complete(&["verify", "--peer", ""]), ["phone"], "a device is no peer of its own");
         assert!(complete(&["oplog", "--device", ""]).contains(&"laptop".to_owned()));
+        assert!(complete(&["conflicts", "show", ""]).contains(&conflict));
     }
     let elsewhere = world.path().join("nowhere").display().to_string();
     assert!(!complete(&["--home", &elsewhere, "get", ""]).contains(&"tasks".to_owned()));

@@ -165,6 +165,8 @@ fn at_the_limit_of_the_disk_writes_are_refused_by_name_and_all_is_made_up_for_wi
     for row in 0..kept {
         until("reads go on", || b.run(&["get", "t", &format!("b{row}")]).code == 0);
     }
+    let found = b.json(&["doctor"]);
+    assert!(found.code == 8 && found.stdout.contains("of 2097152 that it may"), "{}", found.stdout);
     b.run(&["config", "unset", "limits.disk_bytes"]).ok();
     b.run(&["restart"]).ok();
     until("what it missed arrives", || b.run(&["get", "t", "a"]).code == 0);

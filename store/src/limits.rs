@@ -8,8 +8,8 @@ pub struct StoreLimits {
     /// Memory for rows that are not in their table yet, roughly, in bytes: from there on they are written into it.
     pub pending_bytes_max: usize,
     /// Space on the disk, in bytes; `None` for as much as there is. From there on no rows are taken any more, which is
-    /// [`engine::store::StoreError::Limit`]; one batch may go beyond it. What administrators say of devices is taken all
-    /// the same.
+    /// [`engine::store::StoreError::Limit`]; one batch may go beyond it. A batch without rows, such as what an
+    /// administrator says of a device, is taken all the same.
     pub disk_bytes_max: Option<u64>,
 }
 

@@ -320,7 +320,7 @@ impl Store for RedbStore {
     }
 
     fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
-        // What the account says of its devices is small, and must be heard on a full device too.
+        // What the account says of its devices is small, and is heard on a full device too if it comes by itself.
         if !batch.rows.is_empty() && batch.retractions.is_empty() {
             self.room()?;
         }

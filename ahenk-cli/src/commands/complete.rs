@@ -8,15 +8,20 @@ use std::time::Duration;
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use serde::de::DeserializeOwned;
 
-use crate::backend::{Backend, Need};
+use crate::backend::{Backend, Need, read_item};
 use crate::config::KEYS;
-use crate::data::DataRequest;
+use crate::data::admin::{AdminRequest, Retracted};
+use crate::data::{ConflictEntry, DataRequest};
+use crate::error::Result;
 use crate::home::Home;
+use crate::output::printable;
 use crate::protocol::Request;
 use crate::report::Device;
 
 /// Longest wait for the device's data.
 const WAIT_MAX: Duration = Duration::from_secs(2);
+/// Most conflicts that are offered, the newest.
+const CONFLICTS_MAX: u64 = 100;
 
 /// The keys of the configuration.
 pub(crate) fn keys() -> ArgValueCandidates {
@@ -57,13 +62,53 @@ fn named(which: impl Fn(&Device) -> bool) -> Vec<CompletionCandidate> {
     devices.into_iter().filter(which).map(candidate).collect()
 }
 
-/// Asks the daemon, or looks into the database.
+/// Retracted commits.
+pub(crate) fn retracted() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let found: Vec<Retracted> = ask_all(Request::Data(DataRequest::Admin(AdminRequest::Quarantine)));
+        let candidate =
+            |one: Retracted| CompletionCandidate::new(one.by.commit).help(Some(one.by.device.into()));
+        found.into_iter().map(candidate).collect()
+    })
+}
+
+/// Conflicts.
+pub(crate) fn conflicts() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let request = DataRequest::Conflicts { table: None, limit: Some(CONFLICTS_MAX) };
+        let found: Vec<ConflictEntry> = ask_all(Request::Data(request));
+        let candidate = |one: ConflictEntry| {
+            let what = printable(&format!("{}/{} {}", one.table, one.row, one.field));
+            CompletionCandidate::new(one.id.to_string()).help(Some(what.into()))
+        };
+        found.into_iter().map(candidate).collect()
+    })
+}
+
+/// Asks for a stream of items.
+fn ask_all<T: DeserializeOwned>(request: Request) -> Vec<T> {
+    with_backend(async |backend| {
+        let (mut call, mut items) = (backend.call(request).await?, Vec::new());
+        while let Some(item) = call.next().await? {
+            items.push(read_item(item)?);
+        }
+        Ok(items)
+    })
+    .unwrap_or_default()
+}
+
+/// Asks for one item.
 fn ask<T: DeserializeOwned>(request: Request) -> Option<T> {
+    with_backend(async |backend| backend.one(request).await)
+}
+
+/// Asks the daemon, or looks into the database.
+fn with_backend<T>(asking: impl AsyncFnOnce(&Backend) -> Result<T>) -> Option<T> {
     let home = Home::choose(home()).ok()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     let asking = async {
         let backend = Backend::open(&home, Need::Store).await?;
-        let answer = backend.one(request).await;
+        let answer = asking(&backend).await;
         backend.close().await?;
         answer
     };

@@ -41,13 +41,14 @@ enum Command {
     #[command(after_help = "Example:\n  ahenk-cli conflicts show 12")]
     Show {
         /// Its id
+        #[arg(add = super::complete::conflicts())]
         id: u64,
     },
     /// Write values that lost anew, in one transaction
     #[command(after_help = "Example:\n  ahenk-cli conflicts restore 12 13")]
     Restore {
         /// Their ids
-        #[arg(required = true, value_name = "ID")]
+        #[arg(required = true, value_name = "ID", add = super::complete::conflicts())]
         ids: Vec<u64>,
     },
 }

@@ -89,7 +89,7 @@ pub(crate) async fn checks(home: &Home) -> Result<Vec<Check>> {
     match Backend::open(home, Need::Store).await {
         Err(error) => checks.push(Check::error("database", &error)),
         Ok(backend) => {
-            checks.extend(through(&backend).await);
+            checks.extend(through(home, &backend).await);
             if let Err(error) = backend.close().await {
                 checks.push(Check::error("database", &error));
             }
@@ -137,9 +137,11 @@ fn config(home: &Home) -> Check {
     }
 }
 
+/// Room on the disk where the database is.
 fn space(home: &Home) -> Check {
     let hint = "make room on the disk; without it nothing can be written or received";
-    let free = match rustix::fs::statvfs(home.dir()) {
+    let database = home.database_path().unwrap_or_else(|_| home.usual_database_path());
+    let free = match rustix::fs::statvfs(database.parent().unwrap_or(home.dir())) {
         Ok(stat) => stat.f_bavail.saturating_mul(stat.f_frsize),
         Err(error) => return Check::warning("space", format!("not known: {error}"), hint),
     };
@@ -151,9 +153,29 @@ fn space(home: &Home) -> Check {
     }
 }
 
+/// Room within the limit that is set, if one is.
+async fn limit(home: &Home, backend: &Backend) -> Option<Check> {
+    let limit = home.config().ok()?.disk_bytes_max;
+    if limit == 0 {
+        return None;
+    }
+    let hint = "raise `limits.disk_bytes`; at it nothing can be written or received";
+    Some(match backend.one::<u64>(Request::DiskBytes).await {
+        Err(error) => Check::error("limit", &error),
+        Ok(taken) => {
+            let detail = format!("the database takes {taken} bytes of {limit} that it may");
+            match taken {
+                taken if taken >= limit => Check::failure("limit", detail, hint),
+                taken if taken >= limit / 10 * 9 => Check::warning("limit", detail, hint),
+                _ => Check::ok("limit", detail),
+            }
+        }
+    })
+}
+
 /// What an open database tells.
-async fn through(backend: &Backend) -> Vec<Check> {
-    let mut checks = Vec::new();
+async fn through(home: &Home, backend: &Backend) -> Vec<Check> {
+    let mut checks = Vec::from_iter(limit(home, backend).await);
     match backend.one::<Status>(Request::Status).await {
         Err(error) => checks.push(Check::error("daemon", &error)),
         Ok(status) => {

@@ -31,6 +31,7 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  ahenk-cli quarantine show 4f")]
     Show {
         /// Its name, as `quarantine list` shows it, or how that begins
+        #[arg(add = super::complete::retracted())]
         commit: String,
     },
     /// Write retracted commits anew, as writes of this device and of now
@@ -51,7 +52,7 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Which {
     /// Their names, as `quarantine list` shows them, or how those begin
-    #[arg(required_unless_present = "all")]
+    #[arg(required_unless_present = "all", add = super::complete::retracted())]
     commits: Vec<String>,
     /// All of them
     #[arg(long, conflicts_with = "commits")]

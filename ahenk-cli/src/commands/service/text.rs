@@ -142,14 +142,14 @@ mod tests {
 
     #[test]
     fn the_unit_of_systemd_is_as_it_was_meant_to_be() {
-        let unit = unit("/home/ann/.local/share/ahenk", true);
+        let unit = unit("/srv/ann/ahenk", true);
         assert_eq!(unit.file_name(ServiceKind::Systemd), "ahenk.service");
         let expected = "# Written by `ahenk-cli service install`.
 [Unit]
-Description=Ahenk, syncing /home/ann/.local/share/ahenk
+Description=Ahenk, syncing /srv/ann/ahenk
 
 [Service]
-ExecStart=\"/opt/my tools/ahenk-cli\" --home \"/home/ann/.local/share/ahenk\" start --log-to-file
+ExecStart=\"/opt/my tools/ahenk-cli\" --home \"/srv/ann/ahenk\" start --log-to-file
 Restart=on-failure
 RestartSec=5
 RestartPreventExitStatus=2 3 5 6
