@@ -51,6 +51,7 @@ pub fn message(data: &[u8]) {
     let again = match &message {
         Message::Hello(body) => control(Control::Hello(Box::new(body.clone()))),
         Message::Have(body) => control(Control::Have(body.clone())),
+        Message::Summary(body) => control(Control::Summary(body.clone())),
         Message::Want(body) => control(Control::Want(body.clone())),
         Message::Ack(body) => control(Control::Ack(body.clone())),
         Message::Announce(body) => control(Control::Announce(body.clone())),

@@ -265,10 +265,13 @@ fn place(tape: &mut Tape<'_>) -> Option<(String, String)> {
 
 fn control(tape: &mut Tape<'_>, device: &Device) -> Control {
     match tape.u8() % 10 {
-        0 | 1 => Control::Have(engine::wire::message::Have {
-            digest: digest(tape, device),
+        0 => Control::Have(engine::wire::message::Have {
             state: [tape.u8(); 16],
-            knowledge: tape.flag().then(|| ranges(tape, device)),
+            knowledge: ranges(tape, device),
+            reply: tape.flag(),
+        }),
+        1 => Control::Summary(engine::wire::message::Summary {
+            digest: digest(tape, device),
             reply: tape.flag(),
         }),
         2 | 3 => {
