@@ -208,6 +208,7 @@ async fn spawn_network(
     libp2p.mdns = config.mdns;
     libp2p.addresses = addresses.peers();
     libp2p.relays.clone_from(&config.relay_servers);
+    libp2p.upnp = config.upnp;
     loop {
         let error = match Libp2pTransport::spawn(libp2p.clone()).await {
             Ok(transport) => return Ok(transport),

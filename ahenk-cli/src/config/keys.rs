@@ -81,6 +81,11 @@ pub(crate) const KEYS: &[Key] = &[
         "Multiaddrs of relays to be reachable through and to meet other devices at, ending in the relay's id; at most 8",
     ),
     key(
+        "network.upnp",
+        Field::Bool(|c| &mut c.upnp),
+        "Ask the router to map ports to this device (UPnP), so that others can call it from outside",
+    ),
+    key(
         "limits.reorder_bytes",
         Field::Integer(2 * MIB, 1024 * MIB, |c| &mut c.reorder_bytes_max),
         "Memory for commits that wait for others that they depend on, in bytes",

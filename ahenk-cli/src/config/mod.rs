@@ -41,6 +41,8 @@ pub(crate) struct Config {
     pub(crate) bootstrap: Vec<String>,
     /// Relays to be reachable through.
     pub(crate) relay_servers: Vec<String>,
+    /// Ask the router to map ports to this device.
+    pub(crate) upnp: bool,
     /// Memory for commits that wait for others, in bytes.
     pub(crate) reorder_bytes_max: u64,
     /// Memory for messages to a slow peer, in bytes.
@@ -72,6 +74,7 @@ impl Default for Config {
             mdns: true,
             bootstrap: Vec::new(),
             relay_servers: Vec::new(),
+            upnp: true,
             reorder_bytes_max: engine.reorder_bytes_max as u64,
             outbox_bytes_max: engine.outbox_bytes_max as u64,
             peers_max: engine.peers_max as u64,
