@@ -45,6 +45,20 @@ pub(crate) enum Request {
         /// How long to wait, in milliseconds.
         within_ms: u64,
     },
+    /// Wait until this device is connected, or in sync. One [`crate::report::Waited`].
+    Wait {
+        /// Until it is in sync.
+        synced: bool,
+        /// With these devices: names, or how ids start. With all that are connected, if there are none.
+        peers: Vec<String>,
+        /// How long to wait, in milliseconds.
+        within_ms: u64,
+    },
+    /// Log something else from now on, if it is said what. One [`crate::commands::log::Logging`].
+    Log {
+        /// As in the setting `log.level`.
+        level: Option<String>,
+    },
     /// Offer to admit a device. A stream of [`crate::pairing::InviteStep`].
     Invite {
         /// Ask before admitting.
@@ -65,7 +79,7 @@ impl Request {
     /// Whether a call goes on until the client has enough of it. A daemon that stops does not wait for such.
     pub(crate) fn lasts(&self) -> bool {
         match self {
-            Request::Sync { .. } | Request::Invite { .. } => true,
+            Request::Sync { .. } | Request::Wait { .. } | Request::Invite { .. } => true,
             Request::Data(DataRequest::Watch { follow, .. }) => *follow,
             _ => false,
         }

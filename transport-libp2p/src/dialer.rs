@@ -156,8 +156,11 @@ impl Dialer {
         }
         target.failures = target.failures.saturating_add(1);
         let recent = |left: Instant| now.saturating_duration_since(left) < Duration::from_millis(RECENT_MS);
-        let most =
-            if target.left.is_some_and(recent) { self.wait_ms_max.min(RECENT_WAIT_MS_MAX) } else { self.wait_ms_max };
+        let most = if target.left.is_some_and(recent) {
+            self.wait_ms_max.min(RECENT_WAIT_MS_MAX)
+        } else {
+            self.wait_ms_max
+        };
         let wait = backoff_ms(target.failures, most, &mut self.random);
         target.state = State::Due(now + Duration::from_millis(wait));
     }

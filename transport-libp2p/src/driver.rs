@@ -96,13 +96,15 @@ impl Driver {
         commands: mpsc::Receiver<Command>,
         started: oneshot::Sender<Result<(), SpawnError>>,
     ) -> Result<Driver, SpawnError> {
-        let mut book = AddressBook::default();
+        let mut book = AddressBook::new(config.paths.clone());
         let now = Instant::now();
         let mut relays = Relays::new(&config.relays, rand::random(), now)?;
         for (peer, addresses) in &config.addresses {
             for address in addresses {
                 let address = Dialable::parse(address)?.address;
-                relays.learn(&address, now);
+                if book.allow(&address).is_ok() {
+                    relays.learn(&address, now);
+                }
                 book.add(*peer, address, Source::Given);
             }
         }
@@ -310,8 +312,17 @@ impl Driver {
     }
 
     /// Notes where a peer may be found; true if that is new.
-    pub(crate) fn remember(&mut self, peer: PeerKey, address: Multiaddr, source: Source, now: Instant) -> bool {
-        if let (true, Some(relay)) = (self.hub.is_member(&peer), self.relays.learn(&address, now)) {
+    pub(crate) fn remember(
+        &mut self,
+        peer: PeerKey,
+        address: Multiaddr,
+        source: Source,
+        now: Instant,
+    ) -> bool {
+        if self.hub.is_member(&peer)
+            && self.book.allow(&address).is_ok()
+            && let Some(relay) = self.relays.learn(&address, now)
+        {
             self.swarm.behaviour_mut().reach.admit(relay);
             for connection in self.connections.table.values_mut().filter(|c| c.peer == relay) {
                 connection.relay = true;
@@ -470,6 +481,13 @@ impl Driver {
             _ => endpoint.get_remote_address().clone(),
         };
         let dialable = Dialable::of(address.clone()).ok();
+        if let Some(Err(error)) = dialable.as_ref().map(|dialable| self.book.allow(&dialable.address)) {
+            self.swarm.close_connection(id);
+            if let Some(errand) = errand {
+                self.errand_failed(errand, error.to_string(), now);
+            }
+            return;
+        }
         let kind = dialable.as_ref().and_then(|d| path_kind(&d.address)).unwrap_or(PathKind::DirectTcp);
         let path =
             Path { kind, address: dialable.as_ref().map_or(address, |d| d.address.clone()).to_string() };

@@ -133,7 +133,9 @@ impl Driver {
 
     /// Notes an address, unless it says that it is another peer's.
     fn note(&mut self, peer: PeerKey, dialable: Dialable, source: Source, now: Instant) {
-        if dialable.peer.is_none_or(|named| named == peer) && self.remember(peer, dialable.address, source, now) {
+        if dialable.peer.is_none_or(|named| named == peer)
+            && self.remember(peer, dialable.address, source, now)
+        {
             self.dialer.discovered(&peer, now);
         }
     }
@@ -193,6 +195,9 @@ impl Driver {
                 drop(reply.send(Err(crate::DialError::Failed(OURSELVES.into()))));
             }
             Command::Dial(dialable, reply) => {
+                if let Err(error) = self.book.allow(&dialable.address) {
+                    return drop(reply.send(Err(error.into())));
+                }
                 let opts = dial_opts(dialable.peer, vec![dialable.address]);
                 match opts {
                     Some(opts) => self.dial(opts, Errand::Session(reply), now),
@@ -215,10 +220,17 @@ impl Driver {
                 let _ = reply.send(Err(PairConnectError::Unreachable(OURSELVES.into())));
                 return;
             }
-            Callee::At(dialable) => (dialable.peer, vec![dialable.address]),
+            Callee::At(dialable) => {
+                if let Err(error) = self.book.allow(&dialable.address) {
+                    let _ = reply.send(Err(error.into()));
+                    return;
+                }
+                (dialable.peer, vec![dialable.address])
+            }
             Callee::Candidate(candidate) => {
                 let addresses = candidate.addresses.iter().filter_map(|text| Dialable::parse(text).ok());
-                (Some(candidate.peer), addresses.map(|dialable| dialable.address).collect())
+                let addresses = addresses.map(|dialable| dialable.address);
+                (Some(candidate.peer), addresses.filter(|address| self.book.allow(address).is_ok()).collect())
             }
         };
         let open = peer.and_then(|peer| self.connections.with(&peer).next().map(|(id, _)| id));

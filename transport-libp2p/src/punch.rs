@@ -43,7 +43,7 @@ impl Driver {
         let mut circuits: Vec<Multiaddr> = self.book.of(peer).into_iter().filter(relayed).collect();
         // It may have a reservation with a relay of ours, which is then where we meet.
         for meeting_point in self.relays.meeting_points() {
-            if !circuits.contains(&meeting_point) {
+            if !circuits.contains(&meeting_point) && self.book.allow(&meeting_point).is_ok() {
                 circuits.push(meeting_point);
             }
         }
@@ -77,9 +77,11 @@ impl Driver {
             let usable = |address: &&Multiaddr| {
                 path_kind(address) == Some(kind) && !is_useless(address) && !is_loopback(address)
             };
-            let addresses: Vec<Multiaddr> = info.listen_addrs.iter().filter(usable).take(4).cloned().collect();
+            let addresses: Vec<Multiaddr> =
+                info.listen_addrs.iter().filter(usable).take(4).cloned().collect();
             if !addresses.is_empty() {
-                let opts = DialOpts::peer_id(id).condition(PeerCondition::Always).addresses(addresses).build();
+                let opts =
+                    DialOpts::peer_id(id).condition(PeerCondition::Always).addresses(addresses).build();
                 self.dial(opts, Errand::Look, now);
             }
         }

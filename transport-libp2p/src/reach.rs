@@ -246,7 +246,9 @@ mod tests {
         let mut handed_on = 0;
         for n in 0..1000u16 {
             let address = at(&format!("/ip4/45.0.0.1/udp/{}/quic-v1", n + 1));
-            handed_on += usize::from(reach.observe(PeerKey([u8::try_from(n % 200).expect("u8"); 32]), address.clone()));
+            handed_on += usize::from(
+                reach.observe(PeerKey([u8::try_from(n % 200).expect("u8"); 32]), address.clone()),
+            );
             reach.tested(address.clone(), n % 2 == 0);
             reach.mapped(address);
         }

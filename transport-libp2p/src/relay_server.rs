@@ -12,9 +12,9 @@ use std::time::Duration;
 use engine::identity::{PeerKey, SecretKey};
 use futures::StreamExt as _;
 use libp2p::connection_limits::{self, ConnectionLimits};
+use libp2p::metrics::Registry;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
-use libp2p::metrics::Registry;
 use libp2p::{
     Multiaddr, PeerId, Swarm, SwarmBuilder, allow_block_list, autonat, identify, noise, ping, relay, tcp,
 };

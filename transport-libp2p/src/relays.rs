@@ -47,7 +47,9 @@ pub struct RelayDetails {
 enum State {
     /// Others are met there; no reservation is wanted.
     Unasked,
-    Waiting { until: Instant },
+    Waiting {
+        until: Instant,
+    },
     Asking(ListenerId),
     Reserved(ListenerId),
 }

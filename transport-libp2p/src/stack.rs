@@ -20,11 +20,11 @@ use libp2p::multiaddr::Protocol;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
-    Multiaddr, Swarm, SwarmBuilder, autonat, dcutr, gossipsub, identify, mdns, noise, ping, quic, relay, swarm, tcp,
-    upnp, yamux,
+    Multiaddr, Swarm, SwarmBuilder, autonat, dcutr, gossipsub, identify, mdns, noise, ping, quic, relay,
+    swarm, tcp, upnp, yamux,
 };
 
-use crate::addresses::Dialable;
+use crate::addresses::{Dialable, path_kind};
 use crate::behaviour::{Behaviour, Streams};
 use crate::config::{Libp2pConfig, SpawnError, Timings};
 use crate::gate::MembersOnly;
@@ -145,7 +145,8 @@ fn behaviour(
         .with_push_listen_addr_updates(true);
     let gossip = MembersOnly::new(gossip(config, keypair)?, Arc::clone(hub));
     let punch = MembersOnly::new(dcutr::Behaviour::new(local), Arc::clone(hub));
-    let reach = MembersOnly::new(autonat::v2::client::Behaviour::default(), Arc::clone(hub)).and_relays(relays);
+    let reach =
+        MembersOnly::new(autonat::v2::client::Behaviour::default(), Arc::clone(hub)).and_relays(relays);
     let probe = MembersOnly::new(autonat::v2::server::Behaviour::default(), Arc::clone(hub));
     let upnp = Toggle::from(config.upnp.then(upnp::tokio::Behaviour::default));
     let (streams, ping) = (Streams::new(Arc::clone(hub)), ping::Behaviour::new(ping_config(&config.timings)));
@@ -237,9 +238,16 @@ pub(crate) fn listen_error(address: &Multiaddr, error: io::Error) -> SpawnError 
     }
 }
 
-/// Reads the addresses to listen on.
+/// Reads the addresses to listen on: those of a kind that may be used.
 pub(crate) fn listen_addresses(config: &Libp2pConfig) -> Result<Vec<Multiaddr>, SpawnError> {
-    config.listen.iter().map(|text| Ok(Dialable::parse(text)?.address)).collect()
+    let mut addresses = Vec::new();
+    for text in &config.listen {
+        let address = Dialable::parse(text)?.address;
+        if path_kind(&address).is_some_and(|kind| config.paths.contains(&kind)) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
 }
 
 /// Waits until nobody listens on these addresses any more, for at most `time_max`: QUIC keeps its

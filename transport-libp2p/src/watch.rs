@@ -58,11 +58,7 @@ impl Watch {
         let links = links();
         let changed = links != self.links;
         *self = Watch { mono, wall, links };
-        if passed.max(passed_wall) >= ASLEEP {
-            Some(Change::Slept)
-        } else {
-            changed.then_some(Change::Links)
-        }
+        if passed.max(passed_wall) >= ASLEEP { Some(Change::Slept) } else { changed.then_some(Change::Links) }
     }
 }
 
