@@ -112,3 +112,33 @@ async fn only_an_administrator_gives_orders_and_a_promoted_device_is_given_the_k
     let own = other.status().await.unwrap();
     assert!(own.administers && own.members.iter().any(|cert| cert.name == "desk" && cert.admin));
 }
+
+#[tokio::test]
+async fn a_watch_that_stood_in_the_middle_of_what_is_taken_back_misses_nothing_after_it() {
+    let net = MemoryNet::new();
+    let [(admin, a), (other, b), (thief, c)] = a_theft(&net).await;
+    net.connect(a, b);
+    other.sync(SECONDS).await.unwrap();
+    net.disconnect(a, b);
+    thief
+        .transaction(|tx| {
+            tx.put("t", "one", text("after"))?;
+            tx.put("t", "two", text("after"))
+        })
+        .await
+        .unwrap();
+    let before = other.cursor();
+    net.connect(b, c);
+    other.sync(SECONDS).await.unwrap();
+    net.disconnect(b, c);
+    let half = other.watch(before).try_next().unwrap().expect("the first of two rows").cursor;
+    assert_ne!(half, other.cursor());
+    admin.revoke(thief.device(), "stolen").await.unwrap();
+    net.connect(a, b);
+    other.sync(SECONDS).await.unwrap();
+    let (mut watch, mut rows) = (other.watch(half), Vec::new());
+    while let Some(change) = watch.try_next().unwrap() {
+        rows.push((change.row.to_string(), change.kind));
+    }
+    assert_eq!(rows, [("one".to_owned(), OpKind::Delete), ("two".to_owned(), OpKind::Delete)]);
+}
