@@ -136,8 +136,8 @@ fn peer(cert: &DeviceCert, status: &NodeStatus, details: Option<&PeerDetails>) -
 }
 
 fn relay(details: RelayDetails) -> Relay {
-    let RelayDetails { address, reserved, failures, last_error } = details;
-    Relay { address, reserved, failures, last_error }
+    let RelayDetails { address, reserved, learnt, failures, last_error } = details;
+    Relay { address, reserved, learnt, failures, last_error }
 }
 
 fn millis(duration: Duration) -> u64 {

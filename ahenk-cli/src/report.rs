@@ -76,7 +76,7 @@ pub(crate) struct Status {
     #[serde(default)]
     pub(crate) paused: bool,
     pub(crate) listening: Vec<String>,
-    /// The relays of the setting `network.relay_servers`.
+    /// The relays of the setting `network.relay_servers`, or those learnt from other devices.
     #[serde(default)]
     pub(crate) relays: Vec<Relay>,
     pub(crate) peers: Vec<Peer>,
@@ -106,6 +106,9 @@ pub(crate) struct Relay {
     pub(crate) address: String,
     /// Whether other devices reach this one through it.
     pub(crate) reserved: bool,
+    /// Whether it was learnt from another device, and not configured here.
+    #[serde(default)]
+    pub(crate) learnt: bool,
     /// Failed attempts since the last success.
     pub(crate) failures: u32,
     pub(crate) last_error: Option<String>,

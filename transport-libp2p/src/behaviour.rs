@@ -17,7 +17,9 @@ use libp2p::swarm::{
     ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandlerInEvent,
     THandlerOutEvent, ToSwarm,
 };
-use libp2p::{Multiaddr, PeerId, connection_limits, gossipsub, identify, mdns, ping, relay};
+use libp2p::{
+    Multiaddr, PeerId, autonat, connection_limits, dcutr, gossipsub, identify, mdns, ping, relay, upnp,
+};
 
 use crate::gate::MembersOnly;
 use crate::handler::{FromHandler, Handler, Purpose, ToHandler};
@@ -38,6 +40,13 @@ pub(crate) struct Behaviour {
     pub(crate) gossip: MembersOnly<gossipsub::Behaviour<gossipsub::IdentityTransform, Topics>>,
     pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
     pub(crate) relay: relay::client::Behaviour,
+    /// Makes a direct path of a relayed one, with members.
+    pub(crate) punch: MembersOnly<dcutr::Behaviour>,
+    /// Has members and our relays test whether we can be dialed.
+    pub(crate) reach: MembersOnly<autonat::v2::client::Behaviour>,
+    /// Makes such tests for members.
+    pub(crate) probe: MembersOnly<autonat::v2::server::Behaviour>,
+    pub(crate) upnp: Toggle<upnp::tokio::Behaviour>,
 }
 
 /// Peers may subscribe to our one topic only.

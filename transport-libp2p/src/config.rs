@@ -29,13 +29,15 @@ pub struct Libp2pConfig {
     /// Relays to be reachable through, and to look for members at: at most 8 multiaddrs that end in
     /// the relay's `/p2p/` id.
     pub relays: Vec<String>,
+    /// Ask the router for ports at which we can be dialed from outside (UPnP).
+    pub upnp: bool,
     /// Intervals and limits of time.
     pub timings: Timings,
 }
 
 impl Libp2pConfig {
     /// All kinds of path; listens on all IPv4 interfaces, with TCP and QUIC on ports that the system chooses, with
-    /// discovery on the local network, and no members.
+    /// discovery on the local network, no port mapping, and no members.
     pub fn new(secret: SecretKey, topic: impl Into<String>) -> Libp2pConfig {
         Libp2pConfig {
             secret,
@@ -46,6 +48,7 @@ impl Libp2pConfig {
             members: Vec::new(),
             addresses: Vec::new(),
             relays: Vec::new(),
+            upnp: false,
             timings: Timings::default(),
         }
     }

@@ -4,10 +4,12 @@
 //! that is not a member, has a deadline; save connections with our own relays.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use engine::identity::PeerKey;
 use engine::transport::Path;
+use libp2p::Multiaddr;
 use libp2p::swarm::ConnectionId;
 use tokio::task::AbortHandle;
 
@@ -19,6 +21,12 @@ pub(crate) struct Connection {
     pub(crate) path: Path,
     /// We open the sync stream.
     pub(crate) dialed_by_us: bool,
+    /// The address of ours from which the system sends to the peer, as far as it can be told.
+    pub(crate) source: Option<IpAddr>,
+    /// Where the bytes go: to the peer, or to the relay between.
+    pub(crate) remote: Multiaddr,
+    /// We dialed it from the port where we listen, so that the peer sees where that port is seen.
+    pub(crate) from_listener: bool,
     /// From when its time is counted.
     pub(crate) since: Instant,
     /// We asked for the sync stream.
@@ -38,6 +46,9 @@ impl Connection {
             peer,
             path,
             dialed_by_us,
+            source: None,
+            remote: Multiaddr::empty(),
+            from_listener: false,
             since: now,
             sync_asked: false,
             carrier: None,

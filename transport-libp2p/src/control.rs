@@ -11,6 +11,7 @@ use crate::addresses::{AddressError, Dialable};
 use crate::pairing::{
     ConnectReply, PairCandidate, PairChannel, PairConnectError, PairListenError, PairListener,
 };
+use crate::reach::ReachDetails;
 use crate::relays::RelayDetails;
 
 /// Candidates that may wait to be looked at; when there are more, the newest are told again later.
@@ -95,6 +96,7 @@ pub(crate) enum Command {
     Dial(Dialable, oneshot::Sender<Result<PeerKey, DialError>>),
     Peers(oneshot::Sender<Vec<PeerDetails>>),
     Relays(oneshot::Sender<Vec<RelayDetails>>),
+    Reach(oneshot::Sender<ReachDetails>),
     NetworkChanged,
     Pause(bool, oneshot::Sender<bool>),
     PairListen(oneshot::Sender<Result<PairListener, PairListenError>>),
@@ -153,6 +155,11 @@ impl Libp2pControl {
         self.ask(Command::Relays).await
     }
 
+    /// How others see this device: where, through what kind of NAT, and whether it can be dialed.
+    pub async fn reach(&self) -> Result<ReachDetails, TransportClosed> {
+        self.ask(Command::Reach).await
+    }
+
     /// The network is another one: all members that are not connected are tried again at once.
     pub async fn network_changed(&self) -> Result<(), TransportClosed> {
         self.commands.send(Command::NetworkChanged).await.map_err(|_| TransportClosed)
@@ -173,6 +180,25 @@ impl Libp2pControl {
     /// Opens a pairing channel to an address, with or without `/p2p/` id.
     pub async fn pair_connect(&self, address: &str) -> Result<PairChannel, PairConnectError> {
         self.call(Callee::At(Dialable::parse(address)?)).await
+    }
+
+    /// Opens a pairing channel to a peer that may be at any of these addresses. If all name the same peer, they are
+    /// dialed together and the first that answers is taken; else one after the other.
+    pub async fn pair_connect_any(&self, addresses: &[String]) -> Result<PairChannel, PairConnectError> {
+        let dialable = addresses.iter().map(|text| Dialable::parse(text)).collect::<Result<Vec<_>, _>>()?;
+        let named = dialable.first().and_then(|first| first.peer);
+        if let Some(peer) = named.filter(|_| dialable.iter().all(|each| each.peer == named)) {
+            let addresses = dialable.iter().map(|each| each.address.to_string()).collect();
+            return self.call(Callee::Candidate(PairCandidate { peer, addresses })).await;
+        }
+        let mut failure = PairConnectError::Unreachable("no address is known".to_owned());
+        for each in dialable {
+            match self.call(Callee::At(each)).await {
+                Ok(channel) => return Ok(channel),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
     }
 
     /// Opens a pairing channel to a peer that was found on the local network.

@@ -1,8 +1,9 @@
 //! When to dial whom. Pure: time and the seed come in, peers to dial come out.
 //!
 //! Invariants: only members are dialed; never two dials to one peer at a time; the wait between two
-//! tries grows from [`FIRST_MS`] to [`Dialer::wait_ms_max`] with jitter, and starts anew only after a
-//! connection that lasted or news (a discovery, another network).
+//! tries grows from [`FIRST_MS`] to [`Dialer::wait_ms_max`] with jitter (to [`RECENT_WAIT_MS_MAX`] for a peer that was
+//! connected until not long ago), and starts anew only after a connection that lasted or news (a discovery, another
+//! network).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -13,6 +14,10 @@ use engine::identity::PeerKey;
 const FIRST_MS: u64 = 1_000;
 /// Longest wait, in milliseconds.
 pub(crate) const WAIT_MS_MAX: u64 = 5 * 60 * 1_000;
+/// Longest wait for a peer that was connected until not long ago, in milliseconds: most losses are short.
+const RECENT_WAIT_MS_MAX: u64 = 4_000;
+/// For how long a peer counts as such, in milliseconds.
+const RECENT_MS: u64 = 15 * 60 * 1_000;
 /// The larger key of a pair waits this long before it dials, so that the two do not meet half-way, in milliseconds.
 const YIELD_MS: u64 = 400;
 /// A connection that lasted this long proves that dialing works, in milliseconds.
@@ -37,6 +42,10 @@ struct Target {
     state: State,
     /// When to look for a better way than the present one, and how often that was done.
     upgrade: Option<(Instant, u32)>,
+    /// There was news while a dial was under way: if it fails, the next follows at once.
+    news: bool,
+    /// Until when it was connected.
+    left: Option<Instant>,
     failures: u32,
     last_error: Option<String>,
 }
@@ -72,6 +81,8 @@ impl Dialer {
             self.targets.entry(*peer).or_insert(Target {
                 state: due,
                 upgrade: None,
+                news: false,
+                left: None,
                 failures: 0,
                 last_error: None,
             });
@@ -138,8 +149,19 @@ impl Dialer {
         if matches!(target.state, State::Connected(_)) {
             return;
         }
+        if std::mem::take(&mut target.news) {
+            target.failures = 0;
+            target.state = State::Due(now);
+            return;
+        }
         target.failures = target.failures.saturating_add(1);
-        let wait = backoff_ms(target.failures, self.wait_ms_max, &mut self.random);
+        let recent = |left: Instant| now.saturating_duration_since(left) < Duration::from_millis(RECENT_MS);
+        let most = if target.left.is_some_and(recent) {
+            self.wait_ms_max.min(RECENT_WAIT_MS_MAX)
+        } else {
+            self.wait_ms_max
+        };
+        let wait = backoff_ms(target.failures, most, &mut self.random);
         target.state = State::Due(now + Duration::from_millis(wait));
     }
 
@@ -148,6 +170,7 @@ impl Dialer {
         if let Some(target) = self.targets.get_mut(peer)
             && !matches!(target.state, State::Connected(_))
         {
+            target.news = false;
             target.state = State::Connected(now);
         }
     }
@@ -161,6 +184,7 @@ impl Dialer {
         target.upgrade = None;
         let wait = if now.saturating_duration_since(since) >= Duration::from_millis(STABLE_MS) {
             target.failures = 0;
+            target.left = Some(now);
             yielding
         } else {
             // A connection that ends soon is a failure too, or two devices that refuse each other
@@ -186,7 +210,10 @@ impl Dialer {
                 }
                 return;
             }
-            State::Dialing => return,
+            State::Dialing => {
+                target.news = true;
+                return;
+            }
         }
         target.failures = 0;
     }
@@ -302,6 +329,41 @@ mod tests {
         now += Duration::from_millis(STABLE_MS);
         dialer.lost(&LARGE, "cable".into(), now);
         assert_eq!(dialer.poll(now), Some(LARGE));
+    }
+
+    #[test]
+    fn a_peer_that_was_connected_until_now_is_tried_often_and_later_rarely() {
+        let mut now = Instant::now();
+        let mut dialer = dialer(SMALL, LARGE, now);
+        dialer.poll(now);
+        dialer.connected(&LARGE, now);
+        now += Duration::from_millis(STABLE_MS);
+        dialer.lost(&LARGE, "cable".into(), now);
+        let (left, mut longest) = (now, Duration::ZERO);
+        while now < left + Duration::from_millis(RECENT_MS) {
+            assert_eq!(dialer.poll(now), Some(LARGE));
+            dialer.failed(&LARGE, "no route".into(), now);
+            let next = dialer.next_due().expect("a next try");
+            longest = longest.max(next - now);
+            now = next;
+        }
+        assert!(longest <= Duration::from_millis(RECENT_WAIT_MS_MAX));
+        dialer.poll(now);
+        dialer.failed(&LARGE, "no route".into(), now);
+        assert!(dialer.next_due().expect("a next try") - now > Duration::from_millis(60_000));
+    }
+
+    #[test]
+    fn news_during_a_dial_that_fails_makes_the_next_follow_at_once() {
+        let now = Instant::now();
+        let mut dialer = dialer(SMALL, LARGE, now);
+        dialer.poll(now);
+        dialer.network_changed(now);
+        assert_eq!(dialer.poll(now), None, "never two at a time");
+        dialer.failed(&LARGE, "timed out".into(), now);
+        assert_eq!(dialer.poll(now), Some(LARGE));
+        dialer.failed(&LARGE, "timed out".into(), now);
+        assert_eq!(dialer.poll(now), None);
     }
 
     #[test]

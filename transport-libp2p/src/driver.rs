@@ -6,13 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use engine::identity::PeerKey;
 use engine::transport::{Path, PathKind};
 use futures::StreamExt;
-use libp2p::core::ConnectedPoint;
-use libp2p::core::transport::ListenerId;
+use libp2p::core::transport::{ListenerId, PortUse};
+use libp2p::core::{ConnectedPoint, Endpoint};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, SwarmEvent};
@@ -32,8 +32,10 @@ use crate::handler::Purpose;
 use crate::hub::Hub;
 use crate::keys;
 use crate::pairing::{ConnectReply, Desk, PairConnectError};
+use crate::reach::Reach;
 use crate::relays::Relays;
 use crate::stack;
+use crate::watch::{self, Change, Watch};
 
 /// Commands that may wait for this task.
 pub(crate) const COMMANDS_MAX: usize = 64;
@@ -48,6 +50,10 @@ pub(crate) enum Errand {
     Pair(ConnectReply),
     /// To find a better way to a connected member.
     Upgrade,
+    /// A circuit beside a relayed session, for a new attempt to punch a hole.
+    Punch,
+    /// To have a relay of ours see us.
+    Look,
     /// To see whether somebody there waits for a device to join.
     Probe,
 }
@@ -67,6 +73,8 @@ pub(crate) struct Driver {
     pub(crate) desk: Desk,
     pub(crate) discovery: Discovery,
     pub(crate) relays: Relays,
+    pub(crate) reach: Reach,
+    watch: Watch,
     /// Listeners that have not yet said where they listen, and who waits for them.
     starting: Vec<(ListenerId, Multiaddr)>,
     started: Option<oneshot::Sender<Result<(), SpawnError>>>,
@@ -89,14 +97,19 @@ impl Driver {
         started: oneshot::Sender<Result<(), SpawnError>>,
     ) -> Result<Driver, SpawnError> {
         let mut book = AddressBook::new(config.paths.clone());
+        let now = Instant::now();
+        let mut relays = Relays::new(&config.relays, rand::random(), now)?;
         for (peer, addresses) in &config.addresses {
             for address in addresses {
-                book.add(*peer, Dialable::parse(address)?.address, Source::Given);
+                let address = Dialable::parse(address)?.address;
+                if book.allow(&address).is_ok() {
+                    relays.learn(&address, now);
+                }
+                book.add(*peer, address, Source::Given);
             }
         }
         let listen = stack::listen_addresses(config)?;
-        let relays = Relays::new(&config.relays, rand::random(), Instant::now())?;
-        let mut swarm = stack::build(config, &hub)?;
+        let mut swarm = stack::build(config, &hub, relays.keys().collect())?;
         let listeners = stack::listen(&mut swarm, &listen)?;
         Ok(Driver {
             swarm,
@@ -116,6 +129,8 @@ impl Driver {
             desk: Desk::new(),
             discovery: Discovery::default(),
             relays,
+            reach: Reach::new(config.upnp),
+            watch: Watch::new(now, SystemTime::now(), watch::links()),
             starting: listeners.into_iter().zip(listen).collect(),
             started: Some(started),
             hub,
@@ -184,9 +199,10 @@ impl Driver {
         let members = self.hub.members();
         let connections = self.connections.next_deadline(self.admission(), |peer| members.contains(peer));
         if self.paused() {
-            return connections;
+            return connections.into_iter().chain([self.watch.next()]).min();
         }
-        [connections, self.dialer.next_due(), self.discovery.next_probe(), self.relays.next_due()]
+        let probe = self.discovery.next_probe();
+        [connections, self.dialer.next_due(), probe, self.relays.next_due(), Some(self.watch.next())]
             .into_iter()
             .flatten()
             .min()
@@ -211,6 +227,7 @@ impl Driver {
                 tracing::debug!(%error, "a hint was not published");
             }
         }
+        self.look_around(now);
         if !self.paused() {
             self.connect(now);
         }
@@ -254,14 +271,47 @@ impl Driver {
         }
     }
 
+    /// The network is another one. Connections that began where the system no longer sends from are dead, and would be
+    /// noticed only after a while.
+    pub(crate) fn network_changed(&mut self, now: Instant) {
+        self.reach.network_changed();
+        let moved = |c: &Connection| c.source.is_some() && watch::source(&c.remote) != c.source;
+        let table = self.connections.table.iter();
+        let gone: Vec<ConnectionId> = table.filter(|(_, c)| moved(c)).map(|(id, _)| *id).collect();
+        for id in gone {
+            self.drop_connection(id, "the network it went through is gone");
+        }
+        self.try_all(now);
+    }
+
+    /// Looks whether anything about the network changed of which nobody tells.
+    fn look_around(&mut self, now: Instant) {
+        match self.watch.look(now, SystemTime::now(), watch::links) {
+            Some(Change::Links) => self.network_changed(now),
+            Some(Change::Slept) => {
+                tracing::info!("this device has slept: connecting anew");
+                let local = |c: &Connection| c.source.is_some_and(|source| source.is_loopback());
+                let table = self.connections.table.iter();
+                let stale: Vec<ConnectionId> = table.filter(|(_, c)| !local(c)).map(|(id, _)| *id).collect();
+                for id in stale {
+                    self.drop_connection(id, "this device has slept");
+                }
+                self.network_changed(now);
+            }
+            None => {}
+        }
+    }
+
+    /// Ends all waits for the next attempt.
+    pub(crate) fn try_all(&mut self, now: Instant) {
+        self.relays.network_changed(now);
+        self.dialer.network_changed(now);
+    }
+
     fn reconnect(&mut self, peer: PeerKey, now: Instant) {
         let mut addresses = self.book.of(&peer);
-        // It may have a reservation with a relay of ours, which is then where we meet.
-        for meeting_point in self.relays.meeting_points() {
-            if !addresses.contains(&meeting_point) {
-                addresses.push(meeting_point);
-            }
-        }
+        addresses.retain(|address| path_kind(address) != Some(PathKind::Relayed));
+        addresses.extend(self.circuits(&peer));
         let (Some(id), false) = (keys::peer_of(&peer), addresses.is_empty()) else {
             self.dialer.stuck(&peer);
             return;
@@ -270,21 +320,30 @@ impl Driver {
         self.dial(opts, Errand::Reconnect(peer), now);
     }
 
-    /// Tries those addresses of a connected peer that would be better than the present way.
-    fn upgrade(&mut self, peer: PeerKey, now: Instant) {
-        let Some(session) = self.hub.session(&peer) else { return };
-        let better = |address: &Multiaddr| path_kind(address) > Some(session.path.kind);
-        let addresses: Vec<Multiaddr> = self.book.of(&peer).into_iter().filter(better).collect();
-        if let (Some(id), false) = (keys::peer_of(&peer), addresses.is_empty()) {
-            let opts = DialOpts::peer_id(id).condition(PeerCondition::Always).addresses(addresses).build();
-            self.dial(opts, Errand::Upgrade, now);
-        }
-    }
-
     /// Notes whether the best connection with a peer is as good as it gets.
     fn rate(&mut self, peer: &PeerKey, now: Instant) {
         let best = self.connections.with(peer).any(|(_, c)| c.path.kind >= PathKind::DirectQuic);
         self.dialer.rate(peer, best, now);
+    }
+
+    /// Notes where a peer may be found; true if that is new.
+    pub(crate) fn remember(
+        &mut self,
+        peer: PeerKey,
+        address: Multiaddr,
+        source: Source,
+        now: Instant,
+    ) -> bool {
+        if self.hub.is_member(&peer)
+            && self.book.allow(&address).is_ok()
+            && let Some(relay) = self.relays.learn(&address, now)
+        {
+            self.swarm.behaviour_mut().reach.admit(relay);
+            for connection in self.connections.table.values_mut().filter(|c| c.peer == relay) {
+                connection.relay = true;
+            }
+        }
+        self.book.add(peer, address, source)
     }
 
     /// Starts a dial; whoever waits for it hears of its end, however it ends.
@@ -301,7 +360,7 @@ impl Driver {
             Errand::Reconnect(peer) => self.dialer.failed(&peer, error, now),
             Errand::Session(reply) => drop(reply.send(Err(DialError::Failed(error)))),
             Errand::Pair(reply) => drop(reply.send(Err(PairConnectError::Unreachable(error)))),
-            Errand::Upgrade | Errand::Probe => {}
+            Errand::Upgrade | Errand::Punch | Errand::Look | Errand::Probe => {}
         }
     }
 
@@ -379,10 +438,14 @@ impl Driver {
             }
             SwarmEvent::NewListenAddr { listener_id, address } => {
                 tracing::info!(%address, "listening");
-                self.relays.reserved(listener_id);
-                self.starting.retain(|(id, _)| *id != listener_id);
-                if self.started.is_none() {
+                if self.relays.reserved(listener_id) {
+                    // Others may have come back to it too.
                     self.dialer.network_changed(now);
+                }
+                self.starting.retain(|(id, _)| *id != listener_id);
+                // An address at a relay is news for others, not for us.
+                if self.started.is_none() && path_kind(&address) != Some(PathKind::Relayed) {
+                    self.network_changed(now);
                 }
                 self.check_started();
             }
@@ -400,6 +463,12 @@ impl Driver {
                 let error = reason.err().unwrap_or_else(|| std::io::ErrorKind::ConnectionAborted.into());
                 if let Some(started) = self.started.take() {
                     let _ = started.send(Err(stack::listen_error(&address, error)));
+                }
+            }
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                tracing::info!(%address, "no longer listening");
+                if path_kind(&address) != Some(PathKind::Relayed) {
+                    self.network_changed(now);
                 }
             }
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener has a problem"),
@@ -437,14 +506,28 @@ impl Driver {
         let kind = dialable.as_ref().and_then(|d| path_kind(&d.address)).unwrap_or(PathKind::DirectTcp);
         let path =
             Path { kind, address: dialable.as_ref().map_or(address, |d| d.address.clone()).to_string() };
-        if let (true, Some(dialable)) = (endpoint.is_dialer(), dialable) {
-            self.book.add(peer, dialable.address, Source::Dialed);
+        // Not where a hole was punched or a test dialed: we did not choose those.
+        if let (true, Some(dialable)) = (errand.is_some(), dialable) {
+            self.remember(peer, dialable.address, Source::Dialed, now);
         }
-        // The side that dialed opens the sync stream, so that there is exactly one on a connection.
-        let dialed_by_us = endpoint.is_dialer();
+        // The side that dialed opens the sync stream, so that there is exactly one on a connection. When a hole is
+        // punched, both have dialed, and one plays the part of the other.
+        let (dialed_by_us, from_listener) = match endpoint {
+            ConnectedPoint::Dialer { role_override, port_use, .. } => {
+                (*role_override == Endpoint::Dialer, *port_use == PortUse::Reuse && !endpoint.is_relayed())
+            }
+            ConnectedPoint::Listener { .. } => (false, false),
+        };
         tracing::debug!(?peer, %path.address, dialed_by_us, "connected");
         let mut connection = Connection::new(peer, path, dialed_by_us, now);
         connection.relay = self.relays.is_relay(&peer);
+        connection.from_listener = from_listener;
+        connection.source = watch::source(endpoint.get_remote_address());
+        connection.remote = endpoint.get_remote_address().clone();
+        // A circuit for an attempt to punch a hole carries no session, nor does what somebody else had us dial (a hole
+        // punched, a test of reachability), unless it is better than what there is.
+        let better = self.hub.session(&peer).is_none_or(|session| session.path.kind < kind);
+        connection.sync_asked = matches!(errand, Some(Errand::Punch)) || (errand.is_none() && !better);
         self.connections.table.insert(id, connection);
         self.dialer.connected(&peer, now);
         self.rate(&peer, now);
@@ -457,7 +540,7 @@ impl Driver {
                 self.swarm.behaviour_mut().streams.open(peer_id, id, Purpose::Sync);
             }
             Some(Errand::Pair(reply)) => self.ask_for_pairing(id, reply),
-            Some(Errand::Reconnect(_) | Errand::Upgrade | Errand::Probe) | None => {}
+            Some(_) | None => {}
         }
         self.ask_for_sync();
     }

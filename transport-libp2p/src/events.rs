@@ -44,6 +44,11 @@ impl Driver {
                     }
                 }
             }
+            BehaviourEvent::Punch(event) => self.on_punched(event),
+            BehaviourEvent::Reach(event) => self.on_reach_tested(event),
+            BehaviourEvent::Upnp(event) => self.on_port_mapping(event),
+            // A test that we made for a member is its affair.
+            BehaviourEvent::Probe(_) => {}
             // A listener says what becomes of a reservation; see `Relays`.
             BehaviourEvent::Relay(_) | BehaviourEvent::Identify(_) | BehaviourEvent::Gossip(_) => {}
             BehaviourEvent::Limits(never) => match never {},
@@ -106,9 +111,17 @@ impl Driver {
         let peer = connection.peer;
         let ours = info.protocol_version == PROTOCOL_FAMILY;
         self.discovery.offers_pairing(peer, ours && info.protocols.contains(&Purpose::Pair.protocol()));
+        let relay = self.relays.is_relay(&peer);
+        if relay || self.hub.is_member(&peer) {
+            self.on_observed(id, &info);
+        }
+        if relay {
+            self.have_relay_look(peer, &info, now);
+        }
         if !ours || !self.hub.is_member(&peer) {
             return;
         }
+        let Some(connection) = self.connections.table.get(&id) else { return };
         let here = connection.path.address.parse().is_ok_and(|address| is_loopback(&address));
         for address in info.listen_addrs {
             let Ok(dialable) = Dialable::of(address) else { continue };
@@ -120,7 +133,9 @@ impl Driver {
 
     /// Notes an address, unless it says that it is another peer's.
     fn note(&mut self, peer: PeerKey, dialable: Dialable, source: Source, now: Instant) {
-        if dialable.peer.is_none_or(|named| named == peer) && self.book.add(peer, dialable.address, source) {
+        if dialable.peer.is_none_or(|named| named == peer)
+            && self.remember(peer, dialable.address, source, now)
+        {
             self.dialer.discovered(&peer, now);
         }
     }
@@ -147,7 +162,7 @@ impl Driver {
         self.discovery.found(key, dialable.address.clone());
         if self.hub.is_member(&key) {
             // Also for an address that we knew: the peer has just come (back) to this network.
-            self.book.add(key, dialable.address, Source::Mdns);
+            self.remember(key, dialable.address, Source::Mdns, now);
             self.dialer.discovered(&key, now);
         }
     }
@@ -191,10 +206,8 @@ impl Driver {
             }
             Command::Peers(reply) => drop(reply.send(self.peers(now))),
             Command::Relays(reply) => drop(reply.send(self.relays.details())),
-            Command::NetworkChanged => {
-                self.relays.network_changed(now);
-                self.dialer.network_changed(now);
-            }
+            Command::Reach(reply) => drop(reply.send(self.reach_details())),
+            Command::NetworkChanged => self.try_all(now),
             Command::Pause(paused, reply) => drop(reply.send(self.pause(paused, now))),
             Command::PairListen(reply) => drop(reply.send(self.desk.listen())),
             Command::PairConnect(callee, reply) => self.pair(callee, reply, now),

@@ -1,20 +1,24 @@
-//! Keeps a behaviour away from connections with peers that are not members: it never hears of them,
-//! and its protocols are not offered on them. Used for gossip.
+//! Keeps a behaviour away from connections with peers that are not members (nor, for some, our own relays): it never
+//! hears of them, and its protocols are not offered on them. Used for gossip, hole punching and tests of reachability.
+//!
+//! What strangers say about our addresses is kept away too: the behaviours inside hear of candidates for external
+//! addresses only through [`MembersOnly::candidate`], because they keep them for long and without bound.
 //!
 //! A connection is judged once, when it is established. A peer that is admitted later takes part in
 //! gossip from its next connection on, which nothing depends on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use either::Either;
+use engine::identity::PeerKey;
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
 use libp2p::swarm::behaviour::{ConnectionClosed, ConnectionEstablished};
 use libp2p::swarm::{
-    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent,
-    ToSwarm, dummy,
+    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NewExternalAddrCandidate, THandler,
+    THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
 };
 use libp2p::{Multiaddr, PeerId};
 
@@ -25,21 +29,42 @@ use crate::keys;
 pub(crate) struct MembersOnly<B> {
     pub(crate) inner: B,
     hub: Arc<Hub>,
+    /// Admitted besides the members: our relays.
+    relays: BTreeSet<PeerKey>,
     /// The connections that the inner behaviour knows.
     open: BTreeMap<ConnectionId, PeerId>,
 }
 
 impl<B> MembersOnly<B> {
     pub(crate) fn new(inner: B, hub: Arc<Hub>) -> MembersOnly<B> {
-        MembersOnly { inner, hub, open: BTreeMap::new() }
+        MembersOnly { inner, hub, relays: BTreeSet::new(), open: BTreeMap::new() }
+    }
+
+    /// Admits our relays as well.
+    pub(crate) fn and_relays(mut self, relays: BTreeSet<PeerKey>) -> MembersOnly<B> {
+        self.relays = relays;
+        self
+    }
+
+    /// Admits another relay from its next connection on.
+    pub(crate) fn admit(&mut self, relay: PeerKey) {
+        self.relays.insert(relay);
     }
 
     fn admits(&self, peer: &PeerId) -> bool {
-        keys::key_of(peer).is_some_and(|key| self.hub.is_member(&key))
+        keys::key_of(peer).is_some_and(|key| self.hub.is_member(&key) || self.relays.contains(&key))
     }
 
     fn others(&self, peer: &PeerId) -> usize {
         self.open.values().filter(|open| *open == peer).count()
+    }
+}
+
+impl<B: NetworkBehaviour> MembersOnly<B> {
+    /// Somebody whom we believe sees us at this address.
+    pub(crate) fn candidate(&mut self, addr: &Multiaddr) {
+        let candidate = NewExternalAddrCandidate { addr };
+        self.inner.on_swarm_event(FromSwarm::NewExternalAddrCandidate(candidate));
     }
 }
 
@@ -94,6 +119,7 @@ impl<B: NetworkBehaviour> NetworkBehaviour for MembersOnly<B> {
                     self.inner.on_swarm_event(FromSwarm::ConnectionClosed(event));
                 }
             }
+            FromSwarm::NewExternalAddrCandidate(_) => {}
             FromSwarm::AddressChange(event) if !self.open.contains_key(&event.connection_id) => {}
             event => self.inner.on_swarm_event(event),
         }

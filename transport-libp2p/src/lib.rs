@@ -10,7 +10,8 @@
 //! From the inside out: `frames` (bytes on a stream), `slot` and `hub` (the transport contract, without
 //! IO), `carrier` (one sync stream), `handler`, `gate` and `behaviour` (opening streams, keeping the
 //! door), `dialer`, `addresses`, `connections` and `discovery` (decisions, without IO), `relays`
-//! (reservations with relays, without IO), `relay_server` (a relay for others), `pairing`, `stack`
+//! (reservations with relays, without IO), `reach` (how others see us, without IO), `punch` (from a relayed path to a
+//! direct one), `watch` (interfaces and sleep), `relay_server` (a relay for others), `pairing`, `stack`
 //! (putting libp2p together), `driver` and `events` (the task that owns the swarm), `control`.
 
 mod addresses;
@@ -29,12 +30,15 @@ mod handler;
 mod hub;
 mod keys;
 mod pairing;
+mod punch;
+mod reach;
 mod relay_server;
 mod relays;
 mod slot;
 #[cfg(test)]
 mod slot_tests;
 mod stack;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -54,6 +58,7 @@ pub use crate::pairing::{
     FRAME_BYTES_MAX as PAIR_FRAME_BYTES_MAX, PairCandidate, PairChannel, PairChannelError, PairConnectError,
     PairListenError, PairListener,
 };
+pub use crate::reach::{NatKind, PortMapping, ReachDetails, ReachTest};
 pub use crate::relay_server::{RelayConfig, RelayCounters, RelayLimits, RelayServer, parse_peer};
 pub use crate::relays::{RelayDetails, check_relay};
 

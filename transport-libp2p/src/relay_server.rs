@@ -12,15 +12,22 @@ use std::time::Duration;
 use engine::identity::{PeerKey, SecretKey};
 use futures::StreamExt as _;
 use libp2p::connection_limits::{self, ConnectionLimits};
+use libp2p::metrics::Registry;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder, allow_block_list, identify, noise, ping, relay, tcp};
+use libp2p::{
+    Multiaddr, PeerId, Swarm, SwarmBuilder, allow_block_list, autonat, identify, noise, ping, relay, tcp,
+};
 use tokio::sync::oneshot;
 
 use crate::addresses::{AddressError, Dialable, is_useless, path_kind};
 use crate::config::SpawnError;
 use crate::keys;
 use crate::stack;
+
+/// Setting up a connection may take this long. Less than the ten seconds in which libp2p wants the answer to a test of
+/// reachability, or a device behind a NAT would never learn that it cannot be dialed, and ask again and again.
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// Bounds of a relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +113,8 @@ struct Behaviour {
     limits: connection_limits::Behaviour,
     allowed: Toggle<allow_block_list::Behaviour<allow_block_list::AllowedPeers>>,
     relay: relay::Behaviour,
+    /// Tests for devices whether they can be dialed.
+    probe: autonat::v2::server::Behaviour,
     ping: ping::Behaviour,
     identify: identify::Behaviour,
 }
@@ -115,6 +124,7 @@ struct Behaviour {
 pub struct RelayServer {
     addresses: Vec<String>,
     counts: Arc<Counts>,
+    traffic: Registry,
     stop: Option<oneshot::Sender<()>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -132,7 +142,8 @@ impl RelayServer {
         if external.is_empty() || external.iter().find(unusable).is_some() {
             return Err(SpawnError::NoExternalAddress);
         }
-        let mut swarm = build(&config)?;
+        let mut traffic = Registry::default();
+        let mut swarm = build(&config, &mut traffic)?;
         let mut starting: HashSet<_> = stack::listen(&mut swarm, &listen)?.into_iter().collect();
         while !starting.is_empty() {
             match swarm.select_next_some().await {
@@ -156,7 +167,7 @@ impl RelayServer {
         let counts = Arc::new(Counts::default());
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(run(swarm, Arc::clone(&counts), stopped));
-        Ok(RelayServer { addresses, counts, stop: Some(stop), task })
+        Ok(RelayServer { addresses, counts, traffic, stop: Some(stop), task })
     }
 
     /// The addresses to give to devices, with the relay's id.
@@ -179,6 +190,14 @@ impl RelayServer {
         }
     }
 
+    /// Bytes that passed, by direction and kind of path, as text for Prometheus.
+    pub fn traffic(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.traffic);
+        text
+    }
+
     /// Ends it, and waits until its ports are free.
     pub async fn close(mut self) {
         self.stop = None;
@@ -187,7 +206,7 @@ impl RelayServer {
     }
 }
 
-fn build(config: &RelayConfig) -> Result<Swarm<Behaviour>, SpawnError> {
+fn build(config: &RelayConfig, traffic: &mut Registry) -> Result<Swarm<Behaviour>, SpawnError> {
     let keypair = keys::keypair_of(&config.secret);
     let limits = config.limits;
     let peers =
@@ -219,6 +238,7 @@ fn build(config: &RelayConfig) -> Result<Swarm<Behaviour>, SpawnError> {
         ),
         allowed: Toggle::from(allowed),
         relay: relay::Behaviour::new(keypair.public().to_peer_id(), relay),
+        probe: autonat::v2::server::Behaviour::default(),
         ping: ping::Behaviour::default(),
         identify: identify::Behaviour::new(identify),
     };
@@ -228,9 +248,11 @@ fn build(config: &RelayConfig) -> Result<Swarm<Behaviour>, SpawnError> {
         .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, stack::multiplexer)
         .map_err(|error| setup(&error))?
         .with_quic_config(stack::quic_limits)
+        .with_bandwidth_metrics(traffic)
         .with_behaviour(|_| behaviour)
         .map_err(|never| setup(&never))?
         .with_swarm_config(|config| config.with_idle_connection_timeout(stack::IDLE))
+        .with_connection_timeout(CONNECT)
         .build())
 }
 

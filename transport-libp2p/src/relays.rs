@@ -1,7 +1,11 @@
 //! The relays that this device wants to be reachable through: which one is due to be asked for a
 //! reservation, and how things stand with each. Pure.
 //!
-//! Invariants: a relay has at most one listener, by whose id its end is told from a renewal; after a
+//! Relays come from the configuration, or are learnt from addresses of members that are reached through them. One that
+//! was learnt is asked for a reservation only if none is configured.
+//!
+//! Invariants: at most [`RELAYS_MAX`] relays with [`ADDRESSES_MAX`] addresses each; a relay has at most one listener,
+//! however many addresses it has, because a second reservation ends the first; by whose id its end is told from a renewal; after a
 //! failure it is asked again, with waits that double from [`FIRST_MS`] to [`WAIT_MS_MAX`].
 
 use std::time::{Duration, Instant};
@@ -17,10 +21,12 @@ use crate::keys;
 
 /// Most relays of one device.
 pub(crate) const RELAYS_MAX: usize = 8;
+/// Most addresses of one relay.
+const ADDRESSES_MAX: usize = 4;
 /// Wait after the first failure, in milliseconds.
 const FIRST_MS: u64 = 1_000;
 /// Longest wait between two attempts, in milliseconds: a relay that is back is found in that time.
-const WAIT_MS_MAX: u64 = 30_000;
+const WAIT_MS_MAX: u64 = 10_000;
 
 /// How things stand with a relay.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +35,8 @@ pub struct RelayDetails {
     pub address: String,
     /// Whether it holds a reservation for this device, so that others reach it there.
     pub reserved: bool,
+    /// Whether it was learnt from another device, and not configured here.
+    pub learnt: bool,
     /// Failed attempts since the last success.
     pub failures: u32,
     /// Why the latest attempt failed, or the latest reservation ended.
@@ -37,7 +45,11 @@ pub struct RelayDetails {
 
 #[derive(Debug)]
 enum State {
-    Waiting { until: Instant },
+    /// Others are met there; no reservation is wanted.
+    Unasked,
+    Waiting {
+        until: Instant,
+    },
     Asking(ListenerId),
     Reserved(ListenerId),
 }
@@ -45,12 +57,25 @@ enum State {
 #[derive(Debug)]
 struct Relay {
     key: PeerKey,
-    /// With `/p2p/` suffix.
-    address: Multiaddr,
+    /// With `/p2p/` suffix, the best kind of path first. Not empty.
+    addresses: Vec<Multiaddr>,
+    learnt: bool,
     state: State,
     failures: u32,
     last_error: Option<String>,
     dial_error: Option<String>,
+}
+
+impl Relay {
+    fn new(key: PeerKey, address: Multiaddr, learnt: bool, state: State) -> Relay {
+        let addresses = vec![address];
+        Relay { key, addresses, learnt, state, failures: 0, last_error: None, dial_error: None }
+    }
+
+    /// The address to use next: another one after each failure.
+    fn address(&self) -> &Multiaddr {
+        &self.addresses[self.failures as usize % self.addresses.len()]
+    }
 }
 
 /// See the module's documentation.
@@ -66,18 +91,50 @@ impl Relays {
         if addresses.len() > RELAYS_MAX {
             return Err(AddressError::TooManyRelays { count: addresses.len(), max: RELAYS_MAX });
         }
-        let relay = |text: &String| {
+        let mut relays = Relays { relays: Vec::new(), random: seed };
+        for text in addresses {
             let (key, address) = relay_address(text)?;
-            let state = State::Waiting { until: now };
-            Ok(Relay { key, address, state, failures: 0, last_error: None, dial_error: None })
-        };
-        let relays = addresses.iter().map(relay).collect::<Result<_, _>>()?;
-        Ok(Relays { relays, random: seed })
+            relays.add(key, address, false, State::Waiting { until: now });
+        }
+        Ok(relays)
     }
 
     /// Where anybody is found who has a reservation with one of our relays.
     pub(crate) fn meeting_points(&self) -> impl Iterator<Item = Multiaddr> {
-        self.relays.iter().map(|relay| relay.address.clone().with(Protocol::P2pCircuit))
+        let addresses = self.relays.iter().flat_map(|relay| &relay.addresses);
+        addresses.map(|address| address.clone().with(Protocol::P2pCircuit))
+    }
+
+    /// A member is reached at this address: if it is one through a relay, that relay is of use to us too. Returns the
+    /// relay's key if it is new.
+    pub(crate) fn learn(&mut self, address: &Multiaddr, now: Instant) -> Option<PeerKey> {
+        let parts: Vec<Protocol<'_>> = address.iter().collect();
+        let at = parts.iter().position(|part| *part == Protocol::P2pCircuit)?;
+        let address: Multiaddr = parts.into_iter().take(at).collect();
+        let (key, address) = relay_address(&address.to_string()).ok()?;
+        let configured = self.relays.iter().any(|relay| !relay.learnt);
+        let state = if configured { State::Unasked } else { State::Waiting { until: now } };
+        self.add(key, address, true, state).then_some(key)
+    }
+
+    /// Adds a relay, or another address of one; true if the relay is new.
+    fn add(&mut self, key: PeerKey, address: Multiaddr, learnt: bool, state: State) -> bool {
+        if let Some(relay) = self.relays.iter_mut().find(|relay| relay.key == key) {
+            if !relay.addresses.contains(&address) && relay.addresses.len() < ADDRESSES_MAX {
+                relay.addresses.push(address);
+                relay.addresses.sort_by_key(|address| std::cmp::Reverse(direct_kind(address)));
+            }
+            return false;
+        }
+        let room = self.relays.len() < RELAYS_MAX;
+        if room {
+            self.relays.push(Relay::new(key, address, learnt, state));
+        }
+        room
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = PeerKey> {
+        self.relays.iter().map(|relay| relay.key)
     }
 
     pub(crate) fn is_relay(&self, peer: &PeerKey) -> bool {
@@ -88,13 +145,13 @@ impl Relays {
     pub(crate) fn due(&self, now: Instant) -> Vec<(usize, Multiaddr)> {
         let due = |relay: &Relay| matches!(relay.state, State::Waiting { until } if until <= now);
         let relays = self.relays.iter().enumerate().filter(|(_, relay)| due(relay));
-        relays.map(|(at, relay)| (at, relay.address.clone().with(Protocol::P2pCircuit))).collect()
+        relays.map(|(at, relay)| (at, relay.address().clone().with(Protocol::P2pCircuit))).collect()
     }
 
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let until = |relay: &Relay| match relay.state {
             State::Waiting { until } => Some(until),
-            State::Asking(_) | State::Reserved(_) => None,
+            State::Unasked | State::Asking(_) | State::Reserved(_) => None,
         };
         self.relays.iter().filter_map(until).min()
     }
@@ -149,12 +206,13 @@ impl Relays {
 
     pub(crate) fn details(&self) -> Vec<RelayDetails> {
         let details = |relay: &Relay| RelayDetails {
-            address: relay.address.to_string(),
+            address: relay.address().to_string(),
             reserved: matches!(relay.state, State::Reserved(_)),
+            learnt: relay.learnt,
             failures: relay.failures,
             last_error: relay.last_error.clone(),
         };
-        self.relays.iter().map(details).collect()
+        self.relays.iter().filter(|relay| !matches!(relay.state, State::Unasked)).map(details).collect()
     }
 
     fn fail(&mut self, at: usize, error: String, now: Instant) {
@@ -166,6 +224,13 @@ impl Relays {
         relay.last_error = Some(error);
         relay.state = State::Waiting { until: now + Duration::from_millis(wait) };
     }
+}
+
+/// The kind of path to a relay, whose address ends in its id.
+fn direct_kind(address: &Multiaddr) -> Option<engine::transport::PathKind> {
+    let mut address = address.clone();
+    address.pop();
+    path_kind(&address)
 }
 
 /// Reads a relay's address.
@@ -200,6 +265,38 @@ mod tests {
         {
             assert!(matches!(check_relay(&bad), Err(AddressError::NoRelay { .. })), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_relay_is_learnt_from_a_members_address_and_asked_only_if_none_is_configured() {
+        let now = Instant::now();
+        let circuit: Multiaddr = format!("{}/p2p-circuit", text()).parse().expect("an address");
+        let mut none = Relays::new(&[], 1, now).expect("valid");
+        assert!(none.learn(&circuit, now).is_some() && none.learn(&circuit, now).is_none());
+        assert!(none.learn(&"/ip4/192.0.2.1/tcp/1".parse().expect("an address"), now).is_none());
+        assert_eq!(none.due(now).len(), 1);
+        assert!(none.details()[0].learnt);
+        let key = PeerKey(engine::identity::SecretKey::from_bytes(&[4; 32]).public());
+        let own = format!("/ip4/192.0.2.2/tcp/4001/p2p/{}", keys::peer_of(&key).expect("a key"));
+        let mut configured = Relays::new(&[own], 1, now).expect("valid");
+        configured.learn(&circuit, now);
+        assert_eq!((configured.due(now).len(), configured.meeting_points().count()), (1, 2));
+    }
+
+    #[test]
+    fn a_relay_with_several_addresses_is_asked_once_at_the_best_and_then_at_the_others() {
+        let now = Instant::now();
+        let quic = text().replace("tcp/4001", "udp/4001/quic-v1");
+        let mut relays = Relays::new(&[text(), quic.clone()], 1, now).expect("valid");
+        assert_eq!(relays.due(now), vec![(0, format!("{quic}/p2p-circuit").parse().expect("valid"))]);
+        relays.refused(0, "no".into(), now);
+        let later = relays.next_due().expect("a next try");
+        assert_eq!(relays.due(later), vec![(0, format!("{}/p2p-circuit", text()).parse().expect("valid"))]);
+        for port in 1..100 {
+            let circuit = format!("{}/p2p-circuit", text().replace("4001", &port.to_string()));
+            relays.learn(&circuit.parse().expect("valid"), now);
+        }
+        assert_eq!(relays.meeting_points().count(), ADDRESSES_MAX);
     }
 
     #[test]

@@ -4,13 +4,14 @@
 //! established, 4 with one peer; gossip is signed and strictly validated, on one topic, and nothing
 //! is passed on before we have looked at it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
 use engine::config::BROADCAST_BYTES_MAX;
+use engine::identity::PeerKey;
 use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::core::transport::{ListenerId, TransportError};
 use libp2p::core::upgrade::Version;
@@ -19,7 +20,8 @@ use libp2p::multiaddr::Protocol;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
-    Multiaddr, Swarm, SwarmBuilder, gossipsub, identify, mdns, noise, ping, quic, relay, swarm, tcp, yamux,
+    Multiaddr, Swarm, SwarmBuilder, autonat, dcutr, gossipsub, identify, mdns, noise, ping, quic, relay,
+    swarm, tcp, upnp, yamux,
 };
 
 use crate::addresses::{Dialable, path_kind};
@@ -48,17 +50,22 @@ const GOSSIP_OVERHEAD_BYTES: usize = 1024;
 const GOSSIP_HEARTBEAT: Duration = Duration::from_secs(5);
 /// A connection without streams is closed after this time.
 pub(crate) const IDLE: Duration = Duration::from_secs(10);
-/// Setting up a connection, encryption included, may take this long.
-const CONNECT: Duration = Duration::from_secs(10);
+/// Setting up a connection, encryption included, may take this long. Less than the ten seconds in which libp2p wants
+/// the answer to a test of reachability.
+const CONNECT: Duration = Duration::from_secs(8);
 
 pub(crate) fn topic(config: &Libp2pConfig) -> gossipsub::IdentTopic {
     gossipsub::IdentTopic::new(&config.topic)
 }
 
 /// Builds the swarm. It does not listen yet.
-pub(crate) fn build(config: &Libp2pConfig, hub: &Arc<Hub>) -> Result<Swarm<Behaviour>, SpawnError> {
+pub(crate) fn build(
+    config: &Libp2pConfig,
+    hub: &Arc<Hub>,
+    relays: BTreeSet<PeerKey>,
+) -> Result<Swarm<Behaviour>, SpawnError> {
     let keypair = keys::keypair_of(&config.secret);
-    let behaviour = behaviour(config, &keypair, hub)?;
+    let behaviour = behaviour(config, &keypair, hub, relays)?;
     let setup = |error: &dyn std::fmt::Display| SpawnError::Setup(error.to_string());
     let transports = || -> Result<_, noise::Error> {
         Ok(SwarmBuilder::with_existing_identity(keypair.clone())
@@ -119,6 +126,7 @@ fn behaviour(
     config: &Libp2pConfig,
     keypair: &Keypair,
     hub: &Arc<Hub>,
+    relays: BTreeSet<PeerKey>,
 ) -> Result<impl FnOnce(relay::client::Behaviour) -> Behaviour, SpawnError> {
     let local = keypair.public().to_peer_id();
     let limits = ConnectionLimits::default()
@@ -136,6 +144,11 @@ fn behaviour(
         .with_agent_version(concat!("ahenk/", env!("CARGO_PKG_VERSION")).to_owned())
         .with_push_listen_addr_updates(true);
     let gossip = MembersOnly::new(gossip(config, keypair)?, Arc::clone(hub));
+    let punch = MembersOnly::new(dcutr::Behaviour::new(local), Arc::clone(hub));
+    let reach =
+        MembersOnly::new(autonat::v2::client::Behaviour::default(), Arc::clone(hub)).and_relays(relays);
+    let probe = MembersOnly::new(autonat::v2::server::Behaviour::default(), Arc::clone(hub));
+    let upnp = Toggle::from(config.upnp.then(upnp::tokio::Behaviour::default));
     let (streams, ping) = (Streams::new(Arc::clone(hub)), ping::Behaviour::new(ping_config(&config.timings)));
     Ok(move |relay| Behaviour {
         limits: connection_limits::Behaviour::new(limits),
@@ -145,6 +158,10 @@ fn behaviour(
         gossip,
         mdns: Toggle::from(mdns),
         relay,
+        punch,
+        reach,
+        probe,
+        upnp,
     })
 }
 

@@ -5,7 +5,7 @@ mod common;
 
 use common::{Node, PATIENCE, QUIC, TCP, config, eventually, key, secret};
 use engine::transport::{PathKind, TransportEvent};
-use transport_libp2p::{Libp2pConfig, RelayConfig, RelayLimits, RelayServer, SpawnError};
+use transport_libp2p::{Libp2pConfig, PortMapping, RelayConfig, RelayLimits, RelayServer, SpawnError};
 
 /// A relay's configuration, at a port that was free a moment ago.
 fn relay_config() -> RelayConfig {
@@ -141,5 +141,16 @@ async fn a_relay_without_an_external_address_does_not_start() {
         let config = RelayConfig { external, ..relay_config() };
         let started = tokio::time::timeout(PATIENCE, RelayServer::spawn(config)).await.expect("in time");
         assert!(matches!(started, Err(SpawnError::NoExternalAddress)));
+    }
+}
+
+#[tokio::test]
+async fn the_router_is_asked_for_ports_only_if_that_is_set() {
+    for upnp in [false, true] {
+        let mut config = config(1, &[TCP], &[]);
+        config.upnp = upnp;
+        let node = Node::spawn(config).await;
+        let mapping = node.control.reach().await.expect("open").mapping;
+        assert_eq!(mapping == PortMapping::Off, !upnp, "{mapping:?}");
     }
 }

@@ -99,7 +99,9 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
     })?;
     let ended = async {
         match metrics {
-            Some((listener, _)) => serve::pages(&listener, async || Ok(page(&relay.counters()))).await,
+            Some((listener, _)) => {
+                serve::pages(&listener, async || Ok(page(&relay.counters()) + &relay.traffic())).await;
+            }
             None => std::future::pending().await,
         }
     };

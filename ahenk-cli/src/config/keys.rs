@@ -117,6 +117,11 @@ pub(crate) const KEYS: &[Key] = &[
         "Multiaddrs of relays to be reachable through and to meet other devices at, ending in the relay's id; at most 8",
     ),
     key(
+        "network.upnp",
+        Field::Bool(|c| &mut c.upnp),
+        "Ask the router to map ports to this device (UPnP), so that others can call it from outside",
+    ),
+    key(
         "limits.memory_bytes",
         Field::Limit(32 * MIB, 64 * GIB, |c| &mut c.memory_bytes_max),
         "Memory for buffers and caches in all, in bytes; the finer limits are lowered to fit; 0 for no limit",

@@ -58,6 +58,8 @@ pub(crate) struct Config {
     pub(crate) bootstrap: Vec<String>,
     /// Relays to be reachable through.
     pub(crate) relay_servers: Vec<String>,
+    /// Ask the router to map ports to this device.
+    pub(crate) upnp: bool,
     /// Memory in all, in bytes; 0 for no limit.
     pub(crate) memory_bytes_max: u64,
     /// Space for the database, in bytes; 0 for no limit.
@@ -107,6 +109,7 @@ impl Default for Config {
             mdns: true,
             bootstrap: Vec::new(),
             relay_servers: Vec::new(),
+            upnp: true,
             memory_bytes_max: 0,
             disk_bytes_max: 0,
             upload_bytes_per_s_max: 0,

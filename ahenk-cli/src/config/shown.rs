@@ -76,6 +76,11 @@ const SHOWN: &[(&str, &str, &str)] = &[
         "tests/settings.rs",
         "at_the_limit_of_the_disk_writes_are_refused_by_name_and_all_is_made_up_for_without_it",
     ),
+    (
+        "network.upnp",
+        "../transport-libp2p/tests/relay.rs",
+        "the_router_is_asked_for_ports_only_if_that_is_set",
+    ),
     ("limits.upload_bytes_per_s", DRIVER, "no_more_is_sent_in_a_second_than_may_be_and_all_arrives"),
     ("limits.download_bytes_per_s", DRIVER, "no_more_is_taken_in_a_second_than_may_be_and_all_arrives"),
     ("limits.reorder_bytes", "../engine/tests/hostile.rs", "reorder_bytes_max"),

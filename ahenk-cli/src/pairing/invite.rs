@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use transport_libp2p::{PairChannel, PairListenError};
+use transport_libp2p::{Libp2pControl, PairChannel, PairListenError, RelayDetails};
 
 use super::pairing_error;
 use crate::error::{CliError, Kind, Result, closed};
@@ -28,6 +28,8 @@ use crate::service::{Caller, Context};
 
 /// Time in which the new device must come nearer to knowing all that we know.
 const FIRST_SYNC_STEP: Duration = Duration::from_secs(30);
+/// How long to wait for a relay to serve this device.
+const RELAY_TIME_MAX: Duration = Duration::from_secs(5);
 /// Most such times.
 const FIRST_SYNC_STEPS_MAX: u32 = 20;
 /// Most addresses in the long form of a code, where none are asked for.
@@ -134,6 +136,7 @@ pub(crate) async fn invite(
     }
     let net = context.net()?;
     let mut listener = net.pair_listen().await.map_err(listen_error)?;
+    relay_ready(net).await?;
     let listening = net.listen_addresses().await?;
     let (asks, mut asked) = mpsc::channel(1);
     let clock = SystemClock::new();
@@ -170,6 +173,21 @@ pub(crate) async fn invite(
             }
         }
     }
+}
+
+/// Waits until a relay serves this device, or says why not: right after the start, the code would lack its address.
+async fn relay_ready(net: &Libp2pControl) -> Result<()> {
+    let asked = async {
+        loop {
+            let relays = net.relays().await?;
+            let settled = |relay: &RelayDetails| relay.reserved || relay.failures > 0;
+            if relays.iter().all(settled) || relays.iter().any(|relay| relay.reserved) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(RELAY_TIME_MAX, asked).await.unwrap_or(Ok(()))
 }
 
 fn make_offer(

@@ -98,19 +98,14 @@ async fn dial(
     control: &Libp2pControl,
     told: &impl Fn(&str),
 ) -> Result<Admission> {
-    let mut failure = None;
-    for address in joining.invitation.addresses() {
-        told(&format!("Calling {address}"));
-        match control.pair_connect(address).await {
-            Ok(channel) => match converse(joining, local, channel, told).await {
-                Ok(joined) => return Ok((joined, vec![address.clone()])),
-                Err(Refused::NoSuchOffer) => return Err(pairing_error(PairingError::NoSuchOffer)),
-                Err(Refused::Failed(error)) => return Err(error),
-            },
-            Err(error) => failure = Some(connect_error(error)),
-        }
+    let addresses = joining.invitation.addresses();
+    told(&format!("Calling {}", addresses.join(", ")));
+    let channel = control.pair_connect_any(addresses).await.map_err(connect_error)?;
+    match converse(joining, local, channel, told).await {
+        Ok(joined) => Ok((joined, addresses.to_vec())),
+        Err(Refused::NoSuchOffer) => Err(pairing_error(PairingError::NoSuchOffer)),
+        Err(Refused::Failed(error)) => Err(error),
     }
-    Err(failure.unwrap_or_else(|| CliError::usage("the code has no address")))
 }
 
 async fn discover(
