@@ -21,7 +21,8 @@ impl Hasher for Trace {
         words.iter().for_each(|word| self.word(u64::from_le_bytes(*word)));
         let mut last = [0; 8];
         last[..rest.len()].copy_from_slice(rest);
-        self.word(u64::from_le_bytes(last) ^ (bytes.len() as u64) << 56);
+        // One more than the length, so that writing nothing counts, too.
+        self.word(u64::from_le_bytes(last) ^ (bytes.len() as u64 + 1) << 56);
     }
 
     fn write_u8(&mut self, value: u8) {
