@@ -39,6 +39,9 @@ const REDACTED: &[(&str, &str)] = &[
     (r#""(bytes|database_bytes|bytes_sent|bytes_received|frames_sent|frames_received)":\d+"#, r#""$1":[N]"#),
     (r#""cursor":"[^"]*""#, r#""cursor":"[CURSOR]""#),
     (r"--from \d+\.\d+", "--from [CURSOR]"),
+    // Which versions they are is for other tests to say.
+    (r"file format \d+, protocol \d+\.\d+", "file format [N], protocol [N]"),
+    (r#""(format|protocol_major|protocol_minor|command_protocol)":\d+"#, r#""$1":[N]"#),
     (r#""pid":\d+"#, r#""pid":[PID]"#),
     (r"process \d+", "process [PID]"),
     (r"\b\d+(\.\d)? (ms|s|min)\b", "[SPAN]"),
