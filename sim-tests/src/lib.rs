@@ -23,6 +23,8 @@ mod shrink;
 mod sim_store;
 mod software;
 mod standing;
+mod view;
+mod watched;
 
 pub use diagram::{html, shiviz};
 pub use disk::{DiskCounts, DiskImage, SimDisk};
@@ -33,10 +35,11 @@ pub use marks::{Marks, marks_of};
 pub use mutants::{FailsByItself, Kill, Trial, try_bug};
 pub use oracle::{Global, Injected, Observer, Violation, check_bounds, check_equal, check_event};
 pub use plan::{Event, Intrusion, Knobs, PAIR, Plan, PlanError, Step, TABLE, Timed, letter};
-pub use pure::{Pure, Sabotage};
+pub use pure::Pure;
 pub use reference::{Reference, RowView};
 pub use run::{Counts, Failure, Outcome, Report, Seeds, Summary, record, run_plan, run_seeds};
 pub use shrink::{Shrunk, shrink};
+pub use view::Sabotage;
 
 /// What carries a plan out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

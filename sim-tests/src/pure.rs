@@ -7,12 +7,10 @@ use engine::config::Config;
 use engine::hlc::Hlc;
 use engine::identity::{DeviceId, Dot};
 use engine::io::{Order, Written};
-use engine::name::{RowKey, TableName};
+use engine::name::TableName;
 use engine::prng::Prng;
-use engine::row::RowState;
 use engine::statement::Statement;
-use engine::store::{Batch, MemStore, Store};
-use engine::store::{Conflict, Quarantined, Recovered, RowRange, StoreError, StoreRead, StoredCommit};
+use engine::store::{Batch, MemStore, Store, StoreRead};
 use engine::testing::{Happened, LinkFaults, Mesh, Moment, StandIns, stand_ins, test_identity};
 
 use crate::intruder::{by_peer, by_stranger};
@@ -22,6 +20,7 @@ use crate::oracle::{
 };
 use crate::plan::{Event, Intrusion, Plan, letter};
 use crate::run::{Failure, Report};
+use crate::view::{Sabotage, View};
 
 /// Virtual time in which a core must converge once faults have stopped, in milliseconds.
 pub(crate) const CONVERGENCE_MS_MAX: u64 = 10 * 60 * 1000;
