@@ -182,7 +182,11 @@ fn spoil(tape: &mut Tape<'_>, run: &mut Run<Commit>) {
         4 => run.commits.iter_mut().for_each(|commit| commit.dot.replica = replica(8)),
         5 => run.commits.iter_mut().for_each(|commit| commit.dot.replica.incarnation ^= 1),
         6 => run.commits.iter_mut().for_each(|commit| commit.dot.seq = commit.dot.seq.saturating_add(1)),
-        7 => run.commits.iter_mut().for_each(|commit| commit.introduces = Some(test_identity(8).cert)),
+        7 => {
+            run.commits
+                .iter_mut()
+                .for_each(|commit| commit.introduces = Some(Box::new(test_identity(8).cert)));
+        }
         _ => {}
     }
     if run.commits.is_empty() {
