@@ -1,7 +1,7 @@
 //! Marks: situations worth reaching, noted when a run reaches them ("sometimes" assertions). A simulation that never
 //! gets into a situation has shown nothing about it; the simulator demands that each is reached.
 //!
-//! Invariant: without the feature `planted`, which only the simulator asks for, nothing is noted: [`ON`] is a constant
+//! Invariant: without the feature `planted`, which only the simulator asks for, nothing is noted: `ON` is a constant
 //! `false`, and neither a mark nor its condition is compiled into the program. With it, what is noted belongs to the
 //! thread, so that runs on several threads do not disturb each other, and influences nothing.
 
