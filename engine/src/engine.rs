@@ -7,7 +7,7 @@
 //! al., "Epidemic Algorithms for Replicated Database Maintenance" (1987); Petersen et al., "Flexible Update
 //! Propagation for Weakly Consistent Replication" (1997).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::administer::Fencing;
 use crate::config::Config;
@@ -19,14 +19,13 @@ use crate::planted::{self, Bug};
 use crate::prng::Prng;
 use crate::reorder::Reorder;
 use crate::replicated::Replicated;
-use crate::statement::Revocation;
+use crate::statement::{Forked, Revocation};
 use crate::store::{Recovered, StoreError, StoreRead};
 use crate::time::{Instant, Now, WallMs};
 use crate::timer::{Timer, Timers};
 use crate::wire::frame::FrameError;
 use crate::wire::message::{
-    Announce, Bye, Control, ErrorMessage, Fault, HAS_ROOT, Have, Hello, MINOR, Message, Ping, Pong,
-    pack_control, parse,
+    Bye, Control, ErrorMessage, Fault, HAS_ROOT, Have, Hello, MINOR, Message, Ping, Pong, pack_control, parse,
 };
 
 /// Damaged frames in a row after which a peer is cut off.
@@ -69,6 +68,10 @@ pub struct Engine {
     pub(crate) fences_changed: bool,
     /// What people are told of them.
     pub(crate) stated_events: Vec<Event>,
+    /// Forked replicas of which people were told.
+    pub(crate) alarmed: BTreeSet<ReplicaId>,
+    /// Those of them for which there can be no proof.
+    pub(crate) unprovable: BTreeSet<ReplicaId>,
 }
 
 impl Engine {
@@ -105,6 +108,8 @@ impl Engine {
             fencing: VecDeque::new(),
             fences_changed: false,
             stated_events: Vec::new(),
+            alarmed: BTreeSet::new(),
+            unprovable: BTreeSet::new(),
         };
         if engine.state.own_is_fenced() {
             engine.state.replica = engine.new_incarnation();
@@ -171,6 +176,11 @@ impl Engine {
     /// The account's revocations, joined per device.
     pub fn revocations(&self) -> impl Iterator<Item = &Revocation> {
         self.state.fences.revocations()
+    }
+
+    /// The replicas that are proven to have forked.
+    pub fn forks(&self) -> impl Iterator<Item = Forked> {
+        self.state.fences.forks()
     }
 
     /// Whether this device is one of the account's no longer: it keeps its data and has no sessions.
@@ -304,7 +314,7 @@ impl Engine {
             Message::Want(want) => self.on_want(now, key, &want, store)?,
             Message::Ops(ops) => self.on_ops(now, key, ops, store)?,
             Message::Ack(ack) => self.on_ack(now, key, &ack, store)?,
-            Message::Announce(Announce { heads }) => self.on_announce(now, key, &heads),
+            Message::Announce(announce) => self.on_announce(now, key, &announce),
             Message::Ping(ping) => self.on_ping(now, key, ping),
             Message::Pong(pong) => self.on_pong(now, key, pong),
             Message::Grant(root) => self.on_grant(now, key, root),
@@ -371,7 +381,8 @@ impl Engine {
         }
         self.say_ping(now, key);
         let digest = self.state.knowledge.digest();
-        if hello.digest == digest || planted::is(Bug::EqualAssumed) {
+        let equal = hello.digest == digest && hello.heads_digest == self.state.heads_digest();
+        if equal || planted::is(Bug::EqualAssumed) {
             let knowledge = self.state.knowledge.clone();
             if let Some(peer) = self.peers.get_mut(&key) {
                 peer.known = knowledge;
@@ -522,6 +533,7 @@ impl Engine {
             replica: self.state.replica,
             echo,
             digest: self.state.knowledge.digest(),
+            heads_digest: self.state.heads_digest(),
         };
         self.send(key, &Control::Hello(Box::new(hello)));
     }
@@ -533,6 +545,8 @@ impl Engine {
             state: self.state.digest.to_be_bytes(),
             knowledge: full.then(|| knowledge.clone()),
             reply,
+            heads_digest: self.state.heads_digest(),
+            tags: if full { self.state.tags() } else { Vec::new() },
         };
         self.send(key, &Control::Have(have));
     }

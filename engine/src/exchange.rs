@@ -12,11 +12,12 @@ use crate::knowledge::Knowledge;
 use crate::peer::OpenWant;
 use crate::planted::{self, Bug};
 use crate::replicated::{Draft, Fit};
+use crate::statement::Statement;
 use crate::store::{Batch, StoreError, StoreRead};
 use crate::time::Now;
 use crate::timer::Timer;
 use crate::wire::columns::HashedCommit;
-use crate::wire::message::{Ack, Announce, Control, Fault, Have, Ops, Run, Want, pack_control};
+use crate::wire::message::{Ack, Announce, Control, Fault, Have, Ops, Run, Tag, Want, pack_control};
 use crate::write::fold;
 
 /// Most ranges in one request.
@@ -29,7 +30,8 @@ const KNOWN_RANGES_MAX: usize = 2 * crate::config::RANGES_MAX;
 impl Engine {
     pub(crate) fn on_have(&mut self, now: Now, key: PeerKey, have: &Have) {
         let ours = self.state.knowledge.digest();
-        let equal = have.digest == ours;
+        let same_numbers = have.digest == ours;
+        let equal = same_numbers && have.heads_digest == self.state.heads_digest();
         let diverged = equal && have.state != self.state.digest.to_be_bytes();
         let Some(peer) = self.peers.get_mut(&key) else { return };
         match &have.knowledge {
@@ -42,11 +44,16 @@ impl Engine {
                 );
             }
             Some(knowledge) => peer.known.union(knowledge),
-            None if equal => peer.known.union(&self.state.knowledge),
+            None if same_numbers => peer.known.union(&self.state.knowledge),
             None => {}
         }
+        peer.heads_differ = false;
         if equal {
             peer.rows_equal = Some(!diverged);
+        } else if same_numbers {
+            // Which of them it is, full statements of both tell.
+            peer.heads_differ = !planted::is(Bug::ForkUnnoticed);
+            peer.rows_equal = None;
         }
         if diverged && !std::mem::replace(&mut peer.told_diverged, true) {
             let device = peer.device;
@@ -55,18 +62,39 @@ impl Engine {
         if have.reply {
             self.say_have(key, !equal, false);
         }
+        if let Some(knowledge) = &have.knowledge {
+            self.compare_tags(key, knowledge, &have.tags);
+        }
         self.known_grew(now, key);
     }
 
-    pub(crate) fn on_announce(&mut self, now: Now, key: PeerKey, heads: &[(ReplicaId, u64)]) {
+    pub(crate) fn on_announce(&mut self, now: Now, key: PeerKey, announce: &Announce) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        heads.iter().for_each(|(replica, seq)| peer.known.insert(*replica, 1, *seq));
+        announce.heads.iter().for_each(|(replica, seq)| peer.known.insert(*replica, 1, *seq));
+        for ((replica, seq), tag) in announce.heads.iter().zip(&announce.tags) {
+            if self.compare_tag(key, replica, *seq, *tag)
+                && let Some(peer) = self.peers.get_mut(&key)
+            {
+                peer.heads_differ = true;
+            }
+        }
         self.known_grew(now, key);
+    }
+
+    /// Compares the tags of a full statement with ours.
+    fn compare_tags(&mut self, key: PeerKey, knowledge: &Knowledge, tags: &[Tag]) {
+        let mut differ = false;
+        for ((replica, set), tag) in knowledge.iter().zip(tags) {
+            differ |= self.compare_tag(key, replica, set.prefix_len(), *tag);
+        }
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.heads_differ = differ;
+        }
     }
 
     /// Gossip is a hint: a peer may have something new.
     pub(crate) fn broadcast(&mut self, now: Now, from: PeerKey, bytes: &[u8]) {
-        let Ok((0, crate::wire::message::Message::Announce(Announce { heads }))) =
+        let Ok((0, crate::wire::message::Message::Announce(announce))) =
             crate::wire::message::parse(bytes, &self.state.account)
         else {
             return;
@@ -76,12 +104,12 @@ impl Engine {
         }
         let counts = |replica, seq| self.state.fences.clamp(replica, seq);
         let known = |replica| self.state.knowledge.prefix_len(replica);
-        let news = heads.iter().any(|(replica, seq)| known(replica) < counts(replica, *seq));
+        let news = announce.heads.iter().any(|(replica, seq)| known(replica) < counts(replica, *seq));
         if !news {
             return;
         }
         if self.peers.get(&from).is_some_and(|peer| peer.ready()) {
-            return self.on_announce(now, from, &heads);
+            return self.on_announce(now, from, &announce);
         }
         // Its origin is connected elsewhere: what it has reaches us through those we are connected to.
         for key in self.ready_peers() {
@@ -112,7 +140,7 @@ impl Engine {
     /// either side, and keeps the retry timer running while something is.
     pub(crate) fn advance(&mut self, now: Now, key: PeerKey) {
         let Some(peer) = self.peers.get(&key).filter(|peer| peer.ready()) else { return };
-        if peer.known == self.state.knowledge {
+        if peer.known == self.state.knowledge && peer.disputed.is_empty() && !peer.heads_differ {
             return self.note_synced(now, key);
         }
         let mut lacking = peer.known.minus(&self.state.knowledge);
@@ -121,11 +149,11 @@ impl Engine {
         }
         // Normally each commit is asked of one peer only. Where that brought nothing that could be kept, the parts may need
         // each other: then this peer is asked for all of it, which it gives in causal order.
-        let (idle, fruitless) = (peer.want.is_none(), peer.fruitless);
+        let (idle, fruitless, disputed) = (peer.want.is_none(), peer.fruitless, peer.disputed.clone());
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.synced = false;
         }
-        if idle && !lacking.is_empty() {
+        if idle && !(lacking.is_empty() && disputed.is_empty()) {
             if !fruitless || planted::is(Bug::SmallBufferStarves) {
                 lacking = lacking.minus(&self.reorder.knowledge());
                 for other in self.peers.values() {
@@ -134,6 +162,7 @@ impl Engine {
                     }
                 }
             }
+            lacking.union(&disputed);
             lacking.truncate(WANT_RANGES_MAX);
             if !lacking.is_empty() {
                 self.say_want(now, key, lacking);
@@ -211,7 +240,8 @@ impl Engine {
             return Ok(());
         }
         let progress = self.state.position() > before || self.reorder.bytes() > waiting;
-        let progress = progress || self.fencing.len() > fencing;
+        let disputes = |peer: &crate::peer::Peer| !peer.disputed.is_empty();
+        let progress = progress || self.fencing.len() > fencing || self.peers.get(&key).is_some_and(disputes);
         self.answered(now, key, ops.want, ops.offset, ops.done, progress);
         self.acknowledge(key, ops.want, ops.offset, ops.done, touched.keys());
         if self.state.position() > before {
@@ -248,8 +278,10 @@ impl Engine {
         let Some(author) = member.map(|cert| cert.key) else { return Ok(Ok(())) };
         // What is applied already need not be verified again, but a fork must not be reported on anybody's word.
         let head = self.state.heads.get(&replica);
+        let reached = head.is_some_and(|head| last_seq <= head.seq);
+        // One that is not durable yet is taken for the same: if it is not, the tags will say so.
         let known =
-            head.is_some_and(|head| last_seq < head.seq || (last_seq == head.seq && hash == head.hash));
+            reached && self.state.hash_at(&replica, last_seq, draft.store)?.is_none_or(|ours| ours == hash);
         if !known && !verify_commit(&self.state.account, &author, &hash, &run.sig) {
             return Ok(Err((Fault::BadSignature, "")));
         }
@@ -272,6 +304,10 @@ impl Engine {
             peer.brought(replica, first_seq, last_seq);
         }
         if self.planted_refusal(now, &run) {
+            return Ok(Ok(()));
+        }
+        if reached && !known {
+            self.contradicted(now, from, &run, draft.store)?;
             return Ok(Ok(()));
         }
         self.place(draft, now, from, run)?;
@@ -297,13 +333,14 @@ impl Engine {
         if !statement.genuine(&self.state.account, &hashed.hash, &sig) {
             return Ok(Err((Fault::BadSignature, "")));
         }
-        if self.state.heads.len() >= REPLICAS_MAX {
+        let proof = matches!(statement, Statement::Fork(_));
+        if self.state.heads.len() >= REPLICAS_MAX || (proof && !self.state.room_for_proof()) {
             return Ok(Err((Fault::Protocol, "the account has too many replicas")));
         }
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.brought(dot.replica, 1, 1);
         }
-        if self.take_statement(now, hashed.clone(), sig, from) {
+        if self.take_statement(now, hashed.clone(), sig, Some(from)) {
             self.count(from, 1, 0, 0);
             self.state.apply_remote(draft, now, hashed, Some(sig))?;
             self.stated(&statement, dot, 0);
@@ -386,7 +423,7 @@ impl Engine {
                     self.reorder.trim(|run| state.distance(run));
                 }
             }
-            Fit::Fork { dot, ours, theirs } => self.event(Event::Fork { dot, ours, theirs }),
+            Fit::Fork => self.contradicted(now, from, &run, draft.store)?,
         }
         Ok(())
     }
@@ -423,6 +460,8 @@ impl Engine {
         let Some(want) = &mut peer.want else { return };
         let mut wait_ms = None;
         if want.id == id && done {
+            // What it did not show now is asked for again when it states once more that it differs.
+            peer.disputed = peer.disputed.minus(&want.ranges);
             want.progress |= progress;
             // What was asked for may have come from others meanwhile.
             let lacking = want.ranges.minus(&self.state.knowledge).minus(&held);
@@ -504,7 +543,8 @@ impl Engine {
             return;
         }
         peer.synced = false;
-        self.send(key, &Control::Announce(Announce { heads }));
+        let tags = heads.iter().map(|(replica, _)| self.state.tag(replica)).collect();
+        self.send(key, &Control::Announce(Announce { heads, tags }));
         if self.timers.get(Timer::Retry(key)).is_none() {
             self.arm_retry(now, key);
         }
@@ -569,7 +609,10 @@ impl Engine {
         self.outputs.extend(results);
         if !written.is_empty() && !self.revoked() {
             let head = (self.state.replica, self.state.knowledge.prefix_len(&self.state.replica));
-            if let Some(frame) = pack_control(0, &Control::Announce(Announce { heads: vec![head] })) {
+            if let Some(frame) = pack_control(
+                0,
+                &Control::Announce(Announce { heads: vec![head], tags: vec![self.state.tag(&head.0)] }),
+            ) {
                 self.outputs.push_back(Output::Broadcast(frame));
             }
             self.push(now, &before, &written);

@@ -64,7 +64,15 @@ impl Attack {
 
     fn hello(&self) -> Hello {
         let cert = self.author.identity.cert.clone();
-        Hello { minor: 0, features: 0, cert, replica: self.author.replica, echo: 0, digest: [0; 16] }
+        Hello {
+            minor: 0,
+            features: 0,
+            cert,
+            replica: self.author.replica,
+            echo: 0,
+            digest: [0; 16],
+            heads_digest: [0; 16],
+        }
     }
 
     fn control(&mut self, message: &Control) {
@@ -202,6 +210,7 @@ fn a_stolen_certificate_is_of_no_use_without_its_key() {
         replica: victim.replica,
         echo: 0,
         digest: [0; 16],
+        heads_digest: [0; 16],
     };
     mesh.inject(0, thief, pack_control(SESSION, &Control::Hello(Box::new(hello))).unwrap());
     assert_eq!(faults(&mesh, 0), [Fault::Unauthorised]);
@@ -216,7 +225,15 @@ fn a_certificate_that_the_root_key_did_not_sign_is_refused() {
     let replica = engine::identity::ReplicaId { device: identity.device(), incarnation: 1 };
     mesh.input(0, Input::PeerUp(identity.peer_key()));
     let peer = identity.peer_key();
-    let hello = Hello { minor: 0, features: 0, cert: identity.cert, replica, echo: 0, digest: [0; 16] };
+    let hello = Hello {
+        minor: 0,
+        features: 0,
+        cert: identity.cert,
+        replica,
+        echo: 0,
+        digest: [0; 16],
+        heads_digest: [0; 16],
+    };
     mesh.inject(0, peer, pack_control(SESSION, &Control::Hello(Box::new(hello))).unwrap());
     assert_eq!(faults(&mesh, 0), [Fault::Unauthorised]);
 }
@@ -254,7 +271,8 @@ fn another_major_version_is_told_apart_from_noise_and_said_on_both_sides() {
 #[test]
 fn damaged_frames_are_passed_over_until_there_are_too_many() {
     let mut attack = Attack::new(Config::default());
-    let good = pack_control(SESSION, &Control::Announce(Announce { heads: Vec::new() })).unwrap();
+    let good =
+        pack_control(SESSION, &Control::Announce(Announce { heads: Vec::new(), tags: Vec::new() })).unwrap();
     for n in 0..200 {
         let mut frame = good.clone();
         frame[n % good.len()] ^= 0x40;
@@ -372,7 +390,14 @@ fn a_statement_that_contradicts_its_digest_ends_the_session() {
     let mut attack = Attack::new(Config::default());
     let mut knowledge = Knowledge::default();
     knowledge.insert(attack.author.replica, 1, 5);
-    let have = Have { digest: [1; 16], state: [0; 16], knowledge: Some(knowledge), reply: false };
+    let have = Have {
+        digest: [1; 16],
+        state: [0; 16],
+        knowledge: Some(knowledge),
+        reply: false,
+        heads_digest: [3; 16],
+        tags: Vec::new(),
+    };
     attack.control(&Control::Have(have));
     assert_eq!(faults(&attack.mesh, 0), [Fault::Protocol]);
 }
@@ -407,7 +432,11 @@ fn arbitrary_payloads_from_a_member_never_panic_and_change_nothing() {
         vec![
             pack_ops(SESSION, &ops).unwrap(),
             pack_control(SESSION, &Control::Want(Want { id: 1, ranges, credit: 9 })).unwrap(),
-            pack_control(SESSION, &Control::Announce(Announce { heads: vec![(author.replica, 4)] })).unwrap(),
+            pack_control(
+                SESSION,
+                &Control::Announce(Announce { heads: vec![(author.replica, 4)], tags: Vec::new() }),
+            )
+            .unwrap(),
         ]
     };
     for _ in 0..3_000 {
@@ -461,7 +490,7 @@ fn dependencies_that_overflow_when_added_up_are_missing_all_the_same() {
 fn heads_beyond_all_measure_can_be_counted() {
     let mut attack = Attack::new(Config::default());
     let heads = (0..5).map(|n| (Author::new(n).replica, i64::MAX as u64)).collect();
-    attack.control(&Control::Announce(Announce { heads }));
+    attack.control(&Control::Announce(Announce { heads, tags: Vec::new() }));
     assert_eq!(attack.mesh.engine(0).stats().peers[0].ahead, u64::MAX);
     attack.assert_unharmed(2);
 }
@@ -504,6 +533,8 @@ fn a_peer_that_speaks_of_ever_more_scattered_commits_is_cut_off() {
             state: [0; 16],
             knowledge: Some(knowledge),
             reply: false,
+            heads_digest: [3; 16],
+            tags: Vec::new(),
         }));
     }
     assert_eq!(faults(&attack.mesh, 0), [Fault::Protocol]);
@@ -554,7 +585,14 @@ fn no_more_is_pushed_to_a_peer_that_confirms_nothing_than_the_limit() {
     let engine = attack.mesh.engine(0);
     let (knowledge, digest) = (engine.knowledge().clone(), engine.knowledge().digest());
     let state = engine.digest().to_be_bytes();
-    attack.control(&Control::Have(Have { digest, state, knowledge: Some(knowledge), reply: false }));
+    attack.control(&Control::Have(Have {
+        digest,
+        state,
+        knowledge: Some(knowledge),
+        reply: false,
+        heads_digest: [3; 16],
+        tags: Vec::new(),
+    }));
     for n in 0..500 {
         attack.mesh.write(0, put(&format!("row {n}"), n));
     }
@@ -566,8 +604,21 @@ fn no_more_is_pushed_to_a_peer_that_confirms_nothing_than_the_limit() {
 fn equal_knowledge_and_different_rows_raise_an_alarm_once() {
     let mut attack = Attack::new(Config::default());
     let digest = attack.mesh.engine(0).knowledge().digest();
+    // The very same commits, so that it is no fork.
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"ahenk heads 1");
+    let heads = attack.mesh.store(0).recover().unwrap().heads;
+    heads.values().for_each(|head| drop(hasher.update(&head.hash.0[..8])));
+    let heads_digest = *hasher.finalize().as_bytes().first_chunk().unwrap();
     for _ in 0..3 {
-        attack.control(&Control::Have(Have { digest, state: [9; 16], knowledge: None, reply: false }));
+        attack.control(&Control::Have(Have {
+            digest,
+            state: [9; 16],
+            knowledge: None,
+            reply: false,
+            heads_digest,
+            tags: Vec::new(),
+        }));
     }
     let alarms = attack.mesh.events.iter().filter(|(_, event)| matches!(event, Event::Diverged { .. }));
     assert_eq!(alarms.count(), 1);

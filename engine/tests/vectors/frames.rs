@@ -51,24 +51,35 @@ pub(crate) fn control() -> Json {
     let (knowledge, state) = (known(), [0xab; 16]);
     let digest = knowledge.digest();
     let cert = test_identity(0).cert;
-    let hello = Hello { minor: 0, features: 0, cert, replica: a.replica, echo: 9, digest };
-    let full = Have { digest, state, knowledge: Some(knowledge.clone()), reply: true };
-    let short = Have { digest, state, knowledge: None, reply: false };
+    let hello =
+        Hello { minor: 0, features: 0, cert, replica: a.replica, echo: 9, digest, heads_digest: [3; 16] };
+    let full = Have {
+        digest,
+        state,
+        knowledge: Some(knowledge.clone()),
+        reply: true,
+        heads_digest: [3; 16],
+        tags: vec![[4; 8]; knowledge.replicas()],
+    };
+    let short =
+        Have { digest, state, knowledge: None, reply: false, heads_digest: [3; 16], tags: Vec::new() };
     let want = Want { id: 1, ranges: knowledge.clone(), credit: 4 << 20 };
     let heads = vec![(a.replica, 4), (b.replica, 300)];
     let head_json = || json::heads(heads.iter().copied());
     let ack = Ack { want: 1, credit: (4 << 20) + 1234, pushed: 0, heads: heads.clone() };
-    let announce = Announce { heads: heads.clone() };
+    let announce = Announce { heads: heads.clone(), tags: vec![[4; 8], [5; 8]] };
     let (digest, state, known) = (hex(&digest), hex(&state), json::knowledge(&knowledge));
     let hello_json = json!({
         "minor": 0, "features": "0", "cert": json::cert(&hello.cert), "replica": json::replica(&a.replica),
-        "echo": 9, "digest": digest,
+        "echo": 9, "digest": digest, "heads_digest": hex(&[3; 16]),
     });
-    let full_json = json!({ "digest": digest, "state": state, "knowledge": known, "reply": true });
-    let short_json = json!({ "digest": digest, "state": state, "knowledge": null, "reply": false });
+    let tags = |tags: &[[u8; 8]]| tags.iter().map(|tag| hex(tag)).collect::<Vec<_>>();
+    let full_json = json!({ "digest": digest, "state": state, "knowledge": known, "reply": true, "heads_digest": hex(&[3; 16]), "tags": tags(&full.tags) });
+    let short_json = json!({ "digest": digest, "state": state, "knowledge": null, "reply": false, "heads_digest": hex(&[3; 16]), "tags": [] });
     let want_json = json!({ "id": 1, "ranges": known, "credit": want.credit.to_string() });
     let ack_json =
         json!({ "want": 1, "credit": ack.credit.to_string(), "pushed": "0", "heads": head_json() });
+    let announce_json = json!({ "heads": head_json(), "tags": tags(&announce.tags) });
     let time = json!({ "nonce": 0xdead_beef_u32, "wall_ms": MS.to_string() });
     let (nonce, wall_ms) = (0xdead_beef, MS);
     let mut all = vec![
@@ -77,8 +88,8 @@ pub(crate) fn control() -> Json {
         vector("Have, digest only", &short_json, SESSION, &Control::Have(short)),
         vector("Want", &want_json, SESSION, &Control::Want(want)),
         vector("Ack", &ack_json, SESSION, &Control::Ack(ack)),
-        vector("Announce", &json!({ "heads": head_json() }), SESSION, &Control::Announce(announce.clone())),
-        vector("Announce, by gossip", &json!({ "heads": head_json() }), 0, &Control::Announce(announce)),
+        vector("Announce", &announce_json, SESSION, &Control::Announce(announce.clone())),
+        vector("Announce, by gossip", &announce_json, 0, &Control::Announce(announce)),
         vector("Ping", &time, SESSION, &Control::Ping(Ping { nonce, wall_ms })),
         vector("Pong", &time, SESSION, &Control::Pong(Pong { nonce, wall_ms })),
         vector(
