@@ -81,7 +81,8 @@ impl Addresses {
     }
 }
 
-fn with_port(address: &str, protocol: &str, port: u16) -> String {
+/// An address with a port where it leaves that open with port 0.
+pub(crate) fn with_port(address: &str, protocol: &str, port: u16) -> String {
     let mut parts: Vec<String> = address.split('/').map(str::to_owned).collect();
     for at in 1..parts.len() {
         if parts[at - 1] == protocol && parts[at] == "0" {

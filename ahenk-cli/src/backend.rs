@@ -127,7 +127,7 @@ impl Backend {
     pub(crate) async fn close(self) -> Result<()> {
         match self {
             Backend::Daemon(_) => Ok(()),
-            Backend::Direct(session) => session.close().await,
+            Backend::Direct(session) => session.close().await.map(drop),
         }
     }
 }

@@ -8,16 +8,16 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     account, backup, batch, bugreport, config, conflicts, delete, demo, device, doctor, export, get, import,
-    init, list, log, peer, put, quarantine, relay, shell, start, stats, status, stop, story, sync, verify,
-    watch,
+    init, list, log, logs, oplog, peer, put, quarantine, relay, service, shell, start, stats, status, stop,
+    story, sync, verify, wait, watch,
 };
 
 const AFTER_HELP: &str = "\
 Examples:
   ahenk-cli init --name laptop            begin a new account on this machine
   ahenk-cli start --daemon                keep in sync in the background
-  ahenk-cli device invite                 let another machine join: prints a code
-  ahenk-cli device join                   on the other machine: asks for the code
+  ahenk-cli device invite                 let another machine join: shows a code
+  ahenk-cli device join                   on the other machine: asks for it
   ahenk-cli put tasks t1 title='Buy tea'  write; `get`, `list` and `watch` read
 
 Exit codes:
@@ -30,7 +30,7 @@ With --json, results are JSON documents on stdout, one a line, and an error is
 
 /// A database on this machine that stays in sync with your other machines, without a server.
 #[derive(Debug, Parser)]
-#[command(name = "ahenk-cli", version, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(name = "ahenk-cli", version, after_help = AFTER_HELP, max_term_width = 80)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) globals: Globals,
@@ -68,23 +68,38 @@ pub(crate) enum Command {
     /// Run the daemon, which keeps this device in sync
     Start(start::Args),
     /// Stop the daemon
+    #[command(after_help = "Example:\n  ahenk-cli stop")]
     Stop,
     /// Stop the daemon if it runs, and start it in the background
+    #[command(after_help = "Example:\n  ahenk-cli config set log.level debug && ahenk-cli restart")]
     Restart,
+    /// Have the system start the daemon: install, uninstall, print
+    #[command(subcommand)]
+    Service(service::Command),
+    /// Show what the daemon has logged
+    Logs(logs::Args),
+    /// What the running daemon logs: set, get
+    #[command(subcommand)]
+    Log(log::Command),
     /// Show how things stand
     Status(status::Args),
     /// Show sync in numbers: commits, operations, bytes, for all and for each device
+    #[command(after_help = "Examples:\n  ahenk-cli stats\n  ahenk-cli --json stats | jq .total")]
     Stats,
     /// Print the same numbers for Prometheus, or serve them at a loopback port
     Metrics(stats::MetricsArgs),
     /// Show what this installation is: versions, places, sizes
+    #[command(after_help = "Example:\n  ahenk-cli info")]
     Info,
     /// Look for what is wrong or soon will be, and say what to do about it
+    #[command(after_help = "Example:\n  ahenk-cli doctor || ahenk-cli bugreport")]
     Doctor,
     /// Write what helps to understand a bug to a file, without data, names and addresses
     Bugreport(bugreport::Args),
     /// Sync with all devices that can be reached, and wait until it is done
     Sync(sync::Args),
+    /// Wait until this device is connected to another, or in sync
+    Wait(wait::Args),
     /// The ways to the other devices: list, add
     #[command(subcommand)]
     Peer(peer::Command),
@@ -106,6 +121,7 @@ pub(crate) enum Command {
     /// Count the rows of a table: all, or those that meet conditions
     Count(list::CountArgs),
     /// Show the tables and how many rows they have
+    #[command(after_help = "Example:\n  ahenk-cli tables")]
     Tables,
     /// Ask in SQL: one SELECT over tables, log, conflicts and peers
     #[cfg(feature = "query")]
@@ -123,7 +139,7 @@ pub(crate) enum Command {
     /// Put a backup in the place of the database
     Restore(backup::RestoreArgs),
     /// Show the log: who wrote what when
-    Oplog(log::Args),
+    Oplog(oplog::Args),
     /// Show the writes of one row: who wrote what when
     History(story::HistoryArgs),
     /// Show why a row is as it is, and which devices have that
@@ -151,6 +167,9 @@ impl Command {
             Command::Start(args) => start::run(env, args).await,
             Command::Stop => stop::run(env).await,
             Command::Restart => start::restart(env).await,
+            Command::Service(command) => service::run(env, &command),
+            Command::Logs(args) => logs::run(env, args).await,
+            Command::Log(command) => log::run(env, command).await,
             Command::Status(args) => status::run(env, args).await,
             Command::Stats => stats::stats(env).await,
             Command::Metrics(args) => stats::metrics(env, args).await,
@@ -158,6 +177,7 @@ impl Command {
             Command::Doctor => doctor::run(env).await,
             Command::Bugreport(args) => bugreport::run(env, args).await,
             Command::Sync(args) => sync::run(env, args).await,
+            Command::Wait(args) => wait::run(env, args).await,
             Command::Peer(command) => peer::run(env, command).await,
             Command::Relay(args) => relay::run(env, args).await,
             Command::Config(command) => config::run(env, command).await,
@@ -176,7 +196,7 @@ impl Command {
             Command::Verify(args) => verify::run(env, args).await,
             Command::Backup(args) => backup::run(env, args).await,
             Command::Restore(args) => backup::restore(env, args).await,
-            Command::Oplog(args) => log::oplog(env, args).await,
+            Command::Oplog(args) => oplog::oplog(env, args).await,
             Command::History(args) => story::history(env, args).await,
             Command::Explain(args) => story::explain(env, args).await,
             Command::Conflicts(args) => conflicts::run(env, args).await,
@@ -216,6 +236,37 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    /// All commands that do something, by their whole names.
+    fn leaves(command: &clap::Command, path: &str) -> Vec<(String, clap::Command)> {
+        let path = format!("{path} {}", command.get_name());
+        let within = command.get_subcommands().filter(|sub| sub.get_name() != "help");
+        let mut found: Vec<_> = within.flat_map(|sub| leaves(sub, &path)).collect();
+        if !command.is_subcommand_required_set() {
+            found.push((path, command.clone()));
+        }
+        found
+    }
+
+    #[test]
+    fn every_command_shows_by_example_how_it_is_used() {
+        for (path, command) in leaves(&Cli::command(), "") {
+            let help = command.clone().render_long_help().to_string();
+            assert!(help.contains("Example:\n") || help.contains("Examples:\n"), "{path}: {help}");
+        }
+    }
+
+    #[test]
+    fn help_fits_a_terminal_80_wide() {
+        let mut wide = Vec::new();
+        for (path, command) in leaves(&Cli::command(), "") {
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let help = command.clone().term_width(80).render_long_help().to_string();
+            let lines = text.lines().chain(help.lines()).filter(|line| line.chars().count() > 80);
+            wide.extend(lines.map(|line| format!("{path}: {line}")));
+        }
+        assert!(wide.is_empty(), "{}", wide.join("\n"));
     }
 
     #[test]

@@ -110,6 +110,10 @@ impl From<StoreError> for CliError {
     fn from(error: StoreError) -> CliError {
         let hint = match error {
             StoreError::Full => "make room on the disk, then try again; nothing is lost",
+            StoreError::Limit { .. } => {
+                "raise `limits.disk_bytes`, or take it away: `ahenk-cli config unset limits.disk_bytes`, then \
+                 `ahenk-cli restart`; nothing is lost"
+            }
             StoreError::Corrupt(_) => "keep the file; another device of the account has the data too",
             _ => "check the disk; what was acknowledged before is safe",
         };

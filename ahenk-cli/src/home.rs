@@ -20,6 +20,18 @@ const SOCKET_PATH_BYTES_MAX: usize = 100;
 /// What the daemon calls itself in the lock's note.
 pub(crate) const DAEMON: &str = "the daemon";
 
+/// A variable of the environment.
+pub(crate) fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// The platform's usual place.
+fn usual_dir() -> Result<PathBuf> {
+    let platform = etcetera::base_strategy::choose_native_strategy()
+        .map_err(|_| CliError::usage("this user has no home folder").hint("name a folder with --home DIR"))?;
+    Ok(etcetera::BaseStrategy::data_dir(&platform).join("ahenk"))
+}
+
 /// A device's home folder. It may not exist yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Home {
@@ -44,14 +56,14 @@ impl Home {
     pub(crate) fn choose(named: Option<PathBuf>) -> Result<Home> {
         let dir = match named {
             Some(dir) => std::path::absolute(&dir).map_err(|error| CliError::io("find", &dir, &error))?,
-            None => {
-                let platform = etcetera::base_strategy::choose_native_strategy().map_err(|_| {
-                    CliError::usage("this user has no home folder").hint("name a folder with --home DIR")
-                })?;
-                etcetera::BaseStrategy::data_dir(&platform).join("ahenk")
-            }
+            None => usual_dir()?,
         };
         Ok(Home { dir })
+    }
+
+    /// Whether it is the one that is used when none is named.
+    pub(crate) fn is_usual(&self) -> bool {
+        usual_dir().is_ok_and(|usual| usual == self.dir)
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -74,8 +86,9 @@ impl Home {
         self.dir.join("account.key")
     }
 
-    pub(crate) fn database_path(&self) -> PathBuf {
-        self.dir.join("ahenk.redb")
+    /// The database, where the settings say that it is.
+    pub(crate) fn database_path(&self) -> Result<PathBuf> {
+        self.place("database.path", |config| config.database_path)
     }
 
     pub(crate) fn addresses_path(&self) -> PathBuf {
@@ -86,8 +99,21 @@ impl Home {
         self.dir.join("daemon.lock")
     }
 
+    /// Where the database is unless the settings say otherwise.
+    pub(crate) fn usual_database_path(&self) -> PathBuf {
+        self.dir.join(Config::default().database_path)
+    }
+
+    /// The log; where it usually is, if the settings cannot be read.
     pub(crate) fn log_path(&self) -> PathBuf {
-        self.dir.join("logs").join("ahenk.log")
+        let usual = |_| self.dir.join(Config::default().log_file);
+        self.place("log.file", |config| config.log_file).unwrap_or_else(usual)
+    }
+
+    /// A file that a setting names.
+    fn place(&self, key: &str, text: impl FnOnce(Config) -> String) -> Result<PathBuf> {
+        let config = Settings::load_one(&self.config_path(), config::find(key)?, environment)?;
+        Ok(self.dir.join(text(config)))
     }
 
     /// The daemon's socket. Unix limits the length of its path.
@@ -158,7 +184,7 @@ impl Home {
 
     /// What is set here, in the file and in the environment.
     pub(crate) fn settings(&self) -> Result<Settings> {
-        Settings::load(&self.config_path(), |name| std::env::var(name).ok())
+        Settings::load(&self.config_path(), environment)
     }
 
     pub(crate) fn config(&self) -> Result<Config> {

@@ -2,7 +2,7 @@
 //!
 //! From the outside in: `cli` and `commands` (what a user types, what a user sees), `output`,
 //! `error`; `backend` (reaching the service, in a daemon or in this process), `protocol`, `server`;
-//! `service` with `network`, `pairing` and `data` (carrying requests out); `session` (an open
+//! `service` with `network`, `waiting`, `pairing` and `data` (carrying requests out); `session` (an open
 //! database with its network), `home`, `addresses` and `secrets` (what is on the disk).
 //!
 //! Architecture invariant: a command does nothing to the database but through a [`protocol::Request`],
@@ -26,6 +26,8 @@ mod secrets;
 mod server;
 mod service;
 mod session;
+mod suggest;
+mod waiting;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;

@@ -33,6 +33,12 @@ fn path_name(kind: PathKind) -> String {
     .to_owned()
 }
 
+/// What this device is called now, which its own certificate may not know.
+fn own_name(context: &Context, node: &NodeStatus) -> String {
+    let own = node.members.iter().find(|cert| cert.key == context.identity.peer_key());
+    own.unwrap_or(&context.identity.cert).name.clone()
+}
+
 /// Why this device was revoked; empty if no reason was given.
 fn reason_of(node: &NodeStatus, context: &Context) -> String {
     let own = context.identity.device();
@@ -173,7 +179,7 @@ pub(crate) async fn status(context: &Context) -> Result<Status> {
         home: context.home.dir().display().to_string(),
         account: context.identity.account().to_string(),
         device: context.identity.device().to_string(),
-        name: context.identity.cert.name.clone(),
+        name: own_name(context, &node),
         replica: node.stats.replica.to_string(),
         admin: node.administers,
         up_ms: running.then(|| millis(context.started.elapsed())),
@@ -196,15 +202,14 @@ pub(crate) async fn status(context: &Context) -> Result<Status> {
 /// Sync in numbers.
 pub(crate) async fn stats(context: &Context) -> Result<Stats> {
     let node = node_status(context).await?;
-    let others = node.members.iter().filter(|cert| cert.key != context.identity.peer_key());
-    let mut peers: Vec<PeerStat> = others.map(|cert| peer_stat(cert, &node)).collect();
+    let mut peers: Vec<PeerStat> = others(context, &node).map(|cert| peer_stat(cert, &node)).collect();
     peers.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
-    let path = context.home.database_path();
+    let path = context.home.database_path()?;
     let file = std::fs::metadata(&path).map_err(|error| CliError::io("read", &path, &error))?;
     Ok(Stats {
         account: context.identity.account().to_string(),
         device: context.identity.device().to_string(),
-        name: context.identity.cert.name.clone(),
+        name: own_name(context, &node),
         replica: node.stats.replica.to_string(),
         up_ms: context.stop.is_some().then(|| millis(context.started.elapsed())),
         position: node.position,

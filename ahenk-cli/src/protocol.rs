@@ -45,6 +45,20 @@ pub(crate) enum Request {
         /// How long to wait, in milliseconds.
         within_ms: u64,
     },
+    /// Wait until this device is connected, or in sync. One [`crate::report::Waited`].
+    Wait {
+        /// Until it is in sync.
+        synced: bool,
+        /// With these devices: names, or how ids start. With all that are connected, if there are none.
+        peers: Vec<String>,
+        /// How long to wait, in milliseconds.
+        within_ms: u64,
+    },
+    /// Log something else from now on, if it is said what. One [`crate::commands::log::Logging`].
+    Log {
+        /// As in the setting `log.level`.
+        level: Option<String>,
+    },
     /// Offer to admit a device. A stream of [`crate::pairing::InviteStep`].
     Invite {
         /// Ask before admitting.
@@ -65,7 +79,7 @@ impl Request {
     /// Whether a call goes on until the client has enough of it. A daemon that stops does not wait for such.
     pub(crate) fn lasts(&self) -> bool {
         match self {
-            Request::Sync { .. } | Request::Invite { .. } => true,
+            Request::Sync { .. } | Request::Wait { .. } | Request::Invite { .. } => true,
             Request::Data(DataRequest::Watch { follow, .. }) => *follow,
             _ => false,
         }
@@ -176,5 +190,56 @@ mod tests {
         assert_eq!(other.kind, Kind::Conflict);
         let endless = vec![b'1'; LINE_BYTES_MAX + 1];
         assert!(read_bytes(&endless).await.expect_err("refused").message.contains("too long"));
+    }
+
+    /// The fuzz targets do not reach this program, so here are many damaged lines, the same each time.
+    #[tokio::test]
+    async fn of_damaged_lines_what_is_understood_comes_back_the_same() {
+        const LINES: usize = 20_000;
+        let requests = [
+            Request::Status,
+            Request::PeerAdd { address: "/ip4/127.0.0.1/tcp/1".into() },
+            Request::Sync { within_ms: 5 },
+            Request::Invite { ask: true, admin: false, addresses: vec!["/dns4/a.example/tcp/1".into()] },
+        ];
+        let mut seeds = vec![ToService::Answer(true)];
+        seeds.extend(requests.map(ToService::Request));
+        let data = [
+            r#"{"do":"get","with":{"table":"t","row":"r"}}"#,
+            r#"{"do":"put","with":{"table":"t","row":"r","fields":{"a":[1,{"$bytes":"AA=="}]}}}"#,
+        ];
+        let mut lines = Vec::new();
+        for seed in seeds {
+            let mut line = Vec::new();
+            write(&mut line, seed).await.expect("written");
+            lines.push(line);
+        }
+        for body in data {
+            let request = format!(r#"{{"do":"data","with":{body}}}"#);
+            lines.push(format!("{{\"v\":{VERSION},\"body\":{{\"request\":{request}}}}}\n").into_bytes());
+        }
+        let mut random = engine::prng::Prng::new([3; 32]);
+        let mut understood = 0;
+        for n in 0..LINES {
+            let mut line = lines[n % lines.len()].clone();
+            for _ in 0..random.below(4) {
+                let at = random.below(line.len() as u64) as usize;
+                match random.below(4) {
+                    0 => line[at] ^= 1 << random.below(8),
+                    1 => line[at] = b"{}[]\",:0-9ntf\\"[random.below(14) as usize],
+                    2 => drop(line.remove(at)),
+                    _ => line.insert(at, b"{}[]\",:0-9e \n"[random.below(13) as usize]),
+                }
+                if line.is_empty() {
+                    line.push(b'\n');
+                }
+            }
+            let Ok(Some(said)) = read_bytes(&line).await else { continue };
+            understood += 1;
+            let mut again = Vec::new();
+            write(&mut again, said.clone()).await.expect("what was read is short");
+            assert_eq!(read_bytes(&again).await.expect("what was written is read"), Some(said));
+        }
+        assert!((LINES / 8..LINES).contains(&understood), "{understood} of {LINES} were understood");
     }
 }

@@ -164,6 +164,14 @@ pub(crate) struct Stats {
     pub(crate) peers: Vec<PeerStat>,
 }
 
+/// What a wait has led to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Waited {
+    /// The names of the devices that are connected, or in sync.
+    pub(crate) peers: Vec<String>,
+    pub(crate) took_ms: u64,
+}
+
 /// A completed sync.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Synced {

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
 use crate::backend::{Backend, REPLIES_MAX, WAIT_MAX, WAIT_STEP, in_use};
+use crate::commands::stats::{prometheus, serve};
 use crate::error::{CliError, Kind, Result};
 use crate::home::{DAEMON, Home, Lock};
 use crate::protocol::{self, Reply, Request, ToService};
@@ -46,11 +47,14 @@ pub(crate) async fn run(home: &Home) -> Result<()> {
     home.require()?;
     let lock = take_lock(home).await?;
     let stop = Arc::new(Notify::new());
-    let need = if home.config()?.sync_enabled { Need::Network } else { Need::Store };
+    let config = home.config()?;
+    let need = if config.sync_enabled { Need::Network } else { Need::Store };
     let mut session = Session::open(home, need, lock, Some(Arc::clone(&stop))).await?;
     let (listener, socket, owner) = listen(&home.socket_path()?)?;
     let status = crate::network::status(session.context()).await?;
     info!(device = %status.name, id = %status.device, listening = ?status.listening, "the daemon is running");
+    let metrics = metrics(config.metrics_port, Arc::clone(session.context())).await?;
+    tokio::pin!(metrics);
     let (stopping, told) = watch::channel(false);
     let mut clients = JoinSet::new();
     let mut term = signal(SignalKind::terminate()).map_err(CliError::internal)?;
@@ -76,6 +80,7 @@ pub(crate) async fn run(home: &Home) -> Result<()> {
             _ = term.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
             failure = session.failed() => break Err(failure),
+            () = &mut metrics => {}
         }
     };
     info!("stopping");
@@ -88,9 +93,32 @@ pub(crate) async fn run(home: &Home) -> Result<()> {
         warn!("calls were cut off");
     }
     clients.shutdown().await;
-    session.close().await?;
+    let lock = session.close().await?;
+    // Before the home is let go of: whoever waited for that finds it in the log.
     info!("stopped");
+    drop(lock);
     result
+}
+
+/// Tells Prometheus how the daemon is, for ever, at the port that is set.
+async fn metrics(port: u64, context: Arc<Context>) -> Result<impl Future<Output = ()>> {
+    let listener = match u16::try_from(port) {
+        Ok(port) if port > 0 => {
+            let (listener, url) = serve::bind(port).await?;
+            info!(%url, "metrics");
+            Some(listener)
+        }
+        _ => None,
+    };
+    Ok(async move {
+        match listener {
+            Some(listener) => {
+                let page = async || Ok(prometheus::text(&crate::network::stats(&context).await?));
+                serve::pages(&listener, page).await;
+            }
+            None => std::future::pending().await,
+        }
+    })
 }
 
 /// Takes the home's lock. A command that holds it is soon done; another daemon is not.

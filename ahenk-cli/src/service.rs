@@ -13,10 +13,11 @@ use store::RedbStore;
 use tokio::sync::{Notify, mpsc};
 use transport_libp2p::Libp2pControl;
 
+use crate::commands::log::Logging;
 use crate::error::{CliError, Kind, Result};
 use crate::home::Home;
 use crate::protocol::{Reply, Request};
-use crate::{data, network, pairing};
+use crate::{data, logging, network, pairing};
 
 /// An open database and what belongs to it.
 #[derive(Debug)]
@@ -92,6 +93,17 @@ async fn dispatch(context: &Context, request: Request, caller: &mut Caller) -> R
         Request::PeerAdd { address } => caller.item(network::add(context, &address).await?).await,
         Request::Sync { within_ms } => {
             caller.item(network::sync(context, Duration::from_millis(within_ms)).await?).await
+        }
+        Request::Wait { synced, peers, within_ms } => {
+            let within = Duration::from_millis(within_ms);
+            caller.item(crate::waiting::wait(context, synced, &peers, within).await?).await
+        }
+        Request::Log { level } => {
+            if let Some(level) = level {
+                logging::set_filter(&level)?;
+            }
+            let level = logging::filter().ok_or_else(|| CliError::internal("this process keeps no log"))?;
+            caller.item(Logging { level }).await
         }
         Request::Invite { ask, admin, addresses } => {
             pairing::invite(context, ask, admin, addresses, caller).await

@@ -4,6 +4,8 @@
 //! Invariants: the home's lock is held from before the store opens until after it has closed; the
 //! addresses of other devices are saved when they change and when the session ends.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +13,7 @@ use ahenk::{Db, Node, Offline, Options, SystemClock};
 use engine::identity::{DeviceCert, Identity};
 use engine::io::Event;
 use engine::store::{Store as _, StoreRead as _};
-use store::{OpenError, RedbStore};
+use store::{OpenError, RedbStore, StoreLimits};
 use tokio::sync::{Notify, broadcast};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{info, warn};
@@ -53,7 +55,7 @@ pub(crate) struct Session {
     node: Option<JoinHandle<()>>,
     /// What runs beside it while there is a network.
     chores: JoinSet<()>,
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl Session {
@@ -79,7 +81,7 @@ impl Session {
             }
             config => config?,
         };
-        let store = open_store(home, &identity).await?;
+        let store = open_store(home, &identity, config.store()).await?;
         note_copy(&store, &identity)?;
         let mut options = Options::new(identity.clone(), *secrets::random::<32>()?);
         options.config = config.engine();
@@ -101,7 +103,7 @@ impl Session {
         let context = Context { home: home.clone(), identity, db, net, started: Instant::now(), stop };
         let context = Arc::new(context);
         let mut chores = JoinSet::new();
-        certify_self(&context).await?;
+        certify_self(&context, &config.device_name).await?;
         chores.spawn(keep_root(Arc::clone(&context)));
         if context.net.is_some() {
             chores.spawn(save_regularly(Arc::clone(&context)));
@@ -110,7 +112,7 @@ impl Session {
                 chores.spawn(reach(Arc::clone(&context), address));
             }
         }
-        Ok(Session { context, node: Some(node), chores, _lock: lock })
+        Ok(Session { context, node: Some(node), chores, lock })
     }
 
     pub(crate) fn context(&self) -> &Arc<Context> {
@@ -128,8 +130,8 @@ impl Session {
         )
     }
 
-    /// Says goodbye to the other devices and closes everything.
-    pub(crate) async fn close(mut self) -> Result<()> {
+    /// Says goodbye to the other devices and closes everything. The home is held until the lock is dropped.
+    pub(crate) async fn close(mut self) -> Result<Lock> {
         self.chores.shutdown().await;
         save_addresses(&self.context).await;
         // It is closed already if the node has ended by itself, which was told then.
@@ -148,7 +150,7 @@ impl Session {
                 warn!("the network took too long to close");
             }
         }
-        Ok(())
+        Ok(self.lock)
     }
 }
 
@@ -158,13 +160,19 @@ fn panicked(error: &tokio::task::JoinError) -> CliError {
 
 /// Opens the database. The process that held the home before may have let go of the home a moment before the
 /// file: that is waited for.
-async fn open_store(home: &Home, identity: &Identity) -> Result<RedbStore> {
-    let deadline = Instant::now() + LOCKED_TIME_MAX;
+async fn open_store(home: &Home, identity: &Identity, limits: StoreLimits) -> Result<RedbStore> {
+    let (path, deadline) = (home.database_path()?, Instant::now() + LOCKED_TIME_MAX);
     loop {
         let nonce = secrets::random::<16>()?;
-        match RedbStore::open(&home.database_path(), identity.account(), *nonce) {
+        match RedbStore::open_within(&path, identity.account(), *nonce, limits) {
             Err(OpenError::Locked(_)) if Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Err(OpenError::NotFound(path)) if path != home.usual_database_path() => {
+                return Err(CliError::from(OpenError::NotFound(path)).hint(
+                    "`database.path` says that it is there: stop the daemon, and move the file and the one ending in \
+                     .guard beside it, or correct the setting",
+                ));
             }
             opened => return Ok(opened?),
         }
@@ -185,7 +193,12 @@ fn note_copy(store: &RedbStore, identity: &Identity) -> Result<()> {
 /// Creates the database of a new device, and has it know the certificates given.
 pub(crate) fn create_store(home: &Home, identity: &Identity, members: Vec<DeviceCert>) -> Result<()> {
     let nonce = secrets::random::<16>()?;
-    let store = RedbStore::create(&home.database_path(), identity.account(), *nonce)?;
+    let path = home.database_path()?;
+    if let Some(folder) = path.parent() {
+        let made = DirBuilder::new().mode(0o700).recursive(true).create(folder);
+        made.map_err(|error| CliError::io("create", folder, &error))?;
+    }
+    let store = RedbStore::create(&path, identity.account(), *nonce)?;
     let mut options = Options::new(identity.clone(), *secrets::random::<32>()?);
     options.members = members;
     let (node, db): (_, Db<RedbStore>) = Node::new(options, Offline, store, SystemClock::new())?;
@@ -204,10 +217,12 @@ async fn spawn_network(
     addresses: &Addresses,
 ) -> Result<Libp2pTransport> {
     let mut libp2p = Libp2pConfig::new(identity.secret.clone(), topic(identity));
-    libp2p.listen = addresses.same_ports(&config.listen);
+    let listen = config.listen();
+    libp2p.listen = addresses.same_ports(&listen);
+    libp2p.paths = config.paths();
     libp2p.mdns = config.mdns;
     libp2p.addresses = addresses.peers();
-    libp2p.relays.clone_from(&config.relay_servers);
+    libp2p.relays = config.relays();
     loop {
         let error = match Libp2pTransport::spawn(libp2p.clone()).await {
             Ok(transport) => return Ok(transport),
@@ -218,9 +233,9 @@ async fn spawn_network(
                 warn!(%error, "going on without discovery");
                 libp2p.mdns = false;
             }
-            SpawnError::AddressInUse { .. } | SpawnError::Listen { .. } if libp2p.listen != config.listen => {
+            SpawnError::AddressInUse { .. } | SpawnError::Listen { .. } if libp2p.listen != listen => {
                 info!(%error, "the port used last time is taken; choosing another");
-                libp2p.listen.clone_from(&config.listen);
+                libp2p.listen.clone_from(&listen);
             }
             _ => return Err(spawn_error(config, &error)),
         }
@@ -239,12 +254,32 @@ pub(crate) fn spawn_error(config: &Config, error: &SpawnError) -> CliError {
     CliError::new(kind, error).hint(hint)
 }
 
-/// A device that holds the root key and is not certified as an administrator certifies itself: its key was recovered.
-async fn certify_self(context: &Context) -> Result<()> {
+/// The key under which the name is kept that this device last gave itself.
+const NAMED_KEY: &str = "named";
+
+/// A device that administers certifies itself: as an administrator, if its key was recovered, and under the name that is
+/// set, once for each change of the setting, so that another administrator can still rename it.
+async fn certify_self(context: &Context, name: &str) -> Result<()> {
+    let store = context.db.store();
+    let rename = !name.is_empty() && store.local(NAMED_KEY)?.as_deref() != Some(name.as_bytes());
+    if context.identity.root.is_none() {
+        if rename {
+            warn!("`device.name` has no effect: only an administrator names devices, with `device rename`");
+        }
+        return Ok(());
+    }
+    if context.identity.cert.admin && !rename {
+        return Ok(());
+    }
     let Some(status) = context.db.status().await else { return Ok(()) };
     let own = status.members.iter().find(|cert| cert.key == context.identity.peer_key());
-    if status.administers && !status.revoked && own.is_some_and(|cert| !cert.admin) {
-        context.db.certify(context.identity.device(), None, Some(true)).await?;
+    let (true, false, Some(own)) = (status.administers, status.revoked, own) else { return Ok(()) };
+    let new = Some(name).filter(|name| rename && own.name != *name).map(str::to_owned);
+    if new.is_some() || !own.admin {
+        context.db.certify(context.identity.device(), new, (!own.admin).then_some(true)).await?;
+    }
+    if rename {
+        store.set_local(NAMED_KEY, Some(name.as_bytes()))?;
     }
     Ok(())
 }

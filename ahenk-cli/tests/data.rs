@@ -166,7 +166,7 @@ fn what_an_import_cannot_use_is_reported_with_its_line_and_the_rest_is_imported(
         (3, "UTF-8"),
         (4, "no field \"id\""),
         (5, "longer than 8 MiB"),
-        (6, "one transaction at most"),
+        (6, "one transaction holds at most"),
         (7, "must not be empty"),
         (10, "EOF"),
     ];

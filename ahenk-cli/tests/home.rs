@@ -368,7 +368,7 @@ fn the_manual_describes_every_command() {
     let manual = include_str!("../../docs/cli.md");
     let world = World::new();
     let device = world.device("a");
-    let groups = ["account", "config", "device", "peer", "quarantine"];
+    let groups = ["account", "config", "device", "log", "peer", "quarantine", "service"];
     for group in std::iter::once(&[][..]).chain(groups.iter().map(std::slice::from_ref)) {
         let help = device.run(&[group, &["--help"]].concat()).ok().stdout;
         let commands =

@@ -40,6 +40,7 @@ fn a_revoked_device_is_told_keeps_its_data_and_syncs_no_more() {
     let devices = a.json(&["device", "list"]).json();
     assert_eq!(device(&devices, "b")["revoked"], true);
     until_status(&a, "b is no peer", |status| status["peers"].as_array().is_some_and(Vec::is_empty));
+    assert_eq!(a.json(&["stats"]).json()["peers"], Json::Array(Vec::new()), "nor is it counted as one");
     assert_eq!(a.json(&["get", "t", "r", "x"]).json(), 1, "what it writes now arrives nowhere");
     a.json(&["device", "revoke", "b", "--yes"]).error(6, "conflict");
     // It comes back as a new device.
@@ -72,10 +73,14 @@ fn what_a_revoked_device_had_spread_is_retracted_and_can_be_restored_or_dropped(
         let found = retracted.iter().find(|one| one["operations"][0]["row"] == row);
         found.expect("it is kept")["commit"].as_str().expect("a name").to_owned()
     };
+    // Both begin with the device that wrote them.
+    b.json(&["quarantine", "show", &of("kept")[..3]]).error(2, "usage");
     assert!(b.run(&["quarantine", "show", &of("kept")]).ok().stdout.contains("put t/kept  x=1"));
     assert_eq!(b.json(&["quarantine", "restore", &of("kept")]).json()["commits"][0], of("kept").as_str());
-    b.json(&["quarantine", "drop", &of("dropped")]).json();
-    b.json(&["quarantine", "drop", &of("dropped")]).error(3, "not-found");
+    b.run_with_input(&["--json", "quarantine", "drop", &of("dropped")], "n\n").error(6, "conflict");
+    let begin = &of("dropped")[..3];
+    b.json(&["quarantine", "drop", "--yes", begin]).json();
+    b.json(&["quarantine", "drop", "--yes", &of("dropped")]).error(3, "not-found");
     until("the restored row arrives", || a.run(&["get", "t", "kept"]).code == 0);
     assert_eq!(b.run(&["get", "t", "dropped"]).code, 3);
     assert!(quarantine(&a).is_empty(), "a had never applied it");

@@ -59,6 +59,8 @@ mod clock;
 mod db;
 mod memory;
 mod node;
+mod outbox;
+mod pace;
 mod transaction;
 mod verify;
 mod watch;

@@ -5,7 +5,7 @@
 //! batch leaves before the store has made it durable; after a storage failure the engine is made anew from the store
 //! and sessions start over; every queue here has a bound.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,8 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use crate::db::{Db, OrderFailed, SyncError, SyncReport, WriteFailed};
+use crate::outbox::Outboxes;
+use crate::pace::Pace;
 
 /// Local transactions that become durable together, at most.
 const GROUP_MAX: usize = 256;
@@ -128,13 +130,6 @@ pub(crate) enum Command {
     Close(oneshot::Sender<()>),
 }
 
-/// Frames that the transport had no room for.
-#[derive(Debug, Default)]
-struct Outbox {
-    frames: VecDeque<Vec<u8>>,
-    bytes: usize,
-}
-
 #[derive(Debug)]
 struct SyncWaiter {
     deadline: Instant,
@@ -160,7 +155,9 @@ pub struct Node<T, S, C> {
     audits: BTreeMap<u32, oneshot::Sender<Option<PeerPage>>>,
     next_audit: u32,
     connected: BTreeMap<PeerKey, PeerPath>,
-    outboxes: BTreeMap<PeerKey, Outbox>,
+    outboxes: Outboxes,
+    sending: Pace,
+    receiving: Pace,
     waiters: Vec<SyncWaiter>,
     /// The storage failure that could not be recovered from yet: the engine is not used until it is.
     broken: Option<StoreError>,
@@ -197,6 +194,8 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
             grants,
             &options.identity,
         );
+        let sending = Pace::new(options.config.send_bytes_per_s_max);
+        let receiving = Pace::new(options.config.receive_bytes_per_s_max);
         let mut node = Node {
             engine,
             transport,
@@ -214,7 +213,9 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
             audits: BTreeMap::new(),
             next_audit: 0,
             connected: BTreeMap::new(),
-            outboxes: BTreeMap::new(),
+            outboxes: Outboxes::default(),
+            sending,
+            receiving,
             waiters: Vec::new(),
             broken: None,
             resume_at: None,
@@ -247,10 +248,12 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
                 None => std::future::pending().await,
             }
         };
+        // While it takes nothing, the transport fills up, and then the peers' do.
+        let open = self.receiving.ready(self.clock.now().mono);
         // Biased: the order in which ready branches are taken must not depend on chance.
         tokio::select! {
             biased;
-            event = poll_fn(|cx| self.transport.poll_event(cx)) => match event {
+            event = poll_fn(|cx| self.transport.poll_event(cx)), if open => match event {
                 Some(event) => {
                     self.transport_event(event);
                     self.take_turns();
@@ -290,7 +293,10 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
         // A broken store leaves the engine unused, and its deadlines would pass again and again.
         let engine = self.engine.poll_timeout().filter(|_| self.broken.is_none()).map(|(at, _)| at);
         let waiters = self.waiters.iter().map(|waiter| waiter.deadline).min();
-        [engine, waiters, self.resume_at].into_iter().flatten().min()
+        let sending = self.outboxes.sendable().then(|| self.sending.ready_at());
+        // In the past, unless something was taken that has yet to be paid for.
+        let receiving = Some(self.receiving.ready_at()).filter(|at| *at > self.clock.now().mono);
+        [engine, waiters, self.resume_at, sending, receiving].into_iter().flatten().min()
     }
 
     fn deadline(&mut self) {
@@ -306,6 +312,7 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
             }
         }
         self.input(Input::Timeout);
+        self.drain();
     }
 
     fn transport_event(&mut self, event: TransportEvent) {
@@ -314,7 +321,7 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
                 debug!(?peer, address = %path.address, kind = %path.kind, "peer up");
                 let since_ms = self.clock.now().wall.0;
                 self.connected.insert(peer, PeerPath { path, round_trip_micros: None, since_ms });
-                self.outboxes.remove(&peer);
+                self.outboxes.remove(peer);
                 if self.resume_at.is_none() {
                     self.input(Input::PeerUp(peer));
                 }
@@ -329,12 +336,21 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
             TransportEvent::PeerDown { peer, reason } => {
                 debug!(?peer, %reason, "peer down");
                 self.connected.remove(&peer);
-                self.outboxes.remove(&peer);
+                self.outboxes.remove(peer);
                 self.input(Input::PeerDown(peer));
             }
-            TransportEvent::Frame { peer, bytes } => self.input(Input::Frame { peer, bytes }),
-            TransportEvent::Broadcast { from, bytes } => self.input(Input::Broadcast { from, bytes }),
-            TransportEvent::Writable { peer } => self.flush(peer),
+            TransportEvent::Frame { peer, bytes } => {
+                self.receiving.spend(bytes.len(), self.clock.now().mono);
+                self.input(Input::Frame { peer, bytes });
+            }
+            TransportEvent::Broadcast { from, bytes } => {
+                self.receiving.spend(bytes.len(), self.clock.now().mono);
+                self.input(Input::Broadcast { from, bytes });
+            }
+            TransportEvent::Writable { peer } => {
+                self.outboxes.unblock(peer);
+                self.drain();
+            }
             TransportEvent::RoundTrip { peer, micros } => {
                 if let Some(connected) = self.connected.get_mut(&peer) {
                     connected.round_trip_micros = Some(micros);
@@ -375,8 +391,17 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
     }
 
     fn write(&mut self, requests: &mut Vec<WriteRequest>) {
-        if !requests.is_empty() {
-            self.input(Input::Write(std::mem::take(requests)));
+        if requests.is_empty() {
+            return;
+        }
+        let requests = std::mem::take(requests);
+        match self.store.room() {
+            Ok(()) => self.input(Input::Write(requests)),
+            Err(failure) => {
+                for reply in requests.iter().filter_map(|request| self.replies.remove(&request.id)) {
+                    let _ = reply.send(Err(WriteFailed::Storage(failure.clone())));
+                }
+            }
         }
     }
 
@@ -479,11 +504,12 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
                     self.granted.send_replace(Some(root));
                 }
                 Output::Send { peer, frame } => self.send(peer, frame),
-                Output::Broadcast(frame) => self.transport.broadcast(frame),
+                Output::Broadcast(frame) => {
+                    self.sending.spend(frame.len() * self.connected.len(), self.clock.now().mono);
+                    self.transport.broadcast(frame);
+                }
                 Output::Disconnect { peer, reason } => {
-                    // The last word of a session may be among what waits.
-                    self.flush(peer);
-                    self.outboxes.remove(&peer);
+                    self.last_word(peer);
                     self.transport.disconnect(peer, &reason);
                 }
                 Output::Members(members) => self.transport.set_members(&members),
@@ -540,42 +566,40 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
     }
 
     fn send(&mut self, peer: PeerKey, frame: Vec<u8>) {
-        if self.outboxes.get(&peer).is_none_or(|outbox| outbox.frames.is_empty()) {
-            match self.transport.try_send(peer, frame) {
-                Ok(()) | Err(TrySendError::Gone(_)) => {}
-                Err(TrySendError::Full(frame)) => self.enqueue(peer, frame),
-            }
-        } else {
-            self.enqueue(peer, frame);
-        }
-    }
-
-    fn enqueue(&mut self, peer: PeerKey, frame: Vec<u8>) {
-        let outbox = self.outboxes.entry(peer).or_default();
-        outbox.bytes += frame.len();
-        outbox.frames.push_back(frame);
-        if outbox.bytes > self.options.config.outbox_bytes_max {
-            warn!(?peer, bytes = outbox.bytes, "the peer reads too slowly; hanging up");
-            self.outboxes.remove(&peer);
+        self.outboxes.push(peer, frame);
+        self.drain();
+        let (each, all) = (self.options.config.outbox_bytes_max, self.options.config.outboxes_bytes_max);
+        while let Some((peer, bytes)) = self.outboxes.excess(each, all) {
+            warn!(?peer, bytes, "the peer reads too slowly; hanging up");
+            self.outboxes.remove(peer);
             self.transport.disconnect(peer, "it reads too slowly");
         }
     }
 
-    fn flush(&mut self, peer: PeerKey) {
-        let Some(outbox) = self.outboxes.get_mut(&peer) else { return };
-        while let Some(frame) = outbox.frames.pop_front() {
-            outbox.bytes -= frame.len();
+    /// Sends what waits, as far as the transport has room and the rate allows.
+    fn drain(&mut self) {
+        while self.sending.ready(self.clock.now().mono)
+            && let Some((peer, frame)) = self.outboxes.next()
+        {
+            let bytes = frame.len();
             match self.transport.try_send(peer, frame) {
-                Ok(()) => {}
-                Err(TrySendError::Gone(_)) => break,
-                Err(TrySendError::Full(frame)) => {
-                    outbox.bytes += frame.len();
-                    outbox.frames.push_front(frame);
-                    return;
-                }
+                Ok(()) => self.sending.spend(bytes, self.clock.now().mono),
+                Err(TrySendError::Gone(_)) => self.outboxes.remove(peer),
+                Err(TrySendError::Full(frame)) => self.outboxes.give_back(peer, frame),
             }
         }
-        self.outboxes.remove(&peer);
+    }
+
+    /// Before hanging up: what waits goes first, for the last word of a session may be in it. That alone goes where the
+    /// rate does not let the rest go, and it is small.
+    fn last_word(&mut self, peer: PeerKey) {
+        self.drain();
+        if let Some(word) = self.outboxes.last_of(peer).filter(|_| self.sending.limited()) {
+            self.sending.spend(word.len(), self.clock.now().mono);
+            // A transport without room drops it, as it would the connection.
+            let _ = self.transport.try_send(peer, word);
+        }
+        self.outboxes.remove(peer);
     }
 
     /// Answers those who wait for sync: when all connected devices know what we know, or when time is up.

@@ -117,8 +117,9 @@ impl Engine {
 
     /// Takes from a peer's request the next runs that fill a frame.
     fn gather(&mut self, key: PeerKey, store: &impl StoreRead) -> Result<Vec<Piece>, StoreError> {
-        let (mut pieces, mut bytes) = (Vec::new(), 0);
-        while bytes < self.config.batch_bytes as u64 {
+        let (mut pieces, mut bytes, mut commits) = (Vec::new(), 0, 0);
+        let commits_max = self.config.batch_commits_max;
+        while bytes < self.config.batch_bytes as u64 && commits < commits_max {
             let Some(peer) = self.peers.get(&key) else { break };
             let Some(serve) = &peer.serve else { break };
             let Some((replica, first, end)) = next_in_order(&serve.ranges, store)? else { break };
@@ -129,7 +130,9 @@ impl Engine {
             match piece {
                 // A run that was cut to less than its first signature would not fit beside the others.
                 Some(piece)
-                    if !pieces.is_empty() && bytes + piece.bytes > 2 * self.config.batch_bytes as u64 =>
+                    if !pieces.is_empty()
+                        && (bytes + piece.bytes > 2 * self.config.batch_bytes as u64
+                            || commits + piece.run.commits.len() > commits_max) =>
                 {
                     break;
                 }
@@ -137,6 +140,7 @@ impl Engine {
                     let last = first + piece.run.commits.len() as u64 - 1;
                     serve.ranges.remove(&replica, first, last);
                     serve.covered.insert(replica, first, last);
+                    commits += piece.run.commits.len();
                     bytes += piece.bytes;
                     pieces.push(piece);
                 }

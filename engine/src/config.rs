@@ -82,8 +82,17 @@ pub struct Config {
     pub skew_warn_ms: u64,
     /// Most entries in the conflict ledger; the oldest go first.
     pub conflicts_max: u64,
+    /// Longest canonical encoding of a commit that this device makes, in bytes; at most [`COMMIT_BYTES_MAX`], which is
+    /// what it takes from others.
+    pub commit_bytes_max: usize,
     /// Bytes of frames for one peer that may wait in the driver before it is cut off as too slow.
     pub outbox_bytes_max: usize,
+    /// Bytes of frames for all peers that may wait in the driver before the one that has most of them is cut off.
+    pub outboxes_bytes_max: usize,
+    /// Bytes of frames that the driver sends in a second, to all peers together; `None` for as many as possible.
+    pub send_bytes_per_s_max: Option<u64>,
+    /// Bytes of frames that the driver takes in a second, from all peers together; `None` for as many as possible.
+    pub receive_bytes_per_s_max: Option<u64>,
 }
 
 impl Default for Config {
@@ -105,7 +114,11 @@ impl Default for Config {
             peers_max: 64,
             skew_warn_ms: 60_000,
             conflicts_max: 10_000,
+            commit_bytes_max: COMMIT_BYTES_MAX,
             outbox_bytes_max: 8 * 1024 * 1024,
+            outboxes_bytes_max: 128 * 1024 * 1024,
+            send_bytes_per_s_max: None,
+            receive_bytes_per_s_max: None,
         }
     }
 }
@@ -126,6 +139,7 @@ impl Config {
         self.batch_bytes = self.batch_bytes.clamp(1, FRAME_BYTES_MAX / 4);
         self.batch_commits_max = self.batch_commits_max.clamp(1, RUN_COMMITS_MAX);
         self.credit_bytes = self.credit_bytes.max(1);
+        self.commit_bytes_max = self.commit_bytes_max.min(COMMIT_BYTES_MAX);
         self
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::commit::{Commit, Op, OpKind};
-use crate::config::{COMMIT_BYTES_MAX, COMMIT_OPS_MAX, ROW_FIELDS_MAX, VALUE_DEPTH_MAX};
+use crate::config::{COMMIT_OPS_MAX, ROW_FIELDS_MAX, VALUE_DEPTH_MAX};
 use crate::engine::Engine;
 use crate::identity::Sig;
 use crate::io::{Change, WriteError, WriteRequest, Written};
@@ -106,14 +106,15 @@ impl Engine {
         ops: Vec<Op>,
         written: &mut Vec<(Commit, Sig)>,
     ) -> Result<Result<Written, WriteError>, StoreError> {
-        let result = self.state.write(draft, now, &self.identity, ops, COMMIT_BYTES_MAX)?;
+        let max = self.config.commit_bytes_max;
+        let result = self.state.write(draft, now, &self.identity, ops, max)?;
         Ok(match result {
             Ok((commit, sig)) => {
                 let done = Written { stamp: commit.stamp(), position: self.state.position() };
                 written.push((commit, sig));
                 Ok(done)
             }
-            Err(LocalError::TooLarge { bytes }) => Err(WriteError::TooLarge { bytes, max: COMMIT_BYTES_MAX }),
+            Err(LocalError::TooLarge { bytes }) => Err(WriteError::TooLarge { bytes, max }),
             Err(LocalError::StampsExhausted) => Err(WriteError::StampsExhausted),
         })
     }

@@ -21,6 +21,20 @@ pub fn guard_path(path: &Path) -> PathBuf {
     beside(path, ".guard")
 }
 
+/// Space that a file takes on the disk, in bytes: less than its length where parts were never written.
+pub(crate) fn disk_bytes(path: &Path) -> io::Result<u64> {
+    let metadata = fs::metadata(path)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        /// The unit in which file systems count, whatever their own blocks are.
+        const BLOCK_BYTES: u64 = 512;
+        Ok(metadata.blocks().saturating_mul(BLOCK_BYTES))
+    }
+    #[cfg(not(unix))]
+    Ok(metadata.len())
+}
+
 fn new_file_options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true);

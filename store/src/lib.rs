@@ -8,6 +8,7 @@
 mod error;
 mod files;
 mod guard;
+mod limits;
 mod log;
 mod names;
 mod open;
@@ -22,6 +23,7 @@ mod view;
 
 pub use error::{BackupError, OpenError};
 pub use files::{guard_path, move_aside};
+pub use limits::StoreLimits;
 pub use redb::StorageBackend;
 pub use redb_store::RedbStore;
 pub use schema::FORMAT;

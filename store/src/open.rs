@@ -15,20 +15,19 @@ use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, 
 use crate::error::{BackupError, OpenError, io_error, redb};
 use crate::files::{place, temporary};
 use crate::guard::{self, Nonce};
+use crate::limits::StoreLimits;
 use crate::overlay::Overlay;
 use crate::redb_store::RedbStore;
 use crate::schema::{self, ALL, FORMAT, META, META_NONCE, META_STATE};
 
-/// Memory for pages of one database, in bytes.
-const CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Memory for pages while a file is being checked, in bytes.
 const CHECK_CACHE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// What errors call a database that is not in a file.
 const NO_PATH: &str = "(not in a file)";
 
-pub(crate) fn builder() -> Builder {
+pub(crate) fn builder(limits: &StoreLimits) -> Builder {
     let mut builder = Builder::new();
-    builder.set_cache_size(CACHE_BYTES_MAX);
+    builder.set_cache_size(limits.cache_bytes_max);
     builder
 }
 
@@ -58,11 +57,22 @@ impl RedbStore {
     /// `nonce` as in [`RedbStore::create`]. If the file may be a copy or an old state, it opens with
     /// all its data, and `recover` gives no replica.
     pub fn open(path: &Path, account: AccountId, nonce: Nonce) -> Result<RedbStore, OpenError> {
+        RedbStore::open_within(path, account, nonce, StoreLimits::default())
+    }
+
+    /// Like [`RedbStore::open`], within other limits than the default ones.
+    pub fn open_within(
+        path: &Path,
+        account: AccountId,
+        nonce: Nonce,
+        limits: StoreLimits,
+    ) -> Result<RedbStore, OpenError> {
         check(path, &account)?;
-        let db = builder().open(path).map_err(|error| OpenError::database(path, error))?;
+        let db = builder(&limits).open(path).map_err(|error| OpenError::database(path, error))?;
         check_header(&db, path, &account)?;
         guard::renew(&db, path, &nonce)?;
-        RedbStore::attach(db, Some(path.to_owned()), account).map_err(|error| OpenError::store(path, error))
+        RedbStore::attach(db, Some(path.to_owned()), account, limits)
+            .map_err(|error| OpenError::store(path, error))
     }
 
     /// Opens a database, or creates it if there is no file.
@@ -82,9 +92,9 @@ impl RedbStore {
     /// no guard: the caller answers for copies and rewinds. An interruption of the first call on empty
     /// storage can leave it unopenable; files are created in a way that cannot.
     pub fn with_backend(backend: impl StorageBackend, account: AccountId) -> Result<RedbStore, OpenError> {
-        let path = Path::new(NO_PATH);
+        let (path, limits) = (Path::new(NO_PATH), StoreLimits::default());
         let empty = backend.len().map_err(|error| OpenError::io(path, error))? == 0;
-        let db = builder()
+        let db = builder(&limits)
             .set_check_integrity_on_open(!empty)
             .create_with_backend(backend)
             .map_err(|error| OpenError::database(path, error))?;
@@ -92,7 +102,7 @@ impl RedbStore {
             fill(&db, &account).map_err(|error| OpenError::store(path, error))?;
         }
         check_header(&db, path, &account)?;
-        RedbStore::attach(db, None, account).map_err(|error| OpenError::store(path, error))
+        RedbStore::attach(db, None, account, limits).map_err(|error| OpenError::store(path, error))
     }
 
     /// Writes a copy of one consistent state to a new file, while reads and writes go on. Opened, the
@@ -123,7 +133,7 @@ impl RedbStore {
 fn build(file: File, fill: impl FnOnce(&Database) -> Result<(), StoreError>) -> Result<(), StoreError> {
     let handle = file.try_clone().map_err(|error| io_error(&error))?;
     let backend = FileBackend::new(file).map_err(redb)?;
-    let db = builder().create_with_backend(backend).map_err(redb)?;
+    let db = builder(&StoreLimits::default()).create_with_backend(backend).map_err(redb)?;
     fill(&db)?;
     db.close().map_err(redb)?;
     handle.sync_all().map_err(|error| io_error(&error))

@@ -17,7 +17,8 @@ use engine::store::{
 };
 use redb::{Database, ReadableTable, WriteTransaction};
 
-use crate::error::redb;
+use crate::error::{io_error, redb};
+use crate::limits::StoreLimits;
 use crate::log::{self, Limits};
 use crate::names::{self, Names, replica_number, table_number};
 use crate::quarantine;
@@ -27,8 +28,6 @@ use crate::schema::{
 };
 use crate::view::{self, Open, View};
 
-/// Memory for rows that are not in the table yet, roughly, in bytes. A checkpoint keeps it below this.
-const PENDING_BYTES_MAX: usize = 48 * 1024 * 1024;
 /// Bytes of the log after the last checkpoint. A checkpoint keeps it below this, because it is replayed when the
 /// database is opened after an unclean end.
 const TAIL_BYTES_MAX: u64 = 32 * 1024 * 1024;
@@ -45,8 +44,9 @@ pub struct RedbStore {
     open: RwLock<Option<Open>>,
     /// Held by the one writer.
     writing: Mutex<()>,
-    /// When to write a checkpoint: (pending bytes, bytes of the log).
-    checkpoint_at: (usize, u64),
+    limits: StoreLimits,
+    /// Bytes of the log after the last checkpoint from which to write the next.
+    tail_bytes_max: u64,
     /// Where to reopen it.
     path: Option<PathBuf>,
     account: AccountId,
@@ -62,11 +62,13 @@ impl RedbStore {
         db: Database,
         path: Option<PathBuf>,
         account: AccountId,
+        limits: StoreLimits,
     ) -> Result<RedbStore, StoreError> {
         Ok(RedbStore {
             open: RwLock::new(Some(Open::load(db, &account)?)),
             writing: Mutex::new(()),
-            checkpoint_at: (PENDING_BYTES_MAX, TAIL_BYTES_MAX),
+            limits,
+            tail_bytes_max: TAIL_BYTES_MAX,
             path,
             account,
         })
@@ -76,13 +78,22 @@ impl RedbStore {
     /// bytes of the log would have to be replayed.
     #[must_use]
     pub fn with_checkpoint_at(mut self, pending_bytes: usize, tail_bytes: u64) -> RedbStore {
-        self.checkpoint_at = (pending_bytes, tail_bytes);
+        self.limits.pending_bytes_max = pending_bytes;
+        self.tail_bytes_max = tail_bytes;
         self
     }
 
     /// Bytes of the log whose rows are not in their table yet.
     pub fn unsaved_bytes(&self) -> Result<u64, StoreError> {
         self.with(|open| open.tail_bytes)
+    }
+
+    /// Space on the disk that the database takes, in bytes: what the file has now, and the rows that it has yet to
+    /// take up. 0 for one that is not in a file.
+    pub fn disk_bytes(&self) -> Result<u64, StoreError> {
+        let Some(path) = &self.path else { return Ok(0) };
+        let file = crate::files::disk_bytes(path).map_err(|error| io_error(&error))?;
+        Ok(file + self.with(|open| open.pending.bytes())? as u64)
     }
 
     /// The account whose data this is.
@@ -296,12 +307,23 @@ impl Store for RedbStore {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         *open = None;
-        let db = crate::open::builder().open(path).map_err(redb)?;
+        let db = crate::open::builder(&self.limits).open(path).map_err(redb)?;
         *open = Some(Open::load(db, &self.account)?);
         Ok(())
     }
 
+    fn room(&self) -> Result<(), StoreError> {
+        match self.limits.disk_bytes_max {
+            Some(bytes_max) if self.disk_bytes()? >= bytes_max => Err(StoreError::Limit { bytes_max }),
+            _ => Ok(()),
+        }
+    }
+
     fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
+        // What the account says of its devices is small, and must be heard on a full device too.
+        if !batch.rows.is_empty() && batch.retractions.is_empty() {
+            self.room()?;
+        }
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut writing = self.begin()?;
         let Writing { txn, names, state, .. } = &mut writing;
@@ -323,8 +345,9 @@ impl Store for RedbStore {
         let replayable = batch.retractions.is_empty()
             && (batch.rows.is_empty() || !batch.commits.is_empty())
             && batch.rows.values().all(|row| *row != RowState::default());
-        let (pending_max, tail_max) = self.checkpoint_at;
-        if pending_bytes >= pending_max || tail_bytes + bytes >= tail_max || !replayable {
+        let full =
+            pending_bytes >= self.limits.pending_bytes_max || tail_bytes + bytes >= self.tail_bytes_max;
+        if full || !replayable {
             self.write_checkpoint(&mut writing, batch)?;
             return self.commit(writing, Open::forget_pending);
         }

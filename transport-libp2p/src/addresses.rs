@@ -1,10 +1,10 @@
 //! Addresses: which multiaddrs we understand, and the book of who may be found where.
 //!
 //! Invariants: an address in the book is dialable (an IP or DNS name, then TCP or QUIC v1; perhaps
-//! through a relay there) and has no `/p2p/` suffix; at most [`PER_PEER_MAX`] addresses a peer and [`PEERS_MAX`] peers; when full,
+//! through a relay there) of a kind that may be used, and has no `/p2p/` suffix; at most [`PER_PEER_MAX`] addresses a peer and [`PEERS_MAX`] peers; when full,
 //! the address that least deserves trust goes first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use engine::identity::PeerKey;
 use engine::transport::PathKind;
@@ -54,6 +54,14 @@ pub enum AddressError {
     NoRelay {
         /// What was given.
         address: String,
+    },
+    /// An address of a kind that was ruled out.
+    #[error("{address} leads over a {kind} path, which the settings rule out")]
+    RuledOut {
+        /// What was given.
+        address: String,
+        /// Its kind.
+        kind: PathKind,
     },
     /// More relays than a device can have.
     #[error("{count} relays are too many: at most {max} are used")]
@@ -188,15 +196,34 @@ struct Entry {
 }
 
 /// Who may be found where.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct AddressBook {
+    paths: BTreeSet<PathKind>,
     peers: BTreeMap<PeerKey, Vec<Entry>>,
     changes: u64,
 }
 
 impl AddressBook {
+    /// An empty book for addresses of these kinds.
+    pub(crate) fn new(paths: BTreeSet<PathKind>) -> AddressBook {
+        AddressBook { paths, peers: BTreeMap::new(), changes: 0 }
+    }
+
+    /// Whether an address is of a kind that may be used.
+    pub(crate) fn allow(&self, address: &Multiaddr) -> Result<(), AddressError> {
+        match path_kind(address) {
+            Some(kind) if !self.paths.contains(&kind) => {
+                Err(AddressError::RuledOut { address: address.to_string(), kind })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Notes an address. True if it is new.
     pub(crate) fn add(&mut self, peer: PeerKey, address: Multiaddr, source: Source) -> bool {
+        if self.allow(&address).is_err() {
+            return false;
+        }
         if !self.peers.contains_key(&peer) && self.peers.len() >= PEERS_MAX {
             return false;
         }
@@ -248,6 +275,19 @@ mod tests {
 
     const PEER: PeerKey = PeerKey([1; 32]);
 
+    fn book() -> AddressBook {
+        AddressBook::new(BTreeSet::from([PathKind::DirectTcp]))
+    }
+
+    #[test]
+    fn an_address_of_another_kind_than_may_be_used_is_not_kept() {
+        let mut book = book();
+        let quic: Multiaddr = "/ip4/192.0.2.1/udp/1/quic-v1".parse().expect("a multiaddr");
+        assert!(!book.add(PEER, quic.clone(), Source::Given) && book.of(&PEER).is_empty());
+        assert!(matches!(book.allow(&quic), Err(AddressError::RuledOut { kind: PathKind::DirectQuic, .. })));
+        assert!(book.add(PEER, tcp(1), Source::Identify));
+    }
+
     fn tcp(port: usize) -> Multiaddr {
         format!("/ip4/192.0.2.1/tcp/{port}").parse().expect("a multiaddr")
     }
@@ -295,7 +335,7 @@ mod tests {
 
     #[test]
     fn hearsay_never_pushes_out_an_address_that_worked() {
-        let mut book = AddressBook::default();
+        let mut book = book();
         assert!(book.add(PEER, tcp(1), Source::Dialed));
         for port in 2..1000 {
             book.add(PEER, tcp(port), Source::Identify);
@@ -308,7 +348,7 @@ mod tests {
 
     #[test]
     fn the_number_of_peers_is_bounded() {
-        let mut book = AddressBook::default();
+        let mut book = book();
         for n in 0..1000u16 {
             let mut key = [0; 32];
             key[..2].copy_from_slice(&n.to_be_bytes());

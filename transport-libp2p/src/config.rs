@@ -1,6 +1,9 @@
 //! What a transport is started with, and why it may fail to start.
 
+use std::collections::BTreeSet;
+
 use engine::identity::{PeerKey, SecretKey};
+use engine::transport::PathKind;
 
 use crate::addresses::AddressError;
 
@@ -12,6 +15,9 @@ pub struct Libp2pConfig {
     /// Multiaddrs to listen on, TCP (`/ip4/0.0.0.0/tcp/0`) and QUIC (`/ip4/0.0.0.0/udp/0/quic-v1`). Port 0
     /// lets the system choose. Without any, we can dial but not be dialed.
     pub listen: Vec<String>,
+    /// The kinds of path that may be used. No address of another kind is listened on, dialed or remembered, and a
+    /// connection over one is closed.
+    pub paths: BTreeSet<PathKind>,
     /// Look for peers on the local network, and be found there.
     pub mdns: bool,
     /// The gossip topic of the account. Only those who know it can subscribe.
@@ -28,12 +34,13 @@ pub struct Libp2pConfig {
 }
 
 impl Libp2pConfig {
-    /// Listens on all IPv4 interfaces, with TCP and QUIC on ports that the system chooses, with
+    /// All kinds of path; listens on all IPv4 interfaces, with TCP and QUIC on ports that the system chooses, with
     /// discovery on the local network, and no members.
     pub fn new(secret: SecretKey, topic: impl Into<String>) -> Libp2pConfig {
         Libp2pConfig {
             secret,
             listen: vec!["/ip4/0.0.0.0/udp/0/quic-v1".to_owned(), "/ip4/0.0.0.0/tcp/0".to_owned()],
+            paths: BTreeSet::from([PathKind::Relayed, PathKind::DirectTcp, PathKind::DirectQuic]),
             mdns: true,
             topic: topic.into(),
             members: Vec::new(),

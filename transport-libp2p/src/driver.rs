@@ -88,7 +88,7 @@ impl Driver {
         commands: mpsc::Receiver<Command>,
         started: oneshot::Sender<Result<(), SpawnError>>,
     ) -> Result<Driver, SpawnError> {
-        let mut book = AddressBook::default();
+        let mut book = AddressBook::new(config.paths.clone());
         for (peer, addresses) in &config.addresses {
             for address in addresses {
                 book.add(*peer, Dialable::parse(address)?.address, Source::Given);
@@ -412,6 +412,13 @@ impl Driver {
             _ => endpoint.get_remote_address().clone(),
         };
         let dialable = Dialable::of(address.clone()).ok();
+        if let Some(Err(error)) = dialable.as_ref().map(|dialable| self.book.allow(&dialable.address)) {
+            self.swarm.close_connection(id);
+            if let Some(errand) = errand {
+                self.errand_failed(errand, error.to_string(), now);
+            }
+            return;
+        }
         let kind = dialable.as_ref().and_then(|d| path_kind(&d.address)).unwrap_or(PathKind::DirectTcp);
         let path =
             Path { kind, address: dialable.as_ref().map_or(address, |d| d.address.clone()).to_string() };

@@ -180,6 +180,9 @@ impl Driver {
                 drop(reply.send(Err(crate::DialError::Failed(OURSELVES.into()))));
             }
             Command::Dial(dialable, reply) => {
+                if let Err(error) = self.book.allow(&dialable.address) {
+                    return drop(reply.send(Err(error.into())));
+                }
                 let opts = dial_opts(dialable.peer, vec![dialable.address]);
                 match opts {
                     Some(opts) => self.dial(opts, Errand::Session(reply), now),
@@ -204,10 +207,17 @@ impl Driver {
                 let _ = reply.send(Err(PairConnectError::Unreachable(OURSELVES.into())));
                 return;
             }
-            Callee::At(dialable) => (dialable.peer, vec![dialable.address]),
+            Callee::At(dialable) => {
+                if let Err(error) = self.book.allow(&dialable.address) {
+                    let _ = reply.send(Err(error.into()));
+                    return;
+                }
+                (dialable.peer, vec![dialable.address])
+            }
             Callee::Candidate(candidate) => {
                 let addresses = candidate.addresses.iter().filter_map(|text| Dialable::parse(text).ok());
-                (Some(candidate.peer), addresses.map(|dialable| dialable.address).collect())
+                let addresses = addresses.map(|dialable| dialable.address);
+                (Some(candidate.peer), addresses.filter(|address| self.book.allow(address).is_ok()).collect())
             }
         };
         let open = peer.and_then(|peer| self.connections.with(&peer).next().map(|(id, _)| id));

@@ -22,7 +22,7 @@ use libp2p::{
     Multiaddr, Swarm, SwarmBuilder, gossipsub, identify, mdns, noise, ping, quic, relay, swarm, tcp, yamux,
 };
 
-use crate::addresses::Dialable;
+use crate::addresses::{Dialable, path_kind};
 use crate::behaviour::{Behaviour, Streams};
 use crate::config::{Libp2pConfig, SpawnError, Timings};
 use crate::gate::MembersOnly;
@@ -221,9 +221,16 @@ pub(crate) fn listen_error(address: &Multiaddr, error: io::Error) -> SpawnError 
     }
 }
 
-/// Reads the addresses to listen on.
+/// Reads the addresses to listen on: those of a kind that may be used.
 pub(crate) fn listen_addresses(config: &Libp2pConfig) -> Result<Vec<Multiaddr>, SpawnError> {
-    config.listen.iter().map(|text| Ok(Dialable::parse(text)?.address)).collect()
+    let mut addresses = Vec::new();
+    for text in &config.listen {
+        let address = Dialable::parse(text)?.address;
+        if path_kind(&address).is_some_and(|kind| config.paths.contains(&kind)) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
 }
 
 /// Waits until nobody listens on these addresses any more, for at most `time_max`: QUIC keeps its

@@ -2,12 +2,12 @@
 
 mod common;
 
+use common::raw::{Raw, ends};
 use common::*;
 use engine::config::{CONTROL_BYTES_MAX, FRAME_BYTES_MAX};
 use engine::identity::PeerKey;
 use engine::transport::{Transport, TransportEvent};
-use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
-use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol, Swarm, SwarmBuilder, noise, tcp, yamux};
+use futures::AsyncWriteExt;
 use tokio::time::timeout;
 
 fn frames(node: &Node) -> usize {
@@ -110,77 +110,10 @@ async fn a_members_hint_arrives_and_a_strangers_does_not() {
     }
 }
 
-/// A peer that speaks libp2p, and for the rest does what it wants.
-struct Raw {
-    key: PeerKey,
-    control: libp2p_stream::Control,
-    host: PeerId,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Raw {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-fn raw_swarm(seed: u8) -> Swarm<libp2p_stream::Behaviour> {
-    let keypair = libp2p::identity::Keypair::ed25519_from_bytes([seed; 32]).expect("a seed");
-    SwarmBuilder::with_existing_identity(keypair)
-        .with_tokio()
-        .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
-        .expect("noise")
-        .with_behaviour(|_| libp2p_stream::Behaviour::new())
-        .expect("infallible")
-        .build()
-}
-
-impl Raw {
-    async fn connect(seed: u8, host: &Node) -> Raw {
-        let mut swarm = raw_swarm(seed);
-        let address: Multiaddr = host.address("tcp").await.parse().expect("an address");
-        let Some(libp2p::multiaddr::Protocol::P2p(id)) = address.iter().last() else { panic!("no id") };
-        let control = swarm.behaviour().new_control();
-        swarm.dial(address).expect("a dial");
-        loop {
-            if let libp2p::swarm::SwarmEvent::ConnectionEstablished { .. } = swarm.select_next_some().await {
-                break;
-            }
-        }
-        let task = tokio::spawn(async move {
-            loop {
-                swarm.select_next_some().await;
-            }
-        });
-        Raw { key: key(seed), control, host: id, task }
-    }
-
-    async fn open(&mut self, protocol: &'static str) -> Stream {
-        let open = self.control.open_stream(self.host, StreamProtocol::new(protocol));
-        timeout(PATIENCE, open).await.expect("in time").expect("the protocol is spoken")
-    }
-
-    /// Opens the sync stream and greets properly.
-    async fn greet(&mut self) -> Stream {
-        let mut stream = self.open("/ahenk/sync/1").await;
-        stream.write_all(&[8, 1, 2, 3, 4, 5, 6, 7, 8]).await.expect("open");
-        stream.flush().await.expect("open");
-        let mut greeting = [0; 9];
-        stream.read_exact(&mut greeting).await.expect("the greeting");
-        assert_eq!(greeting[0], 8);
-        stream
-    }
-}
-
-async fn ends(stream: &mut Stream) {
-    let mut rest = Vec::new();
-    let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the host closes it");
-}
-
 #[tokio::test]
 async fn an_oversize_frame_ends_the_session_before_it_is_read() {
     let mut host = Node::new(1, &[TCP], &[9]).await;
-    let mut raw = Raw::connect(9, &host).await;
+    let mut raw = Raw::connect(9, &host.address("tcp").await).await;
     let mut stream = raw.greet().await;
     stream.write_all(&[1, 42, 0x81, 0x80, 0x40]).await.expect("open");
     stream.flush().await.expect("open");
@@ -202,14 +135,14 @@ async fn garbage_does_no_harm_and_a_good_peer_is_still_served() {
         &[65, 0],
     ];
     for bytes in garbage {
-        let mut raw = Raw::connect(9, &host).await;
+        let mut raw = Raw::connect(9, &host.address("tcp").await).await;
         let mut stream = raw.open("/ahenk/sync/1").await;
         let _ = stream.write_all(bytes).await;
         let _ = stream.flush().await;
         ends(&mut stream).await;
     }
     // A half frame and an end: the session ends, and nothing of the frame is delivered.
-    let mut raw = Raw::connect(9, &host).await;
+    let mut raw = Raw::connect(9, &host.address("tcp").await).await;
     let mut stream = raw.greet().await;
     stream.write_all(&[10, 1, 2, 3]).await.expect("open");
     stream.close().await.expect("open");
@@ -225,7 +158,7 @@ async fn garbage_does_no_harm_and_a_good_peer_is_still_served() {
 #[tokio::test]
 async fn a_second_sync_stream_on_a_connection_is_reset_and_the_first_goes_on() {
     let mut host = Node::new(1, &[TCP], &[9]).await;
-    let mut raw = Raw::connect(9, &host).await;
+    let mut raw = Raw::connect(9, &host.address("tcp").await).await;
     let mut first = raw.greet().await;
     let mut second = raw.open("/ahenk/sync/1").await;
     ends(&mut second).await;
@@ -240,7 +173,7 @@ async fn strangers_are_limited_in_number_and_members_still_get_in() {
     let host = Node::new(1, &[TCP], &[2]).await;
     let mut crowd = Vec::new();
     for seed in 100..120 {
-        crowd.push(Raw::connect(seed, &host).await);
+        crowd.push(Raw::connect(seed, &host.address("tcp").await).await);
     }
     let peers = host.control.peers().await.expect("open");
     let strangers = peers.iter().filter(|peer| !peer.member).count();
@@ -255,7 +188,7 @@ async fn a_connection_that_does_nothing_is_closed() {
     let mut config = config(1, &[TCP], &[9]);
     config.timings.admission_ms_max = 300;
     let host = Node::spawn(config).await;
-    let raw = Raw::connect(9, &host).await;
+    let raw = Raw::connect(9, &host.address("tcp").await).await;
     eventually("the connection is gone", || async {
         host.peer(raw.key).await.is_some_and(|peer| peer.connections == 0)
     })

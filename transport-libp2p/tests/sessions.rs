@@ -6,7 +6,7 @@ use common::*;
 use engine::config::FRAME_BYTES_MAX;
 use engine::transport::{PathKind, Transport, TransportEvent, TrySendError};
 use tokio::time::{Duration, timeout};
-use transport_libp2p::{DialError, Libp2pTransport, SpawnError};
+use transport_libp2p::{AddressError, DialError, Libp2pTransport, SpawnError};
 
 async fn frames_pass_both_ways(listen: &str, kind: PathKind) {
     let (mut a, mut b) = pair(listen).await;
@@ -318,4 +318,24 @@ async fn dropping_the_transport_ends_the_sessions_of_the_others() {
     let Node { key, transport, .. } = a;
     drop(transport);
     b.down(key).await;
+}
+
+#[tokio::test]
+async fn a_kind_of_path_that_is_ruled_out_is_neither_listened_on_nor_dialed_nor_taken() {
+    let mut only_tcp = config(1, &[TCP, QUIC], &[2]);
+    only_tcp.paths = [PathKind::DirectTcp].into();
+    let mut a = Node::spawn(only_tcp).await;
+    let listening = a.control.listen_addresses().await.expect("the transport is open");
+    assert!(
+        listening.iter().all(|address| address.contains("/tcp/")) && !listening.is_empty(),
+        "{listening:?}"
+    );
+    let b = Node::new(2, &[TCP, QUIC], &[1]).await;
+    let refused = a.control.dial(&b.address("/quic-v1").await).await;
+    assert!(matches!(refused, Err(DialError::Address(AddressError::RuledOut { .. }))), "{refused:?}");
+    a.control.add_address(b.key, &b.address("/quic-v1").await).await.expect("a right address");
+    assert!(a.peer(b.key).await.expect("a member").addresses.is_empty(), "it is not kept");
+    assert_eq!(a.control.dial(&b.address("/tcp/").await).await, Ok(b.key));
+    let up = a.up(b.key).await;
+    assert!(matches!(up, TransportEvent::PeerUp { path, .. } if path.kind == PathKind::DirectTcp));
 }

@@ -16,10 +16,12 @@ use crate::secrets;
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Show the account: its id, its devices, and who administers it
+    #[command(after_help = "Example:\n  ahenk-cli account show")]
     Show,
     /// Make this device an administrator again, with the recovery phrase
     #[command(after_help = "\
-The 24 words are asked for, or read from stdin; they are not taken as arguments, which others on this machine could see.
+The 24 words are asked for, or read from stdin; they are not taken as arguments,
+which others on this machine could see.
 
 Examples:
   ahenk-cli account recover

@@ -16,8 +16,9 @@ use crate::report::Status;
 /// Arguments of `backup`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The copy is of one moment, and is made while everything goes on. It holds the data, its history and the conflicts,
-but not this device's keys: `restore` puts it back on a device of the same account. Never overwrites.
+The copy is of one moment, and is made while everything goes on. It holds the
+data, its history and the conflicts, but not this device's keys: `restore` puts
+it back on a device of the same account. Never overwrites.
 
 Example:
   ahenk-cli backup ~/backups/ahenk-$(date +%F).redb")]
@@ -29,12 +30,15 @@ pub(crate) struct Args {
 /// Arguments of `restore`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The backup is checked in full before anything is touched. This device goes on as a new replica, so nothing that
-it wrote before can be mistaken; what others know comes back with the next sync, deletes included. The database
-that was there before is kept beside the new one.
+The backup is checked in full before anything is touched. This device goes on as
+a new replica, so nothing that it wrote before can be mistaken; what others know
+comes back with the next sync, deletes included. The database that was there
+before is kept beside the new one.
 
 Example:
-  ahenk-cli stop && ahenk-cli restore ~/backups/ahenk-2026-01-31.redb --force && ahenk-cli start --daemon")]
+  ahenk-cli stop
+  ahenk-cli restore ~/backups/ahenk-2026-01-31.redb --force
+  ahenk-cli start --daemon")]
 pub(crate) struct RestoreArgs {
     /// The backup
     path: PathBuf,
@@ -64,7 +68,7 @@ pub(crate) async fn restore(env: &Env, args: RestoreArgs) -> Result<()> {
     }
     let Some(lock) = env.home.try_lock("restore")? else { return Err(in_use(&env.home)) };
     let account = env.home.identity()?.account();
-    let (from, path, force) = (args.path.clone(), env.home.database_path(), args.force);
+    let (from, path, force) = (args.path.clone(), env.home.database_path()?, args.force);
     let restoring =
         tokio::task::spawn_blocking(move || RedbStore::restore(&from, &path, account, force)).await;
     let kept = restoring.map_err(CliError::internal)?.map_err(refused)?;

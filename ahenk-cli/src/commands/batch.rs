@@ -18,12 +18,14 @@ Each line is one operation:
   {\"kind\":\"replace\",…}  writes a row so that it has these fields and no others
   {\"kind\":\"delete\",\"table\":\"tasks\",\"row\":\"t1\"}  of a row that must be there
 
-All lines are one transaction: on this device and on every other, all of it is there or none of it. One
-transaction takes at most 983040 bytes; with --chunk there may be any number of lines, in transactions of
-N operations each, and what came before a failing one stays.
+All lines are one transaction: on this device and on every other, all of it is
+there or none of it. One transaction takes at most 983040 bytes; with --chunk
+there may be any number of lines, in transactions of N operations each, and what
+came before a failing one stays.
 
 Example:
-  printf '%s\\n' '{\"kind\":\"put\",\"table\":\"t\",\"row\":\"r\",\"fields\":{\"n\":1}}' | ahenk-cli batch";
+  printf '%s\\n' '{\"kind\":\"put\",\"table\":\"t\",\"row\":\"r\",\"fields\":{\"n\":1}}' |
+  ahenk-cli batch";
 
 /// Arguments of `batch`.
 #[derive(Debug, clap::Args)]

@@ -26,9 +26,13 @@ const LOG_BYTES: u64 = 64 * 1024;
 /// Arguments of `bugreport`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The file holds versions, settings, what `doctor` and `stats` say, and the end of the daemon's log. Names of devices
-are replaced by device-1, device-2 and so on; identities, addresses and paths are masked; rows, keys and table names
-are not looked at. Read it before you send it.")]
+The file holds versions, settings, what `doctor` and `stats` say, and the end of
+the daemon's log. Names of devices are replaced by device-1, device-2 and so on;
+identities, addresses and paths are masked; rows, keys and table names are not
+looked at. Read it before you send it.
+
+Example:
+  ahenk-cli bugreport --output report.txt")]
 pub(crate) struct Args {
     /// Write to this file [default: ahenk-bugreport-TIME.txt here]
     #[arg(long, short, value_name = "FILE")]

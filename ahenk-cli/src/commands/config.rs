@@ -1,7 +1,9 @@
 //! `config`: what is set, where that comes from, and setting it.
 
-use std::fs::File as Folder;
+use std::fs::{File as Folder, TryLockError};
+use std::path::Path;
 use std::process::Command as Process;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -10,10 +12,14 @@ use crate::config::{self, KEYS, Key, Settings, find};
 use crate::error::{CliError, Kind, Result};
 use crate::output::{printable, table};
 
+/// How long to wait for another process that changes the settings.
+const LOCK_TIME_MAX: Duration = Duration::from_secs(2);
+
 /// Settings of this device.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Show a setting
+    #[command(after_help = "Example:\n  ahenk-cli config get network.listen")]
     Get {
         /// As in `config list`
         #[arg(add = super::complete::keys())]
@@ -21,7 +27,7 @@ pub(crate) enum Command {
     },
     /// Change a setting, and leave the rest of the file as it is
     #[command(
-        after_help = "Examples:\n  ahenk-cli config set network.mdns false\n  ahenk-cli config set network.listen /ip4/0.0.0.0/tcp/4001 /ip4/0.0.0.0/udp/4001/quic-v1"
+        after_help = "Examples:\n  ahenk-cli config set network.mdns false\n  ahenk-cli config set limits.disk_bytes 2GiB\n  ahenk-cli config set network.listen /ip4/0.0.0.0/tcp/4001 \\\n    /ip4/0.0.0.0/udp/4001/quic-v1"
     )]
     Set {
         /// As in `config list`
@@ -32,16 +38,22 @@ pub(crate) enum Command {
         value: Vec<String>,
     },
     /// Take a setting out of the file, so that its default counts
+    #[command(after_help = "Example:\n  ahenk-cli config unset network.listen")]
     Unset {
         /// As in `config list`
         #[arg(add = super::complete::keys())]
         key: String,
     },
     /// Show all settings, and where each comes from
+    #[command(
+        after_help = "Examples:\n  ahenk-cli config list\n  ahenk-cli --json config list | jq '.[] | select(.origin != \"default\")'"
+    )]
     List,
     /// Open the file in an editor, and keep it if it is right
+    #[command(after_help = "Example:\n  EDITOR=nano ahenk-cli config edit")]
     Edit,
     /// Show where the file is
+    #[command(after_help = "Example:\n  cat $(ahenk-cli config path)")]
     Path,
 }
 
@@ -87,17 +99,26 @@ fn list(env: &Env) -> Result<()> {
     let settings = env.home.settings()?;
     let documents: Vec<_> = KEYS.iter().map(|key| document(key, &settings)).collect();
     env.out.show(&documents, |_| {
-        let row = |key: &Key| {
-            let value = printable(&key.get(&settings.config).text().replace('\n', " "));
-            vec![key.name.to_owned(), origin(key, &settings), value]
-        };
-        table(&["KEY", "FROM", "VALUE"], &KEYS.iter().map(row).collect::<Vec<_>>())
+        // The items of a list one below the other.
+        let rows = KEYS.iter().flat_map(|key| {
+            let value = key.get(&settings.config).text();
+            let mut lines: Vec<String> = value.lines().map(printable).collect();
+            lines.extend(lines.is_empty().then(String::new));
+            let first = [key.name.to_owned(), origin(key, &settings)];
+            let heads = std::iter::once(first).chain(std::iter::repeat_with(Default::default));
+            heads.zip(lines).map(|([name, from], line)| vec![name, from, line]).collect::<Vec<_>>()
+        });
+        table(&["KEY", "FROM", "VALUE"], &rows.collect::<Vec<_>>())
     })
 }
 
 fn set(env: &Env, key: &Key, given: &[String]) -> Result<()> {
     let value = key.parse(&given.iter().map(String::as_str).collect::<Vec<_>>())?;
     key.set(&mut config::Config::default(), value.clone())?;
+    if key.name == "device.name" && env.home.initialised()? && env.home.root()?.is_none() {
+        return Err(CliError::new(Kind::NotAuthorised, "only an administrator names devices")
+            .hint("on one that is: `ahenk-cli device rename DEVICE NAME`"));
+    }
     change(env, key, |file| file.set(key, &value))
 }
 
@@ -114,14 +135,11 @@ fn unset(env: &Env, key: &Key) -> Result<()> {
 /// Changes the file. One process at a time does.
 fn change(env: &Env, key: &Key, how: impl FnOnce(&mut config::File) -> Result<()>) -> Result<()> {
     env.home.require()?;
-    let path = env.home.config_path();
-    let locked = |error: std::io::Error| CliError::io("lock", env.home.dir(), &error);
-    let folder = Folder::open(env.home.dir()).map_err(locked)?;
-    folder.lock().map_err(locked)?;
-    let mut file = config::File::read(&path)?;
+    let changing = Changing::begin(env)?;
+    let mut file = config::File::read(&env.home.config_path())?;
     how(&mut file)?;
     file.save()?;
-    drop(folder);
+    drop(changing);
     let settings = env.home.settings()?;
     env.out.show(&document(key, &settings), |_| {
         let value = printable(&key.get(&settings.config).text().replace('\n', " "));
@@ -131,23 +149,53 @@ fn change(env: &Env, key: &Key, how: impl FnOnce(&mut config::File) -> Result<()
     Ok(())
 }
 
+/// Held by the one process that changes the file; the system lets go of it however that ends.
+struct Changing(#[expect(dead_code, reason = "the lock goes with it")] Folder);
+
+impl Changing {
+    /// Waits a little for one that is about to be done; an editor that is open is not waited for.
+    fn begin(env: &Env) -> Result<Changing> {
+        let locked = |error: std::io::Error| CliError::io("lock", env.home.dir(), &error);
+        let folder = Folder::open(env.home.dir()).map_err(locked)?;
+        let deadline = Instant::now() + LOCK_TIME_MAX;
+        loop {
+            match folder.try_lock() {
+                Ok(()) => return Ok(Changing(folder)),
+                Err(TryLockError::Error(error)) => return Err(locked(error)),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(CliError::new(Kind::Conflict, "another process changes the settings")
+                        .hint("is `ahenk-cli config edit` open in another terminal? End it, and try again"));
+                }
+            }
+        }
+    }
+}
+
 fn remind(env: &Env) {
     if env.home.socket_path().is_ok_and(|path| path.exists()) {
         env.out.note("The daemon reads its settings when it starts: `ahenk-cli restart`.");
     }
 }
 
+fn text_of(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).or_else(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        _ => Err(CliError::io("read", path, &error)),
+    })
+}
+
 fn edit(env: &Env) -> Result<()> {
     env.home.require()?;
+    let _changing = Changing::begin(env)?;
     let path = env.home.config_path();
     let draft = path.with_extension("draft.toml");
+    let before = text_of(&path)?;
     // A draft that was not right is taken up again.
     if !draft.exists() {
-        let text = std::fs::read(&path).or_else(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            _ => Err(CliError::io("read", &path, &error)),
-        })?;
-        crate::home::replace(&draft, &text)?;
+        crate::home::replace(&draft, &before)?;
     }
     let named = ["VISUAL", "EDITOR"]
         .into_iter()
@@ -167,6 +215,10 @@ fn edit(env: &Env) -> Result<()> {
     Settings::load(&draft, |_| None).map_err(|error| {
         error.hint("nothing was changed; `ahenk-cli config edit` goes on with what you wrote")
     })?;
+    if text_of(&path)? != before {
+        return Err(CliError::new(Kind::Conflict, format!("{} has changed meanwhile", path.display()))
+            .hint(format!("what you wrote is in {}; put the two together by hand", draft.display())));
+    }
     std::fs::rename(&draft, &path).map_err(|error| CliError::io("write", &path, &error))?;
     env.out.show(&json!({ "path": path.display().to_string() }), |_| {
         "The settings are right, and kept.".to_owned()

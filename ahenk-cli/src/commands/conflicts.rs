@@ -16,13 +16,14 @@ const LIMIT_DEFAULT: u64 = 100;
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     after_help = "\
-A value is listed when whoever wrote the winning one had not seen it: nothing is lost without a word. Ids are of
-this device only; the oldest conflicts are forgotten when there are very many.
+A value is listed when whoever wrote the winning one had not seen it: nothing is
+lost without a word. Ids are of this device only; the oldest conflicts are
+forgotten when there are very many.
 
 Examples:
   ahenk-cli conflicts                 the newest
   ahenk-cli conflicts show 12         one of them, and what the field shows now
-  ahenk-cli conflicts restore 12      write the value that lost anew; it wins then"
+  ahenk-cli conflicts restore 12      write anew the value that lost"
 )]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -34,13 +35,16 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// List them, oldest first (also without `list`)
+    #[command(after_help = "Example:\n  ahenk-cli conflicts list --table tasks -n 10")]
     List(ListArgs),
     /// Show one, and what the field shows now
+    #[command(after_help = "Example:\n  ahenk-cli conflicts show 12")]
     Show {
         /// Its id
         id: u64,
     },
     /// Write values that lost anew, in one transaction
+    #[command(after_help = "Example:\n  ahenk-cli conflicts restore 12 13")]
     Restore {
         /// Their ids
         #[arg(required = true, value_name = "ID")]
@@ -51,7 +55,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct ListArgs {
     /// Only on this table
-    #[arg(long)]
+    #[arg(long, add = super::complete::tables())]
     table: Option<String>,
     /// Only the newest N
     #[arg(long, short = 'n', value_name = "N", default_value_t = LIMIT_DEFAULT)]

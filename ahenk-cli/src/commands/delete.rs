@@ -8,8 +8,10 @@ use crate::protocol::Request;
 
 /// Arguments of `delete`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  ahenk-cli delete tasks t1")]
 pub(crate) struct Args {
     /// The table
+    #[arg(add = super::complete::tables())]
     table: String,
     /// The row's key
     row: String,

@@ -18,8 +18,12 @@ use stage::Stage;
 use story::Story;
 
 const AFTER_HELP: &str = "\
-The devices live in a temporary folder, listen on 127.0.0.1 only, and do not look for others, so nothing of this
-machine and its network is touched. The data is the tz database's table of time zones (public domain).";
+The devices live in a temporary folder, listen on 127.0.0.1 only, and do not
+look for others, so nothing of this machine and its network is touched. The data
+is the tz database's table of time zones (public domain).
+
+Example:
+  ahenk-cli demo --keep";
 
 /// Arguments of `demo`.
 #[derive(Debug, clap::Args)]

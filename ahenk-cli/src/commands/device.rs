@@ -11,11 +11,15 @@ use crate::error::Result;
 use crate::output::table;
 use crate::protocol::Request;
 use crate::report::Device;
+use crate::suggest::shown_length;
 
 /// Subcommands of `device`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// List the account's devices
+    #[command(
+        after_help = "Examples:\n  ahenk-cli device list\n  ahenk-cli --json device list | jq -r '.[].name'"
+    )]
     List,
     /// Admit another device: prints a single-use code and waits for five minutes
     Invite(invite::Args),
@@ -49,6 +53,7 @@ async fn list(env: &Env) -> Result<()> {
 }
 
 fn human(devices: &[Device]) -> String {
+    let length = shown_length(&devices.iter().map(|device| device.id.as_str()).collect::<Vec<_>>());
     let row = |device: &Device| {
         let seen = match (device.this, device.connected, device.seen_ms) {
             (true, ..) => "this device".to_owned(),
@@ -61,7 +66,13 @@ fn human(devices: &[Device]) -> String {
             (_, true) => "administrator",
             _ => "",
         };
-        vec![device.name.clone(), device.fingerprint.clone(), device.id.clone(), role.to_owned(), seen]
+        vec![
+            device.name.clone(),
+            device.fingerprint.clone(),
+            device.id[..length.min(device.id.len())].to_owned(),
+            role.to_owned(),
+            seen,
+        ]
     };
     table(&["NAME", "FINGERPRINT", "ID", "ROLE", "SEEN"], &devices.iter().map(row).collect::<Vec<_>>())
 }

@@ -102,9 +102,10 @@ pub(crate) async fn checks(home: &Home) -> Result<Vec<Check>> {
 fn permissions(home: &Home) -> Check {
     let open_to_others =
         |path: &Path| fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0);
-    let files = [home.device_key_path(), home.account_key_path(), home.database_path(), home.config_path()];
+    let files = [home.device_key_path(), home.account_key_path(), home.config_path()];
     let wrong: Vec<String> = std::iter::once(home.dir().to_owned())
         .chain(files)
+        .chain(home.database_path())
         .filter(|path| open_to_others(path))
         .map(|path| path.display().to_string())
         .collect();
@@ -121,9 +122,9 @@ fn permissions(home: &Home) -> Check {
 fn keys(home: &Home) -> Check {
     match home.identity().and_then(|identity| Ok((identity, home.root()?))) {
         Err(error) => Check::error("keys", &error),
-        Ok((identity, root)) => {
-            let role = if root.is_some() { "administrator" } else { "not an administrator" };
-            Check::ok("keys", format!("device {}, {role}; key and certificate fit", identity.device()))
+        Ok((_, root)) => {
+            let role = if root.is_some() { "an administrator" } else { "a device that does not administer" };
+            Check::ok("keys", format!("of {role}; key and certificate fit"))
         }
     }
 }
@@ -186,7 +187,7 @@ fn daemon(status: &Status) -> Check {
         (Some(pid), Some(up_ms)) => Check::ok("daemon", format!("process {pid}, for {}", span(up_ms))),
         _ => Check::warning(
             "daemon",
-            "not running: this device syncs only while a command asks for it",
+            "not running: it syncs only while a command asks for it",
             "`ahenk-cli start --daemon` starts it",
         ),
     }

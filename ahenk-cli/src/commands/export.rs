@@ -14,15 +14,21 @@ use crate::error::{CliError, Kind, Result};
 use crate::protocol::Request;
 
 const AFTER_HELP: &str = "\
-Each line is {\"table\":…,\"row\":…,\"fields\":{…}}; `import` without --table reads such a file back, and nothing is
-lost on the way. A row that is larger than one transaction takes several lines, each with some of its fields. Rows that are written while the export runs may or may not be in it.";
+Each line is {\"table\":…,\"row\":…,\"fields\":{…}}; `import` without --table reads
+such a file back, and nothing is lost on the way. A row that is larger than one
+transaction takes several lines, each with some of its fields. Rows that are
+written while the export runs may or may not be in it.
+
+Examples:
+  ahenk-cli export > everything.jsonl
+  ahenk-cli export tasks.jsonl --table tasks";
 
 /// Arguments of `export`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Args {
     /// This table only
-    #[arg(long)]
+    #[arg(long, add = super::complete::tables())]
     table: Option<String>,
     /// Write to this file [default: stdout]
     #[arg(long, short, value_name = "FILE")]

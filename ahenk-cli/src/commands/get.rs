@@ -10,8 +10,12 @@ use crate::protocol::Request;
 
 /// Arguments of `get`.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  ahenk-cli get tasks t1\n  ahenk-cli get tasks t1 title\n  ahenk-cli --json get tasks t1 | jq .title"
+)]
 pub(crate) struct Args {
     /// The table
+    #[arg(add = super::complete::tables())]
     table: String,
     /// The row's key
     row: String,

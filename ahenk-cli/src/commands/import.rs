@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::Env;
 use crate::backend::{Backend, Need};
-use crate::data::record::{Shape, Sized};
+use crate::data::record::{Shape, Sized, part_bytes_max};
 use crate::data::source::{Format, Layout, Record, Source, SourceError};
 use crate::data::time::now_ms;
 use crate::data::{DataRequest, Exported, ImportState, Imported};
@@ -34,23 +34,33 @@ const CHUNK_BYTES: usize = 256 * 1024;
 
 const AFTER_HELP: &str = "\
 Formats:
-  A JSON array of objects, JSON Lines (one object a line), or columns separated by commas, tabs or --delimiter.
-  It is told by the first character ([ or {) and the file's name; --format says it outright. - reads stdin.
-  A file that `export` wrote is read back without --table and --key.
+  A JSON array of objects, JSON Lines (one object a line), or columns separated
+  by commas, tabs or --delimiter. It is told by the first character ([ or {) and
+  the file's name; --format says it outright. - reads stdin. A file that
+  `export` wrote is read back without --table and --key.
 
 What is written:
-  The row's key is the value of the field --key, which stays a field too. Of a row that is there already, only
-  fields that differ are written; fields that the file does not have stay. If a key occurs again in the file, the
-  later record wins. Cells stay text unless --typed is given.
+  The row's key is the value of the field --key, which stays a field too. Of a
+  row that is there already, only fields that differ are written; fields that
+  the file does not have stay. If a key occurs again in the file, the later
+  record wins. Cells stay text unless --typed is given.
 
 Interrupted or repeated:
-  Rows are written in transactions of --chunk rows, and it is noted on this device how far the import has come. The
-  same file with the same options goes on from there (files are known by content, not by name). Once it is done,
-  importing it again writes nothing unless --again is given. Stdin always begins at the beginning.
+  Rows are written in transactions of --chunk rows, and it is noted on this
+  device how far the import has come. The same file with the same options goes
+  on from there (files are known by content, not by name). Once it is done,
+  importing it again writes nothing unless --again is given. Stdin always begins
+  at the beginning.
 
-What cannot be used is skipped and reported with its line. The exit code is 2 if nothing at all could be used, if
-the file breaks off, or, with --strict or in a file that `export` wrote, if anything was skipped.
-A row that takes more than one transaction holds (983040 bytes, 4096 fields) is written in several.";
+What cannot be used is skipped and reported with its line. The exit code is 2 if
+nothing at all could be used, if the file breaks off, or, with --strict or in a
+file that `export` wrote, if anything was skipped. A row that takes more than
+one transaction holds (983040 bytes, 4096 fields) is written in several.
+
+Examples:
+  ahenk-cli import people.csv --table people --key email
+  ahenk-cli import everything.jsonl
+  curl -s https://example.org/a.json | ahenk-cli import - --table a --key id";
 
 /// Arguments of `import`.
 #[derive(Debug, clap::Args)]
@@ -59,7 +69,7 @@ pub(crate) struct Args {
     /// The file; - for stdin
     file: PathBuf,
     /// The table to write to; of an exported file, the only table to read
-    #[arg(long)]
+    #[arg(long, add = super::complete::tables())]
     table: Option<String>,
     /// The field whose value is the row's key
     #[arg(long, value_name = "FIELD", requires = "table")]
@@ -149,6 +159,8 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
     // Everything that decides which rows come out: the same file with other options is another import.
     let import = input.id(&(format!("{shape:?}"), format!("{layout:?}"), format!("{:?}", input.format)));
     let source = input.source(layout)?;
+    // A setting that is wrong keeps nobody from the data.
+    let config = env.home.config().unwrap_or_default();
     env.with_backend(Need::Store, async |backend| {
         let mut importing = Importing {
             env,
@@ -156,6 +168,7 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
             shape,
             import,
             chunk_rows: args.chunk as usize,
+            part_bytes_max: part_bytes_max(config.engine().commit_bytes_max),
             chunk: BTreeMap::new(),
             chunk_bytes: 0,
             from: 0,
@@ -174,6 +187,8 @@ struct Importing<'a> {
     /// The import's id, if it can be resumed.
     import: Option<String>,
     chunk_rows: usize,
+    /// Most of one transaction, in bytes.
+    part_bytes_max: usize,
     /// Rows by table and key, so that each occurs once.
     chunk: BTreeMap<(String, String), Exported>,
     chunk_bytes: usize,
@@ -225,7 +240,7 @@ impl Importing<'_> {
 
     async fn record(&mut self, record: Record) -> Result<()> {
         let Record { line, content } = record;
-        let row = match content.and_then(|content| self.shape.row(content)) {
+        let row = match content.and_then(|content| self.shape.row(content, self.part_bytes_max)) {
             Ok(row) => row,
             Err(reason) => return self.tally.skip(line, &reason),
         };
@@ -248,7 +263,7 @@ impl Importing<'_> {
         // The same row again in one transaction: together they must be within the limits of one row.
         let again = self.chunk.get(&key).map_or(0, |held| held.fields.0.len());
         let full = self.chunk.len() >= self.chunk_rows
-            || self.chunk_bytes + bytes > CHUNK_BYTES
+            || self.chunk_bytes + bytes > CHUNK_BYTES.min(self.part_bytes_max)
             || again + row.fields.0.len() > ROW_FIELDS_MAX;
         if full && !self.chunk.is_empty() {
             self.write(self.tally.records() - 1, false).await?;

@@ -1,13 +1,15 @@
 //! `init`: a new account, with this machine as its first device.
 
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use engine::identity::{DeviceCert, Identity, PeerKey, device_name_ok};
 use serde_json::json;
 
 use super::Env;
-use crate::config::Config;
+use crate::config::{self, Config, Settings};
 use crate::error::{CliError, Result};
+use crate::home::environment;
 use crate::{secrets, session};
 
 /// Arguments of `init`.
@@ -23,7 +25,7 @@ pub(crate) struct Args {
 /// What a new device may be told, however it comes about.
 #[derive(Debug, clap::Args)]
 pub(crate) struct NewDevice {
-    /// What to call this device [default: the machine's name]
+    /// What to call this device [default: AHENK_DEVICE_NAME, or the machine's name]
     #[arg(long)]
     name: Option<String>,
     /// Listen here: a multiaddr with TCP or QUIC; may be repeated [default: any port on all interfaces]
@@ -37,7 +39,9 @@ pub(crate) struct NewDevice {
 impl NewDevice {
     /// The name, checked.
     pub(crate) fn name(&self) -> Result<String> {
-        let name = self.name.clone().unwrap_or_else(machine_name);
+        let set = set_for("device.name")?.device_name;
+        let set = Some(set).filter(|name| !name.is_empty());
+        let name = self.name.clone().or(set).unwrap_or_else(machine_name);
         if device_name_ok(&name) {
             return Ok(name);
         }
@@ -47,7 +51,9 @@ impl NewDevice {
 
     /// The configuration, checked: what `start` would refuse is refused before there is anything.
     pub(crate) fn config(&self) -> Result<Config> {
-        let mut config = Config { mdns: !self.no_mdns, ..Config::default() };
+        // Where the data is must be known without the variable, too.
+        let database_path = set_for("database.path")?.database_path;
+        let mut config = Config { mdns: !self.no_mdns, database_path, ..Config::default() };
         for address in &self.listen {
             transport_libp2p::check_listen(address).map_err(|error| {
                 CliError::usage(format!("--listen: {error}"))
@@ -59,6 +65,11 @@ impl NewDevice {
         }
         Ok(config)
     }
+}
+
+/// What the environment says of a key.
+fn set_for(key: &str) -> Result<Config> {
+    Settings::load_one(Path::new("/nonexistent/config.toml"), config::find(key)?, environment)
 }
 
 fn machine_name() -> String {

@@ -1,17 +1,23 @@
 //! `list`, `count` and `tables`: what there is.
 
 use super::{Env, fields_inline, inline};
-use crate::backend::{Need, read_item};
+use crate::backend::{Backend, Need, read_item};
 use crate::data::filter::{Condition, SortKey};
 use crate::data::{DataRequest, Listed, Selection, Shape, TableCount};
 use crate::error::Result;
 use crate::output::{self, printable};
 use crate::protocol::Request;
+use crate::suggest::nearest;
 
 const CONDITIONS_HELP: &str = "\
-Conditions: FIELD=VALUE, and != < <= > >= in place of =; FIELD~TEXT for texts that contain it. Values are
-read as by `put`: done=false, age>=18, title='Buy tea'. Several conditions must all be met. Quote those with
-< or >, which mean something else to the shell. A row without the field meets only !=.";
+Conditions: FIELD=VALUE, and != < <= > >= in place of =; FIELD~TEXT for texts
+that contain it. Values are read as by `put`: done=false, age>=18, title='Buy
+tea'. Several conditions must all be met. Quote those with < or >, which mean
+something else to the shell. A row without the field meets only !=.
+
+Examples:
+  ahenk-cli list tasks --where done=false --sort due --columns title,due -n 20
+  ahenk-cli count tasks --where 'due<2026-02-01'";
 
 /// Which rows.
 #[derive(Debug, clap::Args)]
@@ -38,6 +44,7 @@ impl Which {
 #[command(after_help = CONDITIONS_HELP)]
 pub(crate) struct Args {
     /// The table
+    #[arg(add = super::complete::tables())]
     table: String,
     #[command(flatten)]
     which: Which,
@@ -57,6 +64,7 @@ pub(crate) struct Args {
 #[command(after_help = CONDITIONS_HELP)]
 pub(crate) struct CountArgs {
     /// The table
+    #[arg(add = super::complete::tables())]
     table: String,
     #[command(flatten)]
     which: Which,
@@ -65,16 +73,25 @@ pub(crate) struct CountArgs {
 pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
     let Args { table, which, sort, columns, limit } = args;
     let shape = Shape { sort, columns: columns.clone(), limit };
-    let request = DataRequest::List { table, selection: which.selection(), shape };
-    let mut lines = Vec::new();
-    env.stream(Need::Store, Request::Data(request), |item| {
-        let Listed { row, fields } = read_item(item)?;
-        let Some(columns) = &columns else {
-            return env.out.line(&format!("{}  {}", env.out.bold(&printable(&row)), fields_inline(&fields)));
-        };
-        let cell = |column: &String| fields.0.get(column).map(inline).unwrap_or_default();
-        lines.push(std::iter::once(printable(&row)).chain(columns.iter().map(cell)).collect());
-        Ok(())
+    let request = DataRequest::List { table: table.clone(), selection: which.selection(), shape };
+    let (mut lines, mut none) = (Vec::new(), true);
+    env.with_backend(Need::Store, async |backend| {
+        let mut call = backend.call(Request::Data(request)).await?;
+        while let Some(item) = call.next().await? {
+            none = false;
+            if env.out.json() {
+                env.out.document(&item)?;
+                continue;
+            }
+            let Listed { row, fields } = read_item(item)?;
+            let Some(columns) = &columns else {
+                env.out.line(&format!("{}  {}", env.out.bold(&printable(&row)), fields_inline(&fields)))?;
+                continue;
+            };
+            let cell = |column: &String| fields.0.get(column).map(inline).unwrap_or_default();
+            lines.push(std::iter::once(printable(&row)).chain(columns.iter().map(cell)).collect());
+        }
+        if none { perhaps_another(env, backend, &table).await } else { Ok(()) }
     })
     .await?;
     match &columns {
@@ -90,12 +107,27 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
 }
 
 pub(crate) async fn count(env: &Env, args: CountArgs) -> Result<()> {
-    let request = DataRequest::Count { table: args.table, selection: args.which.selection() };
+    let request = DataRequest::Count { table: args.table.clone(), selection: args.which.selection() };
     env.with_backend(Need::Store, async |backend| {
         let counted: TableCount = backend.one(Request::Data(request)).await?;
+        if counted.rows == 0 {
+            perhaps_another(env, backend, &args.table).await?;
+        }
         env.out.show(&counted, |counted| counted.rows.to_string())
     })
     .await
+}
+
+/// A remark where no table of that name has rows and one of a name like it has.
+async fn perhaps_another(env: &Env, backend: &Backend, table: &str) -> Result<()> {
+    let names: Vec<String> = backend.one(Request::Data(DataRequest::TableNames)).await?;
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    if !names.contains(&table)
+        && let Some(name) = nearest(table, names)
+    {
+        env.out.note(&format!("There is no table {table:?}; did you mean `{name}`?"));
+    }
+    Ok(())
 }
 
 pub(crate) async fn tables(env: &Env) -> Result<()> {

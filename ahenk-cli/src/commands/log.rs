@@ -1,60 +1,54 @@
-//! `oplog`: who wrote what when.
+//! `log`: what a running daemon logs. For what it has logged see `logs`, for who wrote what see `oplog`.
 
-use super::{Env, fields_inline};
-use crate::backend::{Need, read_item};
-use crate::data::time::{self, now_ms};
-use crate::data::{DataRequest, LogEntry, Since};
-use crate::error::{CliError, Result};
+use serde::{Deserialize, Serialize};
+
+use super::Env;
+use crate::backend::Backend;
+use crate::error::{CliError, Kind, Result};
 use crate::output::printable;
 use crate::protocol::Request;
 
-/// What is shown unless more is asked for.
-const LIMIT_DEFAULT: u64 = 100;
+/// Subcommands of `log`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Change what the running daemon logs, until it ends
+    #[command(after_help = "\
+`config set log.level LEVEL` does it for good, from the next start on.
 
-/// Arguments of `oplog`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    /// From here on: a position (a number; 1 is the first), a time in UTC (2026-01-31 or 2026-01-31T13:05), or a
-    /// span until now (15m, 2h, 3d); times are those of the writers' clocks
-    #[arg(long, value_name = "TIME|POSITION")]
-    since: Option<String>,
-    /// Only what the device of this name, or with an id that starts so, has written
-    #[arg(long, value_name = "NAME|ID")]
-    device: Option<String>,
-    /// Only on this table
-    #[arg(long)]
-    table: Option<String>,
-    /// Only the newest N operations [default: 100, or all with --since]
-    #[arg(long, short = 'n', value_name = "N")]
-    limit: Option<u64>,
+Examples:
+  ahenk-cli log set debug
+  ahenk-cli log set warn,ahenk=trace
+  ahenk-cli log set default             what the settings say")]
+    Set {
+        /// off, error, warn, info, debug or trace, and TARGET=LEVEL, with commas; `default` for the setting
+        level: String,
+    },
+    /// Show what the running daemon logs
+    #[command(after_help = "Example:\n  ahenk-cli log get")]
+    Get,
 }
 
-pub(crate) async fn oplog(env: &Env, args: Args) -> Result<()> {
-    let since = args.since.as_deref().map(parse_since).transpose()?;
-    let limit = args.limit.or(since.is_none().then_some(LIMIT_DEFAULT));
-    let request = DataRequest::Log { since, device: args.device, table: args.table, limit };
-    env.stream(Need::Store, Request::Data(request), |item| {
-        let entry: LogEntry = read_item(item)?;
-        env.out.line(&format!(
-            "{:>6}  {}  {}  {} {}/{}  {}",
-            entry.position,
-            time::format(entry.by.time_ms),
-            printable(&entry.by.device),
-            super::kind_name(entry.kind),
-            printable(&entry.table),
-            printable(&entry.row),
-            fields_inline(&entry.fields)
-        ))
-    })
-    .await
+/// What a daemon logs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Logging {
+    /// As in `log.level`.
+    pub(crate) level: String,
 }
 
-fn parse_since(text: &str) -> Result<Since> {
-    if let Ok(position) = text.parse() {
-        return Ok(Since::Position(position));
-    }
-    time::parse(text, now_ms()).map(Since::TimeMs).ok_or_else(|| {
-        CliError::usage(format!("{text:?} is neither a position nor a time"))
-            .hint("as in: --since 120, --since 2h, --since 2026-01-31, --since 2026-01-31T13:05")
-    })
+pub(crate) async fn run(env: &Env, command: Command) -> Result<()> {
+    env.init_logging();
+    let level = match command {
+        Command::Get => None,
+        Command::Set { level } if level == "default" => Some(env.home.config()?.log_level),
+        Command::Set { level } => Some(level),
+    };
+    let daemon = Backend::daemon(&env.home).await.map_err(|error| match error.kind {
+        Kind::NotRunning => CliError {
+            hint: Some("`ahenk-cli config set log.level LEVEL` is for the next start".into()),
+            ..error
+        },
+        _ => error,
+    })?;
+    let logging: Logging = daemon.one(Request::Log { level }).await?;
+    env.out.show(&logging, |logging| format!("The daemon logs: {}", printable(&logging.level)))
 }

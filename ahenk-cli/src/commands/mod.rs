@@ -17,12 +17,15 @@ pub(crate) mod import;
 pub(crate) mod init;
 pub(crate) mod list;
 pub(crate) mod log;
+pub(crate) mod logs;
+pub(crate) mod oplog;
 pub(crate) mod peer;
 pub(crate) mod put;
 pub(crate) mod quarantine;
 #[cfg(feature = "query")]
 pub(crate) mod query;
 pub(crate) mod relay;
+pub(crate) mod service;
 pub(crate) mod shell;
 pub(crate) mod start;
 pub(crate) mod stats;
@@ -31,6 +34,7 @@ pub(crate) mod stop;
 pub(crate) mod story;
 pub(crate) mod sync;
 pub(crate) mod verify;
+pub(crate) mod wait;
 pub(crate) mod watch;
 
 use engine::commit::OpKind;
@@ -159,14 +163,18 @@ pub(crate) async fn read_line() -> Result<Option<zeroize::Zeroizing<String>>> {
     read.map_err(|error| crate::error::CliError::usage(format!("the input cannot be read: {error}")))
 }
 
+/// Reads the answer to a question; anything but yes is no.
+pub(crate) async fn read_yes() -> Result<bool> {
+    let line = read_line().await?;
+    Ok(line.is_some_and(|line| matches!(line.trim().to_lowercase().as_str(), "y" | "yes")))
+}
+
 /// Asks a question; an error unless the answer is yes.
 pub(crate) async fn confirm(env: &Env, question: &str) -> Result<()> {
     if !env.out.json() {
         env.out.prompt(question);
     }
-    let yes =
-        read_line().await?.is_some_and(|line| matches!(line.trim().to_lowercase().as_str(), "y" | "yes"));
-    if yes {
+    if read_yes().await? {
         return Ok(());
     }
     Err(crate::error::CliError::new(crate::error::Kind::Conflict, "it was not confirmed")

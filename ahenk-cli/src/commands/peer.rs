@@ -11,6 +11,7 @@ use crate::report::{Added, Peer};
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// List the other devices: path, round trip, how far in sync
+    #[command(after_help = "Example:\n  ahenk-cli peer list --verbose")]
     List {
         /// Addresses, traffic and failures as well
         #[arg(long, short)]

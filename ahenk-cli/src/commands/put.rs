@@ -11,19 +11,24 @@ use crate::protocol::Request;
 
 const AFTER_HELP: &str = "\
 Values:
-  done=false  count=3  price=1.5  note=null true, false, numbers and null, as in JSON
-  title='Buy tea'  tags=[1,2]  id='\"007\"'   all else is text; quotes within make sure of it
-  tags:='[\"a\",\"b\"]'                         always JSON, lists and objects included
-  photo:='{\"$bytes\":\"<base64>\"}'            bytes; likewise {\"$float\":\"NaN\"}, and {\"$map\":{…}}
-                                            around an object that has such a key
-  --json '{\"title\":\"Buy tea\"}'              all fields as one object, as with --fields;
-                                            --json without an object is the global flag";
+  done=false count=3 note=null      true, false, numbers and null, as in JSON
+  title='Buy tea' id='\"007\"'      all else is text; quotes make sure of it
+  tags:='[\"a\",\"b\"]'             always JSON, lists and objects included
+  photo:='{\"$bytes\":\"<base64>\"}'  bytes; likewise {\"$float\":\"NaN\"},
+                                    and {\"$map\":{…}} around such an object
+  --json '{\"title\":\"Buy tea\"}'  all fields as one object, as with --fields;
+                                    --json without an object is the global flag
+
+Examples:
+  ahenk-cli put tasks t1 title='Buy tea' done=false
+  ahenk-cli put tasks t1 --json '{\"tags\":[\"shop\"]}'";
 
 /// Arguments of `put`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Args {
     /// The table
+    #[arg(add = super::complete::tables())]
     table: String,
     /// The row's key
     row: String,

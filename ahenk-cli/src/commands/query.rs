@@ -24,19 +24,22 @@ use snapshot::{Snapshot, unique};
 
 const AFTER_HELP: &str = "\
 Tables:
-  Each table of the database, with the columns `row` (the key) and one for each field. Booleans are 1 and 0, lists
-  and maps JSON texts, bytes blobs. A field whose name is taken already (names differ in more than case in SQL) has
-  _2 behind its name.
-  ahenk.oplog      position, time_ms, device, device_id, commit, table, row, kind, fields (JSON)
-  ahenk.conflicts  id, table, row, field, lost_value, lost_device, lost_time_ms, won_value, won_device,
-                   won_time_ms, won_deleted, why, noticed_ms
-  ahenk.peers      name, id, connected, path, address, in_sync, peer_lacks, we_lack, ops_sent, ops_received,
-                   bytes_sent, bytes_received
-  `ahenk.` may be left out where no table of yours is called so. Column names that are words of SQL are quoted:
-  \"table\", \"commit\".
+  Each table of the database, with the columns `row` (the key) and one for each
+  field. Booleans are 1 and 0, lists and maps JSON texts, bytes blobs. A field
+  whose name is taken already (names differ in more than case in SQL) has _2
+  behind its name.
+  ahenk.oplog      position, time_ms, device, device_id, commit, table, row,
+                   kind, fields (JSON)
+  ahenk.conflicts  id, table, row, field, lost_value, lost_device,
+                   lost_time_ms, won_value, won_device, won_time_ms,
+                   won_deleted, why, noticed_ms
+  ahenk.peers      name, id, connected, path, address, in_sync, peer_lacks,
+                   we_lack, ops_sent, ops_received, bytes_sent, bytes_received
+  `ahenk.` may be left out where no table of yours is called so. Column names
+  that are words of SQL are quoted: \"table\", \"commit\".
 
 Examples:
-  ahenk-cli query 'SELECT city, count(*) FROM people GROUP BY city ORDER BY 2 DESC'
+  ahenk-cli query 'SELECT city, count(*) FROM people GROUP BY city'
   ahenk-cli query 'SELECT device, count(*) FROM oplog GROUP BY device'
   ahenk-cli --json query 'SELECT row, title FROM tasks WHERE NOT done'";
 

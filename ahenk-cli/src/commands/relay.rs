@@ -22,9 +22,10 @@ const CIRCUIT_SECONDS_MIN: u32 = 3600;
 /// Arguments of `relay`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  ahenk-cli relay --external /ip4/203.0.113.5/tcp/4001\n  \
-    ahenk-cli relay --external /dns/relay.example.org/udp/4001/quic-v1 --allow 12D3KooW…\n\n\
+    ahenk-cli relay --external /dns/relay.example.org/tcp/4001 --allow 12D3KooW…\n\n\
     On each device, with the address that the relay prints:\n  \
-    ahenk-cli config set network.relay_servers /ip4/203.0.113.5/tcp/4001/p2p/12D3KooW…")]
+    ahenk-cli config set network.relay_servers \\\n    \
+    /ip4/203.0.113.5/tcp/4001/p2p/12D3KooW…")]
 pub(crate) struct Args {
     /// An address at which devices find this relay; may be given several times
     #[arg(

@@ -1,8 +1,8 @@
 //! `start`: run the daemon, here or in the background.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// Run in the background, and return when the daemon answers
     #[arg(long, short)]
     daemon: bool,
+    /// Log to the file that the setting log.file names, and not to stderr
+    #[arg(long)]
+    log_to_file: bool,
     /// Leave the terminal's session; for the background process itself
     #[arg(long, hide = true)]
     detached: bool,
@@ -44,8 +47,8 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
         rustix::process::setsid()
             .map_err(|error| CliError::internal(format!("no session of its own: {error}")))?;
     }
-    let file = args.detached.then(|| env.home.log_path());
-    logging::init(&config, file.as_deref());
+    let file = (args.detached || args.log_to_file).then(|| env.home.log_path());
+    logging::init(&config, file.as_deref())?;
     server::run(&env.home).await
 }
 
@@ -142,9 +145,7 @@ fn failed(env: &Env, code: Option<u8>, log_from: u64) -> CliError {
 fn open_log(env: &Env) -> Result<(File, u64)> {
     let path = env.home.log_path();
     let failed = |error: std::io::Error| CliError::io("open", &path, &error);
-    if let Some(folder) = path.parent() {
-        DirBuilder::new().mode(0o700).recursive(true).create(folder).map_err(failed)?;
-    }
+    logging::make_folder(&path)?;
     let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(failed)?;
     let end = file.metadata().map_err(failed)?.len();
     Ok((file, end))

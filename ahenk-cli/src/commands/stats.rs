@@ -15,12 +15,12 @@ use crate::report::{Stats, Status};
 /// Arguments of `metrics`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Without --serve the metrics are printed once, in the text form that Prometheus reads. Counters begin anew when the
-daemon starts.
+Without --serve the metrics are printed once, in the text form that Prometheus
+reads. Counters begin anew when the daemon starts.
 
 Examples:
   ahenk-cli metrics > /var/lib/node_exporter/ahenk.prom
-  ahenk-cli metrics --serve 9464      http://127.0.0.1:9464/metrics, until interrupted")]
+  ahenk-cli metrics --serve 9464   at http://127.0.0.1:9464/metrics")]
 pub(crate) struct MetricsArgs {
     /// Answer to HTTP at this port of the loopback interface; 0 chooses one and says which
     #[arg(long, value_name = "PORT")]
@@ -137,7 +137,7 @@ pub(crate) async fn info(env: &Env) -> Result<()> {
     env.out.show(&info, |info| {
         format!(
             "ahenk-cli  {} ({}, {}), file format {}, protocol {}.{}\nHome       {}\nDatabase   {} bytes, {} commits, {} tables\n\
-             Account    {}, {} devices\nDevice     {}  {}{}\nReplica    {}\nDaemon     {}",
+             Account    {}\n           {} devices\nDevice     {}  {}{}\nReplica    {}\nDaemon     {}",
             info.version,
             info.os,
             info.architecture,

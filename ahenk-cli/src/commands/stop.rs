@@ -24,8 +24,10 @@ pub(crate) async fn stop(env: &Env) -> Result<Option<u32>> {
     env.init_logging();
     env.home.require()?;
     let asked = async { Backend::daemon(&env.home).await?.perform(Request::Stop).await };
+    // Asked after, it may be gone already, and its note with it.
+    let holder = env.home.lock_holder().map(|(pid, _)| pid);
     let pid = match asked.await {
-        Ok(()) => env.home.lock_holder().map(|(pid, _)| pid),
+        Ok(()) => holder,
         // It cannot be asked: its socket is gone, or it does not take connections.
         Err(error) => Some(signal(env, error)?),
     };

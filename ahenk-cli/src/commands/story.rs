@@ -10,13 +10,15 @@ use crate::protocol::Request;
 /// Arguments of `history`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Writes are listed in the order in which this device came to know them. A star marks those that the row still shows.
+Writes are listed in the order in which this device came to know them. A star
+marks those that the row still shows.
 
 Examples:
   ahenk-cli history tasks t1          all writes of the row
   ahenk-cli history tasks t1 title    those of one field, and deletes of the row")]
 pub(crate) struct HistoryArgs {
     /// The table
+    #[arg(add = super::complete::tables())]
     table: String,
     /// The row's key
     row: String,
@@ -30,15 +32,17 @@ pub(crate) struct HistoryArgs {
 /// Arguments of `explain`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-For each field: the write that it shows, the writes that lost to it and why, and which devices have it already.
-Writes to a field are ordered by their stamps (the writers' clocks), then by device id. `not known` is said of
-a device that is not connected now and wrote nothing since that would show that it has it.
+For each field: the write that it shows, the writes that lost to it and why, and
+which devices have it already. Writes to a field are ordered by their stamps
+(the writers' clocks), then by device id. `not known` is said of a device that
+is not connected now and wrote nothing since that would show that it has it.
 
 Examples:
   ahenk-cli explain tasks t1
   ahenk-cli --json explain tasks t1 title | jq '.fields[0].holders'")]
 pub(crate) struct ExplainArgs {
     /// The table
+    #[arg(add = super::complete::tables())]
     table: String,
     /// The row's key
     row: String,
@@ -100,7 +104,7 @@ fn reason(field: &FieldReason) -> Vec<String> {
     let mut lines = vec![
         format!("{} = {}", printable(&field.field), inline(&field.value.0)),
         format!("    written by  {}", by(&field.by)),
-        format!("    stamp       {}  {}", field.stamp, field.by.commit),
+        format!("    stamp       {}\n    commit      {}", field.stamp, field.by.commit),
     ];
     lines.extend(field.rivals.iter().map(|lost| rival(field, lost)));
     lines.extend(holders(&field.holders));

@@ -10,19 +10,21 @@ use crate::protocol::Request;
 /// Arguments of `verify`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Devices that know the same must hold the same rows. First the rows of this device are compared with the digest
-on record, then with each device that can be reached, down to the rows that differ.
+Devices that know the same must hold the same rows. First the rows of this
+device are compared with the digest on record, then with each device that can be
+reached, down to the rows that differ.
 
-Exit codes: 0 all equal; 6 rows differ; 7 a device that was asked for could not be compared, or none could be;
-8 this device's rows are not what its record says.
+Exit codes: 0 all equal; 6 rows differ; 7 a device that was asked for could not
+be compared, or none could be; 8 this device's rows are not what its record
+says.
 
 Examples:
   ahenk-cli verify                  this device, and all that can be reached
-  ahenk-cli verify --peer phone     and the one called phone, which must be reachable
+  ahenk-cli verify --peer phone     and the one called phone, which must answer
   ahenk-cli verify --local          this device only")]
 pub(crate) struct Args {
     /// Compare with the device of this name, or with an id that starts so
-    #[arg(long, value_name = "NAME|ID")]
+    #[arg(long, value_name = "NAME|ID", add = super::complete::peers())]
     peer: Option<String>,
     /// Ask no other device
     #[arg(long, conflicts_with = "peer")]

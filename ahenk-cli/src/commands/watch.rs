@@ -17,8 +17,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Arguments of `watch`.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  ahenk-cli watch tasks\n  ahenk-cli --json watch --from 0.0    all that ever happened, and what comes\n  ahenk-cli watch tasks -n 1 && make   once something changes"
+)]
 pub(crate) struct Args {
     /// On this table only
+    #[arg(add = super::complete::tables())]
     table: Option<String>,
     /// Go on from here: the `cursor` of a change that was printed with --json, or 0.0 for all that ever happened;
     /// cursors are of this device only [default: begin with what comes next]

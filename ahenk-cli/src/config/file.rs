@@ -78,6 +78,14 @@ impl File {
         Ok(values)
     }
 
+    /// One key, if it is set.
+    pub(crate) fn value(&self, key: &Key) -> Result<Option<Value>> {
+        let (section, name) = split(key);
+        let item = self.document.get(section).and_then(|item| item.as_table_like()?.get(name));
+        item.map(|item| read(item).ok_or_else(|| in_file(&self.path, &key.wrong("it cannot be that"))))
+            .transpose()
+    }
+
     /// Sets a key.
     pub(crate) fn set(&mut self, key: &Key, given: &Value) -> Result<()> {
         let (section, name) = split(key);

@@ -2,6 +2,7 @@
 
 use super::{Config, Value};
 use crate::error::{CliError, Kind, Result};
+use crate::suggest;
 
 /// A key that can be set.
 #[derive(Debug)]
@@ -18,7 +19,11 @@ pub(crate) struct Key {
 enum Field {
     Bool(fn(&mut Config) -> &mut bool),
     Integer(u64, u64, fn(&mut Config) -> &mut u64),
+    /// Like an integer, and 0 for none.
+    Limit(u64, u64, fn(&mut Config) -> &mut u64),
     Choice(&'static [&'static str], fn(&mut Config) -> &mut String),
+    /// At least one of them.
+    Choices(&'static [&'static str], fn(&mut Config) -> &mut Vec<String>),
     Text(Check, fn(&mut Config) -> &mut String),
     List(Check, fn(&mut Config) -> &mut Vec<String>),
 }
@@ -28,6 +33,7 @@ type Check = fn(&str) -> Result<(), String>;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
 
 const fn key(name: &'static str, field: Field, about: &'static str) -> Key {
     Key { name, about, field }
@@ -35,6 +41,16 @@ const fn key(name: &'static str, field: Field, about: &'static str) -> Key {
 
 /// All keys, by section.
 pub(crate) const KEYS: &[Key] = &[
+    key(
+        "database.path",
+        Field::Text(place, |c| &mut c.database_path),
+        "The database's file, in the home folder unless it begins with /; moving a database there is up to you",
+    ),
+    key(
+        "device.name",
+        Field::Text(device_name, |c| &mut c.device_name),
+        "What this device is called, if it administers the account; taken up at the next start, once for each change",
+    ),
     key(
         "sync.enabled",
         Field::Bool(|c| &mut c.sync_enabled),
@@ -61,9 +77,29 @@ pub(crate) const KEYS: &[Key] = &[
         "Bytes that another device may have under way to this one, unacknowledged",
     ),
     key(
+        "sync.message_bytes",
+        Field::Integer(128 * KIB, MIB, |c| &mut c.message_bytes_max),
+        "Longest message that this device begins, in bytes: larger transactions are refused; others' are passed on",
+    ),
+    key(
         "network.listen",
         Field::List(listen_address, |c| &mut c.listen),
         "Multiaddrs to listen on, TCP or QUIC; port 0 is chosen once and kept",
+    ),
+    key(
+        "network.listen_port",
+        Field::Integer(0, 65_535, |c| &mut c.listen_port),
+        "The port for those addresses to listen on that have port 0; 0 for one that is chosen once and kept",
+    ),
+    key(
+        "network.transports",
+        Field::Choices(&["quic", "tcp"], |c| &mut c.transports),
+        "Ways to other devices that may be used, either way",
+    ),
+    key(
+        "network.relay",
+        Field::Bool(|c| &mut c.relay),
+        "Reach other devices through relays where there is no other way, and be reached there",
     ),
     key(
         "network.mdns",
@@ -79,6 +115,26 @@ pub(crate) const KEYS: &[Key] = &[
         "network.relay_servers",
         Field::List(relay, |c| &mut c.relay_servers),
         "Multiaddrs of relays to be reachable through and to meet other devices at, ending in the relay's id; at most 8",
+    ),
+    key(
+        "limits.memory_bytes",
+        Field::Limit(32 * MIB, 64 * GIB, |c| &mut c.memory_bytes_max),
+        "Memory for buffers and caches in all, in bytes; the finer limits are lowered to fit; 0 for no limit",
+    ),
+    key(
+        "limits.disk_bytes",
+        Field::Limit(MIB, 1024 * 1024 * GIB, |c| &mut c.disk_bytes_max),
+        "Space that the database may take, in bytes; from there on writes are refused, here and by sync; 0 for no limit",
+    ),
+    key(
+        "limits.upload_bytes_per_s",
+        Field::Limit(32 * KIB, 64 * GIB, |c| &mut c.upload_bytes_per_s_max),
+        "Bytes that are sent to other devices in a second; 0 for no limit",
+    ),
+    key(
+        "limits.download_bytes_per_s",
+        Field::Limit(32 * KIB, 64 * GIB, |c| &mut c.download_bytes_per_s_max),
+        "Bytes that are taken from other devices in a second; 0 for no limit",
     ),
     key(
         "limits.reorder_bytes",
@@ -107,6 +163,11 @@ pub(crate) const KEYS: &[Key] = &[
         "How the daemon's log looks",
     ),
     key(
+        "log.file",
+        Field::Text(place, |c| &mut c.log_file),
+        "The log's file, in the home folder unless it begins with /",
+    ),
+    key(
         "log.file_bytes",
         Field::Integer(4 * KIB, 1024 * MIB, |c| &mut c.log_file_bytes_max),
         "Size from which the log's file is put aside, in bytes",
@@ -115,6 +176,11 @@ pub(crate) const KEYS: &[Key] = &[
         "log.files",
         Field::Integer(1, 100, |c| &mut c.log_files_max),
         "Files of the log that were put aside and are kept",
+    ),
+    key(
+        "metrics.port",
+        Field::Integer(0, 65_535, |c| &mut c.metrics_port),
+        "Port of the loopback interface at which the daemon tells Prometheus how it is; 0 for none",
     ),
 ];
 
@@ -131,16 +197,12 @@ pub(crate) fn find(name: &str) -> Result<&'static Key> {
 
 /// The key whose name, or name within its section, is most like this one.
 fn nearest(name: &str) -> Option<&'static str> {
-    let last = |name: &'static str| name.split('.').next_back().unwrap_or(name);
-    let likeness = |key: &Key| {
-        strsim::jaro_winkler(name, key.name).max(if name.contains('.') {
-            0.0
-        } else {
-            strsim::jaro_winkler(name, last(key.name))
-        })
-    };
-    let best = KEYS.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-    (likeness(best) > 0.8).then_some(best.name)
+    let last = |key: &Key| key.name.split('.').next_back().unwrap_or(key.name);
+    if let Some(full) = suggest::nearest(name, KEYS.iter().map(|key| key.name)) {
+        return Some(full);
+    }
+    let short = suggest::nearest(name, KEYS.iter().map(last))?;
+    KEYS.iter().find(|key| last(key) == short).map(|key| key.name)
 }
 
 impl Key {
@@ -154,7 +216,7 @@ impl Key {
     }
 
     pub(crate) fn is_list(&self) -> bool {
-        matches!(self.field, Field::List(..))
+        matches!(self.field, Field::List(..) | Field::Choices(..))
     }
 
     /// What it may be, for people.
@@ -162,7 +224,9 @@ impl Key {
         match &self.field {
             Field::Bool(_) => "true or false".to_owned(),
             Field::Integer(min, max, _) => format!("a whole number, {min} to {max}"),
+            Field::Limit(min, max, _) => format!("0, or a whole number, {min} to {max}"),
             Field::Choice(choices, _) => format!("one of {}", choices.join(", ")),
+            Field::Choices(choices, _) => format!("a list of at least one of {}", choices.join(", ")),
             Field::Text(..) => "text".to_owned(),
             Field::List(..) => "a list of texts".to_owned(),
         }
@@ -172,7 +236,7 @@ impl Key {
     pub(crate) fn choices(&self) -> &'static [&'static str] {
         match &self.field {
             Field::Bool(_) => &["true", "false"],
-            Field::Choice(choices, _) => choices,
+            Field::Choice(choices, _) | Field::Choices(choices, _) => choices,
             _ => &[],
         }
     }
@@ -181,9 +245,9 @@ impl Key {
         let mut config = config.clone();
         match &self.field {
             Field::Bool(field) => Value::Bool(*field(&mut config)),
-            Field::Integer(_, _, field) => Value::Integer(*field(&mut config)),
+            Field::Integer(_, _, field) | Field::Limit(_, _, field) => Value::Integer(*field(&mut config)),
             Field::Choice(_, field) | Field::Text(_, field) => Value::Text(field(&mut config).clone()),
-            Field::List(_, field) => Value::List(field(&mut config).clone()),
+            Field::List(_, field) | Field::Choices(_, field) => Value::List(field(&mut config).clone()),
         }
     }
 
@@ -193,6 +257,16 @@ impl Key {
             (Field::Bool(field), Value::Bool(value)) => *field(config) = value,
             (Field::Integer(min, max, field), Value::Integer(value)) if (*min..=*max).contains(&value) => {
                 *field(config) = value;
+            }
+            (Field::Limit(min, max, field), Value::Integer(value))
+                if value == 0 || (*min..=*max).contains(&value) =>
+            {
+                *field(config) = value;
+            }
+            (Field::Choices(choices, field), Value::List(items))
+                if !items.is_empty() && items.iter().all(|item| choices.contains(&item.as_str())) =>
+            {
+                *field(config) = items;
             }
             (Field::Choice(choices, field), Value::Text(text)) if choices.contains(&text.as_str()) => {
                 *field(config) = text;
@@ -222,7 +296,7 @@ impl Key {
         let [text] = given else { return Err(self.wrong("it has one value, no list")) };
         let parsed = match &self.field {
             Field::Bool(_) => text.parse().ok().map(Value::Bool),
-            Field::Integer(..) => text.parse().ok().map(Value::Integer),
+            Field::Integer(..) | Field::Limit(..) => size(text).map(Value::Integer),
             _ => Some(Value::Text((*text).to_owned())),
         };
         parsed.ok_or_else(|| self.wrong(&format!("it cannot be `{text}`")))
@@ -236,6 +310,54 @@ impl Key {
             self.about
         ))
     }
+}
+
+/// A number, perhaps with a unit that computers count bytes in: 65536, 64K, 64 KiB.
+fn size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match text[digits.len()..].trim().to_ascii_lowercase().as_str() {
+        "" => 1,
+        "k" | "kib" => KIB,
+        "m" | "mib" => MIB,
+        "g" | "gib" => GIB,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// Files of a home that have their place.
+const OWN_FILES: [&str; 7] = [
+    "account.key",
+    "addresses.json",
+    "config.toml",
+    "daemon.lock",
+    "daemon.sock",
+    "device.cert",
+    "device.key",
+];
+
+/// Says what is wrong with the name of a file.
+fn place(text: &str) -> Result<(), String> {
+    use std::path::{Component, Path};
+    let path = Path::new(text);
+    if path.file_name().is_none() || text.ends_with('/') || text.contains('\0') {
+        return Err(format!("`{text}` names no file"));
+    }
+    if path.components().any(|part| part == Component::ParentDir) {
+        return Err("a name with `..` in it depends on too much".to_owned());
+    }
+    if OWN_FILES.iter().any(|own| path == Path::new(own)) {
+        return Err(format!("`{text}` is another of the home's files"));
+    }
+    Ok(())
+}
+
+/// Says what is wrong with a device's name. None at all is right: it stays as it is.
+fn device_name(text: &str) -> Result<(), String> {
+    if text.is_empty() || engine::identity::device_name_ok(text) {
+        return Ok(());
+    }
+    Err("a device name is 1 to 64 bytes of printable text".to_owned())
 }
 
 fn listen_address(text: &str) -> Result<(), String> {

@@ -2,6 +2,8 @@
 //!
 //! Invariant: a retracted commit leaves the quarantine only when it was written anew, or on request.
 
+use std::collections::BTreeSet;
+
 use ahenk::{OrderFailed, RestoreError};
 use engine::commit::OpKind;
 use engine::identity::{DeviceId, Dot};
@@ -12,6 +14,11 @@ use super::json::JsonFields;
 use super::log::{Names, Writer, raw};
 use crate::error::{CliError, Kind, Result, closed};
 use crate::service::{Caller, Context};
+use crate::suggest::by_prefix;
+
+/// What is in the quarantine, and where to see it.
+pub(crate) const RETRACTED: &str = "retracted commit";
+pub(crate) const NO_RETRACTED: &str = "`ahenk-cli quarantine list` shows what is in the quarantine";
 
 /// Retracted commits read at a time.
 const PAGE: usize = 256;
@@ -122,20 +129,11 @@ pub(super) async fn call(context: &Context, request: AdminRequest, caller: &Call
     }
 }
 
-/// Exactly one device.
+/// Exactly one device, and its name.
 async fn the_one(context: &Context, text: &str) -> Result<(DeviceId, String)> {
     let names = Names::read(context).await?;
-    let found: Vec<DeviceId> = names.matching(text)?.into_iter().collect();
-    match found.as_slice() {
-        [one] => Ok((*one, names.name(*one))),
-        [] => Err(CliError::new(Kind::NotFound, format!("there is no device {text:?}"))
-            .hint("`ahenk-cli device list` shows them")),
-        several => {
-            let ids = several.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            Err(CliError::usage(format!("{text:?} fits {} devices: {ids}", several.len()))
-                .hint("give the beginning of the id"))
-        }
-    }
+    let one = names.one(text)?;
+    Ok((one, names.name(one)))
 }
 
 fn pages(context: &Context) -> impl Iterator<Item = Result<Vec<Quarantined>>> {
@@ -187,14 +185,10 @@ fn named(context: &Context, commits: &[String]) -> Result<Vec<Dot>> {
     if commits.is_empty() {
         return Ok(all.collect());
     }
-    let all: Vec<(Dot, String)> = all.map(|dot| (dot, dot.to_string())).collect();
-    for text in commits {
-        if !all.iter().any(|(_, name)| name == text) {
-            return Err(CliError::new(Kind::NotFound, format!("the commit {text} is not in the quarantine"))
-                .hint("`ahenk-cli quarantine list` shows what is"));
-        }
-    }
-    Ok(all.into_iter().filter(|(_, name)| commits.contains(name)).map(|(dot, _)| dot).collect())
+    let (all, ids): (Vec<Dot>, Vec<String>) = all.map(|dot| (dot, dot.to_string())).unzip();
+    let asked = commits.iter().map(|text| by_prefix(text, &ids, RETRACTED, NO_RETRACTED));
+    let asked: BTreeSet<&str> = asked.collect::<Result<_>>()?;
+    Ok(all.into_iter().zip(&ids).filter(|(_, id)| asked.contains(id.as_str())).map(|(dot, _)| dot).collect())
 }
 
 /// Says what stays done.

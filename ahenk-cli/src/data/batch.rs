@@ -61,7 +61,9 @@ pub(super) async fn apply(context: &Context, operations: &[Operation]) -> Result
         .await;
     match (result, missing) {
         (Ok(()), _) => Ok(Applied { operations: operations.len() as u64, transactions: 1 }),
-        (Err(TransactionError::Aborted(_)), Some(Operation { table, row, .. })) => Err(no_row(table, row)),
+        (Err(TransactionError::Aborted(_)), Some(Operation { table, row, .. })) => {
+            Err(no_row(context, table, row))
+        }
         (Err(error), _) => Err(CliError::from(error)),
     }
 }

@@ -14,6 +14,7 @@ use super::json::{JsonFields, RawFields};
 use super::{at_most, rows};
 use crate::error::{CliError, Kind, Result, closed};
 use crate::service::{Caller, Context};
+use crate::suggest::{ambiguous, did_you_mean};
 
 /// Commits or conflicts read from the store at a time.
 pub(super) const PAGE: u64 = 64;
@@ -80,22 +81,28 @@ pub(crate) struct Changed {
 }
 
 /// The names of the account's devices.
-pub(super) struct Names(BTreeMap<DeviceId, String>);
+pub(crate) struct Names {
+    names: BTreeMap<DeviceId, String>,
+    revoked: BTreeSet<DeviceId>,
+}
 
 impl Names {
-    pub(super) async fn read(context: &Context) -> Result<Names> {
+    pub(crate) async fn read(context: &Context) -> Result<Names> {
         let status = context.db.status().await.ok_or_else(closed)?;
-        Ok(Names(status.members.into_iter().map(|cert| (cert.device(), cert.name)).collect()))
+        Ok(Names {
+            names: status.members.into_iter().map(|cert| (cert.device(), cert.name)).collect(),
+            revoked: status.revocations.iter().map(|revocation| revocation.device).collect(),
+        })
     }
 
     /// Ids and names, ascending by id.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&DeviceId, &String)> {
-        self.0.iter()
+        self.names.iter()
     }
 
     /// What a device is called; `?` if it is not known.
-    pub(super) fn name(&self, device: DeviceId) -> String {
-        self.0.get(&device).cloned().unwrap_or_else(|| "?".to_owned())
+    pub(crate) fn name(&self, device: DeviceId) -> String {
+        self.names.get(&device).cloned().unwrap_or_else(|| "?".to_owned())
     }
 
     pub(super) fn writer(&self, stamp: Stamp) -> Writer {
@@ -110,7 +117,7 @@ impl Names {
 
     /// Like [`Names::writer`], but learns of devices that joined meanwhile.
     async fn writer_of_new(&mut self, context: &Context, stamp: Stamp) -> Result<Writer> {
-        if !self.0.contains_key(&stamp.dot.replica.device) {
+        if !self.names.contains_key(&stamp.dot.replica.device) {
             *self = Names::read(context).await?;
         }
         Ok(self.writer(stamp))
@@ -119,23 +126,40 @@ impl Names {
     /// The devices that are called so, or else the one whose id starts so.
     pub(super) fn matching(&self, text: &str) -> Result<BTreeSet<DeviceId>> {
         let named: BTreeSet<DeviceId> =
-            self.0.iter().filter(|(_, name)| *name == text).map(|(id, _)| *id).collect();
+            self.names.iter().filter(|(_, name)| *name == text).map(|(id, _)| *id).collect();
         if !named.is_empty() {
             return Ok(named);
         }
         let prefix = text.to_ascii_lowercase();
-        let found: BTreeSet<DeviceId> =
-            self.0.keys().filter(|id| id.to_string().starts_with(&prefix)).copied().collect();
+        let begins = |id: &DeviceId| !prefix.is_empty() && id.to_string().starts_with(&prefix);
+        let found: BTreeSet<DeviceId> = self.names.keys().copied().filter(begins).collect();
         match found.len() {
             1 => Ok(found),
             0 => Err(CliError::new(
                 Kind::NotFound,
                 format!("no device is called {text:?}, nor has such an id"),
             )
-            .hint("`ahenk-cli device list` shows the devices")),
-            _ => Err(CliError::usage(format!("the ids of several devices start with {text:?}"))
-                .hint("give more of the id, or the name")),
+            .hint(did_you_mean(
+                text,
+                self.names.values().map(String::as_str),
+                "`ahenk-cli device list` shows the devices",
+            ))),
+            _ => Err(self.several(text, &found)),
         }
+    }
+
+    /// The one device that is called so, or whose id starts so. Among several of one name, the one that is not revoked.
+    pub(crate) fn one(&self, text: &str) -> Result<DeviceId> {
+        let found = self.matching(text)?;
+        let standing = || found.iter().filter(|id| !self.revoked.contains(id));
+        match (found.first(), standing().next(), found.len(), standing().count()) {
+            (Some(one), _, 1, _) | (_, Some(one), _, 1) => Ok(*one),
+            _ => Err(self.several(text, &found)),
+        }
+    }
+
+    fn several(&self, text: &str, found: &BTreeSet<DeviceId>) -> CliError {
+        ambiguous(text, "device", found.iter().map(|id| format!("{} ({id})", self.name(*id))))
     }
 }
 

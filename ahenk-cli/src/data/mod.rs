@@ -26,7 +26,7 @@ pub(crate) use backup::BackedUp;
 pub(crate) use batch::{Applied, Operation};
 pub(crate) use conflicts::{ConflictDetail, ConflictEntry, Loss, Restored, Side};
 use json::JsonFields;
-pub(crate) use log::{Changed, LogEntry, Since, Watched, Writer};
+pub(crate) use log::{Changed, LogEntry, Names, Since, Watched, Writer};
 pub(crate) use rows::{Listed, Selection, Shape, TableCount};
 pub(crate) use story::{Explanation, FieldReason, HistoryEntry, Holder, Rival};
 pub(crate) use transfer::{Exported, ImportState, Imported};
@@ -34,6 +34,7 @@ pub(crate) use verify::{Compared, Outcome, Verified};
 
 use crate::error::{CliError, Kind, Result};
 use crate::service::{Caller, Context};
+use crate::suggest::did_you_mean;
 
 /// A request about data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -237,9 +238,18 @@ pub(crate) async fn call(context: &Context, request: DataRequest, caller: &mut C
     }
 }
 
-fn no_row(table: &str, row: &str) -> CliError {
-    CliError::new(Kind::NotFound, format!("there is no row {row:?} in table {table:?}"))
-        .hint(format!("`ahenk-cli list {table}` shows the rows there are"))
+fn no_row(context: &Context, table: &str, row: &str) -> CliError {
+    let missing = CliError::new(Kind::NotFound, format!("there is no row {row:?} in table {table:?}"));
+    let tables = context.db.tables().unwrap_or_default();
+    if tables.iter().any(|name| name.as_str() == table) {
+        return missing.hint(format!("`ahenk-cli list {table}` shows the rows there are"));
+    }
+    let names = tables.iter().map(TableName::as_str);
+    missing.hint(did_you_mean(
+        table,
+        names,
+        "no table of that name has rows; `ahenk-cli tables` shows those that have",
+    ))
 }
 
 /// A count or limit from the wire as one of this machine.

@@ -13,8 +13,13 @@ use super::transfer::Exported;
 const AROUND_BYTES: usize = 48 * 1024;
 /// Room for an operation and each field besides names and values, in bytes.
 const EACH_BYTES: usize = 16;
-/// Most of a row in one transaction, in bytes.
-const PART_BYTES_MAX: usize = COMMIT_BYTES_MAX - AROUND_BYTES;
+/// Most of a row in one transaction of any device, in bytes.
+pub(crate) const PART_BYTES_MAX: usize = part_bytes_max(COMMIT_BYTES_MAX);
+
+/// Most of a row in one transaction of a device that makes commits of at most so many bytes.
+pub(crate) const fn part_bytes_max(commit_bytes_max: usize) -> usize {
+    commit_bytes_max.saturating_sub(AROUND_BYTES)
+}
 
 /// How records become rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,8 +46,12 @@ pub(crate) struct Sized {
 }
 
 impl Shape {
-    /// The row in its parts, at least one; `None` if it is of a table that was not asked for.
-    pub(crate) fn row(&self, content: Content) -> Result<Option<Vec<Sized>>, Unusable> {
+    /// The row in its parts of at most so many bytes, at least one; `None` if it is of a table that was not asked for.
+    pub(crate) fn row(
+        &self,
+        content: Content,
+        part_bytes_max: usize,
+    ) -> Result<Option<Vec<Sized>>, Unusable> {
         let row = match self {
             Shape::Rows { table, key } => {
                 let fields = match content {
@@ -60,7 +69,7 @@ impl Shape {
                 row
             }
         };
-        parts(row).map(Some)
+        parts(row, part_bytes_max).map(Some)
     }
 }
 
@@ -83,17 +92,17 @@ fn exported(content: Content) -> Result<Exported, Unusable> {
 
 /// Checks all names, and divides the fields so that each part fits a transaction. A row can have outgrown that by
 /// several writes; a single field cannot have.
-pub(crate) fn parts(row: Exported) -> Result<Vec<Sized>, Unusable> {
+pub(crate) fn parts(row: Exported, part_bytes_max: usize) -> Result<Vec<Sized>, Unusable> {
     let Exported { table, row, fields: JsonFields(fields) } = row;
     let around = TableName::new(&table)?.as_str().len() + RowKey::new(&row)?.as_str().len() + EACH_BYTES;
     let part = || Exported { table: table.clone(), row: row.clone(), fields: JsonFields::default() };
     let (mut parts, mut next) = (Vec::new(), Sized { row: part(), bytes: around });
     for (name, value) in fields {
         let bytes = field_bytes(&name, &value)?;
-        if around + bytes > PART_BYTES_MAX {
-            return Err(Unusable::TooLarge { field: name, bytes });
+        if around + bytes > part_bytes_max {
+            return Err(Unusable::TooLarge { field: name, bytes, max: part_bytes_max });
         }
-        if next.bytes + bytes > PART_BYTES_MAX || next.row.fields.0.len() >= ROW_FIELDS_MAX {
+        if next.bytes + bytes > part_bytes_max || next.row.fields.0.len() >= ROW_FIELDS_MAX {
             parts.push(std::mem::replace(&mut next, Sized { row: part(), bytes: around }));
         }
         next.bytes += bytes;
@@ -122,14 +131,17 @@ mod tests {
     }
 
     fn reason(shape: &Shape, text: &str) -> String {
-        shape.row(Content::Json(text.to_owned())).expect_err("unusable").to_string()
+        shape.row(Content::Json(text.to_owned()), PART_BYTES_MAX).expect_err("unusable").to_string()
     }
 
     #[test]
     fn the_key_field_names_the_row_and_stays_in_it() {
         for (text, key) in [(r#"{"id":"a","b":1}"#, "a"), (r#"{"id":-7}"#, "-7")] {
             let fields = parse_fields(text).expect("reads");
-            let parts = rows().row(Content::Json(text.to_owned())).expect("usable").expect("asked for");
+            let parts = rows()
+                .row(Content::Json(text.to_owned()), PART_BYTES_MAX)
+                .expect("usable")
+                .expect("asked for");
             assert_eq!(parts.len(), 1);
             assert_eq!(
                 parts[0].row,
@@ -153,7 +165,7 @@ mod tests {
         let long = format!(r#"{{"id":"{}"}}"#, "k".repeat(513));
         assert!(reason(&rows(), &long).contains("at most 512"));
         let large = format!(r#"{{"id":"a","text":"{}"}}"#, "x".repeat(COMMIT_BYTES_MAX));
-        assert!(reason(&rows(), &large).contains("one transaction at most"));
+        assert!(reason(&rows(), &large).contains("one transaction holds at most"));
     }
 
     #[test]
@@ -162,7 +174,7 @@ mod tests {
         let many = (0..ROW_FIELDS_MAX + 1).map(|n| (format!("field-{n}"), Value::Int(n as i64)));
         for fields in [large.collect::<RawFields>(), many.collect()] {
             let row = Exported { table: "t".into(), row: "r".into(), fields: JsonFields(fields.clone()) };
-            let parts = parts(row).expect("usable");
+            let parts = parts(row, PART_BYTES_MAX).expect("usable");
             assert!(parts.len() > 1);
             let mut together = RawFields::new();
             for Sized { row, bytes } in parts {
@@ -172,7 +184,7 @@ mod tests {
             assert_eq!(together, fields);
         }
         let empty = Exported { table: "t".into(), row: "r".into(), fields: JsonFields::default() };
-        assert_eq!(parts(empty).expect("usable").len(), 1, "a row without fields is a row");
+        assert_eq!(parts(empty, PART_BYTES_MAX).expect("usable").len(), 1, "a row without fields is a row");
     }
 
     #[test]
@@ -181,10 +193,11 @@ mod tests {
         let deepest = format!("{}{}", "[".repeat(32), "]".repeat(32));
         let fields = format!(r#"{{"$bytes":"a field's name","a":[1,{{"$bytes":"AP8="}}],"b":{deepest}}}"#);
         let text = &format!(r#"{{"table":"t","row":"r","fields":{fields}}}"#);
-        let parts = all.row(Content::Json(text.to_owned())).expect("usable").expect("asked for");
+        let parts =
+            all.row(Content::Json(text.to_owned()), PART_BYTES_MAX).expect("usable").expect("asked for");
         assert_eq!(serde_json::to_string(&parts[0].row).expect("writes"), *text);
         let other = Shape::Exported { only: Some(TableName::new("u").expect("a name")) };
-        assert_eq!(other.row(Content::Json(text.to_owned())).expect("usable"), None);
+        assert_eq!(other.row(Content::Json(text.to_owned()), PART_BYTES_MAX).expect("usable"), None);
         for text in [
             r#"{"table":"t","row":"r"}"#,
             r#"{"table":"t","row":1,"fields":{}}"#,

@@ -39,7 +39,7 @@ pub(super) async fn put(context: &Context, table: &str, row: &str, fields: JsonF
 }
 
 pub(super) fn get(context: &Context, table: &str, row: &str) -> Result<JsonFields> {
-    let found = context.db.get(table, row)?.ok_or_else(|| no_row(table, row))?;
+    let found = context.db.get(table, row)?.ok_or_else(|| no_row(context, table, row))?;
     Ok(JsonFields(raw(found)))
 }
 

@@ -107,7 +107,7 @@ impl Place {
         let (table, row) = (TableName::new(table).map_err(name)?, RowKey::new(row).map_err(name)?);
         let field = field.map(FieldName::new).transpose().map_err(name)?;
         let state = context.db.store().row(&table, &row)?;
-        let state = state.ok_or_else(|| no_row(table.as_str(), row.as_str()))?;
+        let state = state.ok_or_else(|| no_row(context, table.as_str(), row.as_str()))?;
         Ok(Place { table, row, field, state })
     }
 

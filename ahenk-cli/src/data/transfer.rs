@@ -10,7 +10,7 @@ use engine::store::StoreRead as _;
 use serde::{Deserialize, Serialize};
 
 use super::json::JsonFields;
-use super::record::parts;
+use super::record::{PART_BYTES_MAX, parts};
 use super::rows::{Pages, raw};
 use crate::error::{CliError, Kind, Result};
 use crate::service::{Caller, Context};
@@ -119,7 +119,7 @@ pub(super) async fn export(context: &Context, caller: &Caller, only: Option<&str
             for (row, found) in page {
                 let fields = JsonFields(raw(found));
                 // What a line holds can be written back in one transaction.
-                let parts = parts(Exported { table: table.clone(), row, fields });
+                let parts = parts(Exported { table: table.clone(), row, fields }, PART_BYTES_MAX);
                 for part in parts.map_err(CliError::internal)? {
                     caller.item(part.row).await?;
                 }

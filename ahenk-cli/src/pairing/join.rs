@@ -84,7 +84,8 @@ pub(crate) async fn join(joining: &Joining<'_>, told: impl Fn(&str)) -> Result<F
 async fn spawn(config: &Config, secret: &SecretKey) -> Result<Libp2pTransport> {
     let topic = hex(&secrets::random::<16>()?[..]);
     let mut libp2p = Libp2pConfig::new(secret.clone(), topic);
-    libp2p.listen.clone_from(&config.listen);
+    libp2p.listen = config.listen();
+    libp2p.paths = config.paths();
     libp2p.mdns = config.mdns;
     Libp2pTransport::spawn(libp2p).await.map_err(|error| session::spawn_error(config, &error))
 }

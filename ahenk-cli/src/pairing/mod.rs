@@ -26,7 +26,11 @@ fn pairing_error(error: PairingError) -> CliError {
             (Kind::NotAuthorised, "if the tries were not yours, somebody else is trying to join")
         }
         PairingError::Declined => (Kind::NotAuthorised, "the user of the inviting device said no"),
-        PairingError::BadMessage | PairingError::VersionMismatch { .. } => {
+        PairingError::BadMessage => (
+            Kind::Network,
+            "use the same version of ahenk-cli on both devices; if it is the same, someone is interfering with the connection",
+        ),
+        PairingError::VersionMismatch { .. } => {
             (Kind::Network, "use the same version of ahenk-cli on both devices")
         }
         PairingError::BadCertificate(_) => {

@@ -29,6 +29,12 @@ pub enum StoreError {
     /// The medium has no room. Nothing was changed.
     #[error("the disk is full")]
     Full,
+    /// The database takes as much space as its limit allows. Nothing was changed.
+    #[error("the database takes as much space as its limit allows, {bytes_max} bytes")]
+    Limit {
+        /// The limit, in bytes.
+        bytes_max: u64,
+    },
     /// The medium failed.
     #[error("storage failed: {0}")]
     Io(String),
@@ -217,6 +223,12 @@ pub trait Store: StoreRead + Send + Sync + 'static {
     /// error came from the very end of making it durable) all of it: reopen and recover to learn which.
     /// A batch that does not continue the log, repeats a commit of it, or signs one that is not in it, is refused.
     fn apply(&self, batch: &Batch) -> Result<(), StoreError>;
+
+    /// Whether there is room for more rows; an error that says why not. Asked before a local write, so that one that
+    /// cannot be kept is refused before anything comes of it.
+    fn room(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Makes a store that failed usable again, from what is durable. Reads may fail meanwhile. Not needed (and not
     /// harmful) where a failure leaves nothing behind.

@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
-use super::super::{Env, read_line};
+use super::super::{Env, read_yes};
 use super::qr::{self, Picture};
 use crate::backend::{Backend, Call, Need, read_item};
 use crate::error::Result;
@@ -63,9 +63,8 @@ async fn invite(env: &Env, backend: &Backend, args: Args) -> Result<()> {
 /// Reads the user's answer and passes it on, unless the question lapses before.
 async fn ask(env: &Env, call: &mut Call) -> Result<Option<serde_json::Value>> {
     tokio::select! {
-        line = read_line() => {
-            let yes = line?.is_some_and(|line| matches!(line.trim().to_lowercase().as_str(), "y" | "yes"));
-            call.answer(yes).await?;
+        yes = read_yes() => {
+            call.answer(yes?).await?;
             call.next().await
         }
         item = call.next() => {

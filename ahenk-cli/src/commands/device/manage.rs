@@ -11,14 +11,16 @@ use crate::protocol::Request;
 /// Arguments of `device revoke`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-What this device has of the revoked device's writes still counts; what it wrote beyond that counts nowhere, and is kept in
-`ahenk-cli quarantine` where it had been applied. The device is told, keeps its own data, and syncs no more. It
-can come back only by pairing anew, as a new device.
+What this device has of the revoked device's writes still counts; what it wrote
+beyond that counts nowhere, and is kept in `ahenk-cli quarantine` where it had
+been applied. The device is told, keeps its own data, and syncs no more. It can
+come back only by pairing anew, as a new device.
 
 Examples:
   ahenk-cli device revoke phone --reason 'lost on the train'")]
 pub(crate) struct Revoke {
     /// The device: its name, or how its id starts
+    #[arg(add = super::super::complete::devices())]
     device: String,
     /// Why, in a few words; the other devices and the revoked one show it
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -31,10 +33,15 @@ pub(crate) struct Revoke {
 /// Arguments of `device promote`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-An administrator can invite, revoke and promote devices. It is given the account's root key when the two are connected
-next, and that cannot be taken back.")]
+An administrator can invite, revoke and promote devices. It is given the
+account's root key when the two are connected next, and that cannot be taken
+back.
+
+Example:
+  ahenk-cli device promote desk")]
 pub(crate) struct Promote {
     /// The device: its name, or how its id starts
+    #[arg(add = super::super::complete::devices())]
     device: String,
     /// Do it without asking
     #[arg(long, short)]
@@ -43,8 +50,10 @@ pub(crate) struct Promote {
 
 /// Arguments of `device rename`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  ahenk-cli device rename phone 'old phone'")]
 pub(crate) struct Rename {
     /// The device: its name, or how its id starts
+    #[arg(add = super::super::complete::devices())]
     device: String,
     /// Its new name
     name: String,

@@ -52,7 +52,7 @@ fn seconds(ms: i64) -> f64 {
 }
 
 /// The whole page.
-pub(super) fn text(stats: &Stats) -> String {
+pub(crate) fn text(stats: &Stats) -> String {
     let mut text = Text::default();
     text.family("info", "gauge", "What this device is; always 1.");
     let version = env!("CARGO_PKG_VERSION");

@@ -7,7 +7,6 @@
 use std::io::{self, BufRead};
 
 use clap::ValueEnum;
-use engine::config::COMMIT_BYTES_MAX;
 use engine::name::NameError;
 
 use super::json::{JsonError, RawFields};
@@ -91,12 +90,14 @@ pub(crate) enum Unusable {
     #[error("{0}")]
     Name(#[from] NameError),
     /// A field that no transaction holds.
-    #[error("the field {field:?} takes {bytes} bytes, and one transaction at most {COMMIT_BYTES_MAX}")]
+    #[error("the field {field:?} takes {bytes} bytes, and one transaction holds at most {max}")]
     TooLarge {
         /// Its name.
         field: String,
         /// Its size in bytes.
         bytes: usize,
+        /// Most of one transaction, in bytes.
+        max: usize,
     },
 }
 

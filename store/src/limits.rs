@@ -1,0 +1,24 @@
+//! What a database may take of memory and of the disk.
+
+/// Limits of one database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreLimits {
+    /// Memory for pages of the file, in bytes.
+    pub cache_bytes_max: usize,
+    /// Memory for rows that are not in their table yet, roughly, in bytes: from there on they are written into it.
+    pub pending_bytes_max: usize,
+    /// Space on the disk, in bytes; `None` for as much as there is. From there on no rows are taken any more, which is
+    /// [`engine::store::StoreError::Limit`]; one batch may go beyond it. What administrators say of devices is taken all
+    /// the same.
+    pub disk_bytes_max: Option<u64>,
+}
+
+impl Default for StoreLimits {
+    fn default() -> StoreLimits {
+        StoreLimits {
+            cache_bytes_max: 64 * 1024 * 1024,
+            pending_bytes_max: 48 * 1024 * 1024,
+            disk_bytes_max: None,
+        }
+    }
+}
