@@ -47,7 +47,7 @@ const DAMAGED_MAX: u32 = 64;
 ///
 /// Errors of peers are data ([`Event::PeerFault`]), errors of the environment are an `Err`, errors of this code
 /// are panics. Nothing received can cause a panic. The work of one `handle` is bounded by the size of one frame
-/// plus the reorder buffer; memory is bounded by `config` times the number of peers.
+/// plus the reorder buffer, but for a statement that retracts: it reads the log once, from its start; memory is bounded by `config` times the number of peers.
 #[derive(Debug)]
 pub struct Engine {
     pub(crate) config: Config,
