@@ -629,7 +629,7 @@ fn log_event(event: &Event) {
     match event {
         Event::PeerFault { device, fault, text } => warn!(%device, ?fault, "{text}"),
         Event::Fork { .. } | Event::Forked { .. } | Event::Diverged { .. } => {
-            error!(?event, "this needs attention")
+            error!(?event, "this needs attention");
         }
         Event::ClockSkew { .. } | Event::Rewound { .. } | Event::Revoked { .. } => {
             warn!(?event, "attention");
