@@ -21,7 +21,7 @@ from vector_crypto import (  # noqa: E402
 )
 
 FRAME_BYTES_MAX, CONTROL_BYTES_MAX, INFLATED_BYTES_MAX = 1 << 20, 1 << 16, 1 << 21
-COMMIT_BYTES_MAX, RUN_BYTES_MAX, RUN_COMMITS_MAX = 983_040, 1 << 22, 1 << 14
+COMMIT_BYTES_MAX, RUNS_BYTES_MAX, RUN_COMMITS_MAX = 983_040, 1 << 22, 1 << 14
 COMMIT_OPS_MAX, ROW_FIELDS_MAX, REPLICAS_MAX, RANGES_MAX, HEADS_MAX = 1 << 16, 4096, 1024, 64, 1024
 TABLE_BYTES_MAX, ROW_KEY_BYTES_MAX, FIELD_BYTES_MAX, DEVICE_NAME_BYTES_MAX = 128, 512, 128, 64
 REASON_BYTES_MAX = 256
@@ -407,6 +407,13 @@ class Row:
         cells = sorted(self.fields.items())
         return out + put_list([put_bytes(f) + put_stamp(stamp) + put_value(v) for f, (stamp, v) in cells])
 
+    def digest(self, start):
+        marks = [(0, self.ins), (1, self.deleted)]
+        parts = [bytes([kind]) + put_stamp(stamp) for kind, stamp in marks if stamp]
+        for field, (stamp, value) in self.fields.items():
+            parts.append(b"\2" + put_bytes(field) + put_stamp(stamp) + put_value(value))
+        return sum(int.from_bytes(blake3(start + part)[:16], "big") for part in parts) & (1 << 128) - 1
+
 
 def put_stamp(stamp):
     return stamp[0].to_bytes(8, "big") + put_replica(stamp[1]) + put_varint(stamp[2])
@@ -442,7 +449,7 @@ def unpack(frame):
     need(len(frame) <= FRAME_BYTES_MAX, "a frame too long", "too large")
     need(len(frame) >= 11, "a frame too short", "damaged")
     need(frame[2:6] == crc(frame[:2], frame[6:]), "a wrong checksum", "damaged")
-    need(frame[0] == 1, "another major version", "version")
+    need(frame[0] == 2, "another major version", "version")
     need(frame[1] in (0, 1), "unknown flags")
     reader = Reader(frame[6:])
     session = reader.be(4)
@@ -465,7 +472,7 @@ def unpack(frame):
 
 def pack(session, payload):
     body = struct.pack(">I", session) + payload
-    return b"\1\0" + crc(b"\1\0", body) + body
+    return b"\2\0" + crc(b"\2\0", body) + body
 
 
 # ----- section 10: messages. Each type reads and writes one field.
@@ -542,8 +549,7 @@ TIME = struct_of(nonce=U32, wall_ms=U64_)
 CONTROL = {
     1: struct_of(minor=number(16), features=U64_, cert=CERT, replica=REPLICA, echo=U32, digest=fixed(16),
                  heads_digest=fixed(16)),
-    2: struct_of(digest=fixed(16), state=fixed(16), knowledge=optional(KNOWLEDGE), reply=FLAG,
-                 heads_digest=fixed(16), tags=listing(fixed(8))),
+    2: struct_of(state=fixed(16), knowledge=KNOWLEDGE, reply=FLAG, tags=listing(fixed(8))),
     3: struct_of(id=U32, ranges=KNOWLEDGE, credit=U64_),
     5: struct_of(want=U32, credit=U64_, pushed=U64_, heads=HEADS),
     6: struct_of(heads=HEADS, tags=listing(fixed(8))),
@@ -552,6 +558,7 @@ CONTROL = {
     9: struct_of(fault=FAULT, text=TEXT),
     10: struct_of(text=TEXT),
     11: struct_of(key=fixed(32)),
+    12: struct_of(digest=fixed(16), reply=FLAG),
     32: struct_of(id=U32, after=PLACE, detail=FLAG),
     33: struct_of(id=U32, digest=fixed(16), upto=PLACE, state=fixed(16), rows=listing(ROW_DIGEST)),
 }
@@ -571,23 +578,40 @@ def read_message(frame, account):
 def read_ops(reader, account):
     ops = {"want": reader.varint(32), "offset": reader.varint(), "done": reader.flag(), "runs": []}
     for _ in range(reader.count(RUN_COMMITS_MAX)):
-        by_columns, commits = read_run(reader, account)
-        ops["runs"].append({"by_columns": by_columns, "commits": commits, "sig": reader.raw(64)})
+        form = reader.u8()
+        need(form < 2, "an unknown form of a run")
+        run = {"by_columns": form == 1, "commits": Head(reader, account) if form else read_rows(reader, account)}
+        ops["runs"].append(run | {"sig": reader.raw(64)})
+    heads = [run for run in ops["runs"] if run["by_columns"]]
+    if heads:
+        columns = Columns(reader)
+        for run in heads:
+            run["commits"] = columns.run(run["commits"])
+        columns.end()
+    for run in ops["runs"]:
+        check_run(run["commits"])
+    total = sum(len(put_commit(commit)) for run in ops["runs"] for commit in run["commits"])
+    need(total <= RUNS_BYTES_MAX, "runs too long together")
     return ops
 
 
 # ----- section 11: runs
 
-def read_run(reader, account):
-    form = reader.u8()
-    need(form < 2, "an unknown form of a run")
-    commits = Columns(reader, account).run if form else read_rows(reader, account)
+def check_run(commits):
     need(commits, "a run without commits")
-    need(sum(len(put_commit(commit)) for commit in commits) <= RUN_BYTES_MAX, "a run too long")
     for before, after in zip(commits, commits[1:]):
         need(before["replica"] == after["replica"] and before["seq"] + 1 == after["seq"], "a gap")
         need(after["prev"] == hash_commit(put_commit(before)), "a broken chain")
-    return form == 1, commits
+
+
+class Head:
+    """What stands in front of a run's columns."""
+
+    def __init__(self, reader, account):
+        self.count = reader.count(RUN_COMMITS_MAX)
+        self.replica, self.seq = replica(reader), reader.varint()
+        self.cert = read_introduction(reader, account) if self.seq == 1 else None
+        self.prev = bytes(32) if self.seq == 1 else reader.raw(32)
 
 
 def read_rows(reader, account):
@@ -605,13 +629,9 @@ def read_places(reader, length):
 
 
 class Columns:
-    """A run by columns."""
+    """The columns of a frame's runs."""
 
-    def __init__(self, reader, account):
-        count = reader.count(RUN_COMMITS_MAX)
-        self.replica, seq = replica(reader), reader.varint()
-        cert = read_introduction(reader, account) if seq == 1 else None
-        prev = bytes(32) if seq == 1 else reader.raw(32)
+    def __init__(self, reader):
         self.replicas = [replica(reader) for _ in range(reader.count(U64))]
         self.tables = [name(reader, TABLE_BYTES_MAX) for _ in range(reader.count(U64))]
         self.names = [name(reader, FIELD_BYTES_MAX) for _ in range(reader.count(U64))]
@@ -621,14 +641,20 @@ class Columns:
         self.columns = {}
         for column in ("ms", "counter", "deps", "ops", "shape", "row", "shared", "rest", "keys"):
             self.columns[column] = Reader(reader.bytes())
-        self.values = [[Reader(reader.bytes()) for _ in range(3)] for _ in self.names]
-        self.ints = [0] * len(self.names)
+        self.values = [[Reader(reader.bytes()) for _ in range(4)] for _ in self.names]
+        self.ints, self.strings = [0] * len(self.names), [b""] * len(self.names)
         self.stamp, self.last_deps, self.rows = 0, [0] * len(self.replicas), []
-        self.run = []
-        for _ in range(count):
-            self.run.append(self.commit(seq, prev, cert))
-            prev, seq, cert = hash_commit(put_commit(self.run[-1])), seq + 1, None
-        for column in [*self.columns.values(), *(c for three in self.values for c in three)]:
+
+    def run(self, head):
+        self.replica, seq, prev, cert = head.replica, head.seq, head.prev, head.cert
+        run = []
+        for _ in range(head.count):
+            run.append(self.commit(seq, prev, cert))
+            prev, seq, cert = hash_commit(put_commit(run[-1])), seq + 1, None
+        return run
+
+    def end(self):
+        for column in [*self.columns.values(), *(c for four in self.values for c in four)]:
             column.end()
 
     def read_shape(self, reader):
@@ -682,7 +708,7 @@ class Columns:
         return key
 
     def value(self, place):
-        tags, numbers, contents = self.values[place]
+        tags, numbers, _, contents = self.values[place]
         tag = tags.u8()
         need(tag <= 8, "an unknown tag")
         if tag == 0:
@@ -696,12 +722,19 @@ class Columns:
         if tag == 4:
             return ("float", contents.raw(8)[::-1])
         if tag == 5:
-            return ("text", utf8(contents.raw(numbers.varint())))
+            return ("text", utf8(self.string(place)))
         if tag == 6:
-            return ("bytes", contents.raw(numbers.varint()))
+            return ("bytes", self.string(place))
         value = read_value(contents)
         need(tag_of(value) == tag, "another tag than stated")
         return value
+
+    def string(self, place):
+        _, numbers, shares, contents = self.values[place]
+        rest, shared, last = numbers.varint(), shares.varint(), self.strings[place]
+        need(shared <= len(last), "a bad share")
+        self.strings[place] = last[:shared] + contents.raw(rest)
+        return self.strings[place]
 
 
 # ----- section 14: pairing
@@ -964,9 +997,9 @@ def check_rows(vectors, commits):
         equal(key, (v["table"].encode(), v["row"].encode()), "a row's name")
         equal(row.encode(), unhex(v["bytes"]), f"row {key}")
         equal(bool(row.ins), v["visible"], f"whether row {key} is there")
-        digest = blake3(b"ahenk row 1" + put_bytes(key[0]) + put_bytes(key[1]) + row.encode())[:16]
-        equal(digest, unhex(v["digest"]), f"the digest of row {key}")
-        state = state + int.from_bytes(digest, "big") & (1 << 128) - 1
+        digest = row.digest(b"ahenk row 2" + put_bytes(key[0]) + put_bytes(key[1]))
+        equal(digest, int(v["digest"], 16), f"the digest of row {key}")
+        state = state + digest & (1 << 128) - 1
     equal(state, int(vectors["rows"]["state"], 16), "the state digest")
 
 
@@ -978,6 +1011,11 @@ def check_frames(vectors, account):
         session, kind, body = read_message(unhex(v["bytes"]), account)
         equal((session, kind, body), (v["session"], v["kind"], expected), v["name"])
         equal(pack(session, bytes([kind]) + CONTROL[kind].put(body)), unhex(v["bytes"]), v["name"])
+        if kind == 2:
+            whole = knowledge_digest(body["knowledge"]) + body["state"]
+            of_the_have = blake3(b"ahenk summary 1" + whole)[:16]
+        if kind == 12:
+            equal(body["digest"], of_the_have, v["name"])
         if kind == 1:
             check_cert(body["cert"], account)
     for v in vectors["ops"]:

@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     account, backup, batch, bugreport, config, conflicts, delete, demo, device, doctor, export, get, import,
-    init, list, log, logs, oplog, peer, put, quarantine, relay, service, shell, start, stats, status, stop,
-    story, sync, verify, wait, watch,
+    init, list, log, logs, oplog, pause, peer, put, quarantine, relay, schema, service, shell, start, stats,
+    status, stop, story, sync, tui, verify, wait, watch,
 };
 
 const AFTER_HELP: &str = "\
@@ -73,6 +73,10 @@ pub(crate) enum Command {
     /// Stop the daemon if it runs, and start it in the background
     #[command(after_help = "Example:\n  ahenk-cli config set log.level debug && ahenk-cli restart")]
     Restart,
+    /// Talk to no other device, until `resume`
+    Pause(pause::PauseArgs),
+    /// Talk to the other devices again
+    Resume(pause::ResumeArgs),
     /// Have the system start the daemon: install, uninstall, print
     #[command(subcommand)]
     Service(service::Command),
@@ -83,6 +87,8 @@ pub(crate) enum Command {
     Log(log::Command),
     /// Show how things stand
     Status(status::Args),
+    /// Show it all on one screen, live: devices, throughput, changes, conflicts, log
+    Tui(tui::Args),
     /// Show sync in numbers: commits, operations, bytes, for all and for each device
     #[command(after_help = "Examples:\n  ahenk-cli stats\n  ahenk-cli --json stats | jq .total")]
     Stats,
@@ -151,6 +157,8 @@ pub(crate) enum Command {
     Quarantine(quarantine::Command),
     /// Print what a shell runs to complete commands, flags and settings
     Completions(shell::CompletionsArgs),
+    /// Print the JSON Schema of what commands print with --json
+    Schema(schema::Args),
     /// Write the manual pages, one a command, to a folder
     Man(shell::ManArgs),
     /// Show it all at work: three devices on this machine, cut off and reconnected
@@ -167,10 +175,13 @@ impl Command {
             Command::Start(args) => start::run(env, args).await,
             Command::Stop => stop::run(env).await,
             Command::Restart => start::restart(env).await,
+            Command::Pause(args) => pause::pause(env, args).await,
+            Command::Resume(args) => pause::resume(env, args).await,
             Command::Service(command) => service::run(env, &command),
             Command::Logs(args) => logs::run(env, args).await,
             Command::Log(command) => log::run(env, command).await,
             Command::Status(args) => status::run(env, args).await,
+            Command::Tui(args) => tui::run(env, args).await,
             Command::Stats => stats::stats(env).await,
             Command::Metrics(args) => stats::metrics(env, args).await,
             Command::Info => stats::info(env).await,
@@ -202,6 +213,7 @@ impl Command {
             Command::Conflicts(args) => conflicts::run(env, args).await,
             Command::Quarantine(command) => quarantine::run(env, command).await,
             Command::Completions(args) => shell::completions(env, &args),
+            Command::Schema(args) => schema::run(env, &args),
             Command::Man(args) => shell::man(env, &args),
             Command::Demo(args) => demo::run(env, args).await,
         }

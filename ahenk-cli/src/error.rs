@@ -38,6 +38,18 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// All kinds that a user meets, by exit code.
+    pub(crate) const ALL: [Kind; 8] = [
+        Kind::Internal,
+        Kind::Usage,
+        Kind::NotFound,
+        Kind::NotRunning,
+        Kind::NotAuthorised,
+        Kind::Conflict,
+        Kind::Network,
+        Kind::Storage,
+    ];
+
     pub(crate) fn exit_code(self) -> u8 {
         match self {
             Kind::OutputClosed => 0,

@@ -15,13 +15,19 @@ mod commands;
 mod config;
 mod data;
 mod error;
+#[cfg(test)]
+mod exercised;
 mod home;
 mod logging;
 mod network;
 mod output;
 mod pairing;
+mod progress;
 mod protocol;
+#[cfg(test)]
+mod reference;
 mod report;
+mod schema;
 mod secrets;
 mod server;
 mod service;

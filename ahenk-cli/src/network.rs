@@ -1,5 +1,6 @@
 //! Requests about the other devices: who they are, how they are reached, how far in sync they are.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ahenk::NodeStatus;
@@ -11,7 +12,7 @@ use engine::transport::PathKind;
 use transport_libp2p::{DialError, PeerDetails, RelayDetails};
 
 use crate::error::{CliError, Kind, Result, closed};
-use crate::report::{Added, Device, Fork, Peer, PeerStat, Relay, Stats, Status, Synced};
+use crate::report::{Added, Device, Fork, Paused, Peer, PeerStat, Relay, Stats, Status, Synced};
 use crate::service::Context;
 
 /// How long to wait for a device that was just dialed to say who it is.
@@ -184,6 +185,7 @@ pub(crate) async fn status(context: &Context) -> Result<Status> {
         admin: node.administers,
         up_ms: running.then(|| millis(context.started.elapsed())),
         sync_enabled: running && context.net.is_some(),
+        paused: context.paused.load(Ordering::Relaxed),
         listening,
         relays,
         clock_skew_ms: node.stats.clock_offset_ms().filter(|offset| offset.unsigned_abs() > SKEW_WARN_MS),
@@ -264,6 +266,13 @@ pub(crate) async fn sync(context: &Context, within: Duration) -> Result<Synced> 
         digest: digest_text(status.digest),
         took_ms: millis(started.elapsed()),
     })
+}
+
+/// Pauses sync, or lets it go on.
+pub(crate) async fn pause(context: &Context, paused: bool) -> Result<Paused> {
+    let changed = context.net_even_paused()?.pause(paused).await?;
+    context.paused.store(paused, Ordering::Relaxed);
+    Ok(Paused { paused, changed })
 }
 
 /// Connects to an address, and remembers it if a device of the account is there.

@@ -28,6 +28,11 @@ impl Output {
         self.json
     }
 
+    /// Whether colours are wanted: on a terminal, unless `NO_COLOR` is set.
+    pub(crate) fn colour(&self) -> bool {
+        self.colour
+    }
+
     /// Prints a JSON document on a line of its own.
     pub(crate) fn document(&self, value: &impl Serialize) -> Result<()> {
         let text = serde_json::to_string(value).map_err(CliError::internal)?;

@@ -69,6 +69,11 @@ pub(crate) enum Request {
         /// Addresses for the long form of the code; where we listen, if there are none.
         addresses: Vec<String>,
     },
+    /// Close all connections and make no more, or make them again. One [`crate::report::Paused`].
+    Pause {
+        /// To pause, or to go on.
+        paused: bool,
+    },
     /// Ends the daemon. Nothing is returned; the daemon's lock is free when it has ended.
     Stop,
     /// Rows, log and conflicts.

@@ -72,6 +72,9 @@ pub(crate) struct Status {
     /// Whether the daemon talks to other devices: the setting `sync.enabled` when it started.
     #[serde(default)]
     pub(crate) sync_enabled: bool,
+    /// Whether sync is paused, until `resume` or the daemon's end.
+    #[serde(default)]
+    pub(crate) paused: bool,
     pub(crate) listening: Vec<String>,
     /// The relays of the setting `network.relay_servers`.
     #[serde(default)]
@@ -183,6 +186,14 @@ pub(crate) struct Synced {
     pub(crate) position: u64,
     pub(crate) digest: String,
     pub(crate) took_ms: u64,
+}
+
+/// Whether sync is paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Paused {
+    pub(crate) paused: bool,
+    /// Whether it was otherwise before.
+    pub(crate) changed: bool,
 }
 
 /// An address that is remembered now.

@@ -4,6 +4,7 @@
 //! a question; it is cancelled by dropping its future, which loses nothing that was acknowledged.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ahenk::Db;
@@ -28,6 +29,8 @@ pub(crate) struct Context {
     /// The network; `None` if the database was opened without.
     pub(crate) net: Option<Libp2pControl>,
     pub(crate) started: Instant,
+    /// Whether sync is paused.
+    pub(crate) paused: AtomicBool,
     /// In the daemon: asks it to stop.
     pub(crate) stop: Option<Arc<Notify>>,
 }
@@ -40,6 +43,15 @@ impl Context {
 
     /// The network, or an error that says that this needs it.
     pub(crate) fn net(&self) -> Result<&Libp2pControl> {
+        if self.paused.load(Ordering::Relaxed) {
+            return Err(CliError::new(Kind::Conflict, "sync is paused: the daemon talks to no other device")
+                .hint("`ahenk-cli resume` lets it go on"));
+        }
+        self.net_even_paused()
+    }
+
+    /// The same, whether sync is paused or not.
+    pub(crate) fn net_even_paused(&self) -> Result<&Libp2pControl> {
         self.net.as_ref().ok_or_else(|| match &self.stop {
             Some(_) => {
                 CliError::new(Kind::Conflict, "`sync.enabled` is false: the daemon talks to no other device")
@@ -108,6 +120,7 @@ async fn dispatch(context: &Context, request: Request, caller: &mut Caller) -> R
         Request::Invite { ask, admin, addresses } => {
             pairing::invite(context, ask, admin, addresses, caller).await
         }
+        Request::Pause { paused } => caller.item(network::pause(context, paused).await?).await,
         Request::Stop => match &context.stop {
             Some(stop) => {
                 stop.notify_one();

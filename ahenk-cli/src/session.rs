@@ -7,6 +7,7 @@
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use ahenk::{Db, Node, Offline, Options, SystemClock};
@@ -100,7 +101,15 @@ impl Session {
                 (tokio::spawn(node.run()), db, Some(control))
             }
         };
-        let context = Context { home: home.clone(), identity, db, net, started: Instant::now(), stop };
+        let context = Context {
+            home: home.clone(),
+            identity,
+            db,
+            net,
+            paused: AtomicBool::new(false),
+            started: Instant::now(),
+            stop,
+        };
         let context = Arc::new(context);
         let mut chores = JoinSet::new();
         certify_self(&context, &config.device_name).await?;

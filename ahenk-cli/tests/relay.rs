@@ -84,6 +84,30 @@ fn a_device_joins_through_the_relay_with_the_long_code() {
 }
 
 #[test]
+fn a_relay_that_is_full_serves_nobody_else() {
+    let world = World::new();
+    let a = world.founder("a");
+    a.run(&["config", "set", "network.listen"]).ok();
+    let full = |more: &[&str]| {
+        let (running, address, metrics) = relay(&world, free_port(), more);
+        a.run(&["config", "set", "network.relay_servers", &address]).ok();
+        a.run(&["restart"]).ok();
+        (running, metrics)
+    };
+    let (running, _) = full(&["--reservations-max", "0"]);
+    until_status(&a, "the refusal is known", |status| !status["relays"][0]["last_error"].is_null());
+    drop(running);
+    for limit in ["--circuits-max", "--circuits-per-peer-max"] {
+        let (_running, metrics) = full(&[limit, "0"]);
+        until_status(&a, "the relay is used", |status| status["relays"][0]["reserved"] == true);
+        let mut inviting = a.spawn(&["--json", "device", "invite", "--yes"]);
+        let code = inviting.code();
+        world.device(limit.trim_start_matches('-')).join(&code).error(7, "network");
+        assert_eq!(counter(&metrics, "relay_circuits_total"), 0, "{limit}");
+    }
+}
+
+#[test]
 fn a_relay_that_refuses_is_named_in_status_and_doctor() {
     let world = World::new();
     let a = world.founder("a");

@@ -145,6 +145,10 @@ impl<S: Store> Watch<S> {
         let Some(last) = page.last().map(|stored| stored.position) else { return Ok(false) };
         let mut seen = self.cursor.operations;
         for stored in page {
+            if stored.position != self.cursor.position + 1 {
+                // The commit that was half seen is retracted: none of the next has been.
+                seen = 0;
+            }
             let stamp = stored.commit.stamp();
             let ops = match stored.commit.statement {
                 Some(_) => self.derived_anew(&stored.commit.dot)?,

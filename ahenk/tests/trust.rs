@@ -157,3 +157,33 @@ async fn a_database_that_ran_twice_is_told_of_everywhere_and_both_of_its_histori
         assert_eq!(forks[0].replica.device, second.device());
     }
 }
+
+#[tokio::test]
+async fn a_watch_that_stood_in_the_middle_of_what_is_taken_back_misses_nothing_after_it() {
+    let net = MemoryNet::new();
+    let [(admin, a), (other, b), (thief, c)] = a_theft(&net).await;
+    net.connect(a, b);
+    other.sync(SECONDS).await.unwrap();
+    net.disconnect(a, b);
+    thief
+        .transaction(|tx| {
+            tx.put("t", "one", text("after"))?;
+            tx.put("t", "two", text("after"))
+        })
+        .await
+        .unwrap();
+    let before = other.cursor();
+    net.connect(b, c);
+    other.sync(SECONDS).await.unwrap();
+    net.disconnect(b, c);
+    let half = other.watch(before).try_next().unwrap().expect("the first of two rows").cursor;
+    assert_ne!(half, other.cursor());
+    admin.revoke(thief.device(), "stolen").await.unwrap();
+    net.connect(a, b);
+    other.sync(SECONDS).await.unwrap();
+    let (mut watch, mut rows) = (other.watch(half), Vec::new());
+    while let Some(change) = watch.try_next().unwrap() {
+        rows.push((change.row.to_string(), change.kind));
+    }
+    assert_eq!(rows, [("one".to_owned(), OpKind::Delete), ("two".to_owned(), OpKind::Delete)]);
+}

@@ -9,7 +9,8 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use engine::codec::{Reader, Writer};
 use engine::commit::{Commit, hash_commit, verify_commit};
 use engine::testing::test_identity;
-use engine::wire::columns::{decode_run, encode_run};
+use engine::wire::columns::{decode_runs, encode_runs};
+use engine::wire::message::Run;
 
 const OPERATIONS: u64 = 10_000;
 const DURABLE: u64 = 2_000;
@@ -54,8 +55,9 @@ fn wire(c: &mut Criterion) {
     let account = test_identity(0).account();
     let signed = history(1, 1_000);
     let commits: Vec<Commit> = signed.iter().map(|(commit, _)| commit.clone()).collect();
+    let runs = [Run { commits: commits.clone(), sig: signed[signed.len() - 1].1 }];
     let mut writer = Writer::new();
-    encode_run(&commits, &mut writer);
+    encode_runs(&runs, &mut writer);
     let encoded = writer.into_bytes();
     eprintln!(
         "a run of {} operations: {:.1} B an operation, not deflated",
@@ -67,12 +69,12 @@ fn wire(c: &mut Criterion) {
     group.bench_function("encode a run", |b| {
         b.iter(|| {
             let mut writer = Writer::new();
-            encode_run(black_box(&commits), &mut writer);
+            encode_runs(black_box(&runs), &mut writer);
             writer.into_bytes()
         });
     });
     group.bench_function("decode a run", |b| {
-        b.iter(|| decode_run(&mut Reader::new(black_box(&encoded)), &account).expect("it decodes"));
+        b.iter(|| decode_runs(&mut Reader::new(black_box(&encoded)), &account).expect("it decodes"));
     });
     group.throughput(Throughput::Elements(1));
     let (commit, sig) = &signed[signed.len() - 1];

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ahenk::{Db, MemoryNet, Node, Options, SystemClock};
+use ahenk::{Db, Fields, MemoryNet, Node, Options, SystemClock};
 use engine::io::Event;
 use engine::store::StoreRead;
 use engine::testing::{identity_of, test_identity, test_root};
@@ -40,6 +40,33 @@ pub struct Synced {
     pub received_bytes: u64,
     /// Size of its database, in bytes.
     pub disk_bytes: u64,
+    /// From a write on the first device until the second has applied it, once both are in sync: the median and what one
+    /// in a hundred exceeds, in nanoseconds.
+    pub live_ns: [f64; 2],
+}
+
+/// Writes whose way is timed.
+const LIVE_WRITES: usize = 200;
+
+/// Writes on one device, and waits for the other to apply it, again and again.
+async fn live(dbs: &[Db<RedbStore>; 2]) -> [f64; 2] {
+    let mut events = dbs[1].events();
+    let mut times = Vec::new();
+    for n in 0..LIVE_WRITES {
+        let begun = std::time::Instant::now();
+        let fields = Fields::new().set("title", "a value of some length");
+        dbs[0].put("live", &format!("row-{n}"), fields).await.expect("a write");
+        loop {
+            match events.recv().await {
+                Ok(Event::Applied { remote: true, .. }) => break,
+                Ok(_) => {}
+                Err(error) => panic!("an event was missed: {error}"),
+            }
+        }
+        times.push(begun.elapsed().as_nanos() as f64);
+    }
+    times.sort_by(f64::total_cmp);
+    [times[LIVE_WRITES / 2], times[LIVE_WRITES - 1 - LIVE_WRITES / 100]]
 }
 
 /// A figure in kibibytes that the kernel keeps of this process (`VmHWM`, `VmRSS`), in bytes.
@@ -132,10 +159,11 @@ pub async fn initial_sync(folder: &Path, way: Way) -> Synced {
     let spent = stopwatch.spent();
     let received_bytes = dbs[1].status().await.map_or(0, |status| status.stats.total.bytes_received);
     let memory_bytes = memory("VmHWM").saturating_sub(before);
+    let live_ns = live(&dbs).await;
     for db in &dbs {
         db.close().await.expect("it closes");
     }
     let disk_bytes = std::fs::metadata(folder.join(format!("device-{}.redb", DEVICES[1])));
     let disk_bytes = disk_bytes.map_or(0, |metadata| metadata.len());
-    Synced { spent, memory_bytes, received_bytes, disk_bytes }
+    Synced { spent, memory_bytes, received_bytes, disk_bytes, live_ns }
 }

@@ -81,7 +81,7 @@ impl Workload {
                 prev: author.hash,
                 hlc: Hlc::new(ms, 0),
                 deps: std::mem::take(&mut author.deps),
-                introduces: (author.seq == 1).then(|| identities[at].cert.clone()),
+                introduces: (author.seq == 1).then(|| Box::new(identities[at].cert.clone())),
                 statement: None,
                 ops: vec![ops.make(&mut prng)],
             };

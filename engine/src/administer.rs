@@ -12,6 +12,7 @@ use crate::engine::Engine;
 use crate::hlc::Hlc;
 use crate::identity::{DeviceCert, DeviceId, Dot, PeerKey, SecretKey, Sig};
 use crate::io::{AdminError, Event, Order, Output};
+use crate::marks::mark;
 use crate::peer::Peer;
 use crate::planted::{self, Bug};
 use crate::statement::{Fence, Revocation, Statement, reason_ok};
@@ -52,6 +53,7 @@ impl Engine {
                     commit: commit.clone(),
                 };
                 self.apply_alone(now, Fencing { hashed, sig, from: None }, store)?;
+                self.timers.set(Timer::Fence, now.mono);
                 self.push(now, &before, &[(commit, sig)]);
                 Ok(dot)
             }
@@ -67,6 +69,7 @@ impl Engine {
         order: Order,
         store: &impl StoreRead,
     ) -> Result<Result<(Commit, Sig), AdminError>, StoreError> {
+        mark!(OrderRefused if self.identity.root.is_none());
         let Some(root) = &self.identity.root else { return Ok(Err(AdminError::NotAdministrator)) };
         let device = match &order {
             Order::Revoke { device, .. } | Order::Certify { device, .. } => *device,
@@ -75,6 +78,7 @@ impl Engine {
             return Ok(Err(AdminError::UnknownDevice(device)));
         };
         if self.state.revoked(&device) {
+            mark!(OrderTooLate);
             return Ok(Err(AdminError::Revoked(device)));
         }
         if self.state.heads.len() >= REPLICAS_MAX {
@@ -143,16 +147,32 @@ impl Engine {
         false
     }
 
-    /// Applies the next statement that waits to be alone.
+    /// Applies the next statement that waits to be alone; when there is none, what waited for those that were applied.
     pub(crate) fn fence_next(&mut self, now: Now, store: &impl StoreRead) -> Result<(), StoreError> {
-        let Some(next) = self.fencing.pop_front() else { return Ok(()) };
-        if !self.fencing.is_empty() {
-            self.timers.set(Timer::Fence, now.mono);
-        }
+        let Some(next) = self.fencing.pop_front() else { return self.unblock_alone(now, store) };
+        // For the next one, or for what waits for this one; by then it is durable.
+        self.timers.set(Timer::Fence, now.mono);
         let from = next.from;
         if !self.state.knowledge.contains(&next.hashed.commit.dot) {
             self.apply_alone(now, next, store)?;
             self.announce(now, from);
+        }
+        Ok(())
+    }
+
+    /// Applies what no longer has to wait, because statements came that it depends on, or that fence what it depends on.
+    fn unblock_alone(&mut self, now: Now, store: &impl StoreRead) -> Result<(), StoreError> {
+        if planted::is(Bug::StatementUnblocksNothing) {
+            return Ok(());
+        }
+        let before = self.state.position();
+        let mut draft = self.state.draft(store);
+        self.unblock(&mut draft, now)?;
+        self.settle(draft, true);
+        if self.state.position() > before {
+            mark!(UnblockedByStatement);
+            self.announce(now, None);
+            self.advance_all(now);
         }
         Ok(())
     }
@@ -166,6 +186,7 @@ impl Engine {
         if !planted::is(Bug::NoRollback) {
             retracted = self.state.roll_back(&mut draft, because)?;
         }
+        mark!(RolledBack if retracted > 0);
         if self.state.own_is_fenced() {
             self.rewound();
         }
@@ -187,6 +208,7 @@ impl Engine {
             Statement::Certify(_) => return,
             Statement::Revoke(revocation) => {
                 let (device, reason) = (revocation.device, revocation.reason.clone());
+                mark!(RevokedHears if device == self.identity.device());
                 Event::Revoked { device, reason, because, retracted }
             }
             Statement::Fork(proof) => {
@@ -234,6 +256,8 @@ impl Engine {
     /// of its own revocation reaches those who do not.
     pub(crate) fn part(&mut self, now: Now, key: PeerKey, store: &impl StoreRead) -> Result<(), StoreError> {
         let own = self.identity.device();
+        mark!(OwnProofShown if self.revoked());
+        mark!(RevokedCalls if self.state.revoked(&key.device()));
         let mut runs = Vec::new();
         for device in [own, key.device()] {
             let Some((_, because)) = self.state.fences.revocation(&device) else { continue };
@@ -277,6 +301,7 @@ impl Engine {
             return self.fault(now, key, Fault::Protocol, "it gave a key that is not the account's root key");
         }
         if self.identity.root.is_none() {
+            mark!(Promoted);
             self.identity.root = Some(root.clone());
             self.outputs.push_back(Output::Granted(root));
         }

@@ -9,6 +9,7 @@ use crate::engine::Engine;
 use crate::hlc::Hlc;
 use crate::identity::{PeerKey, ReplicaId, Sig};
 use crate::knowledge::Knowledge;
+use crate::marks::mark;
 use crate::peer::Serve;
 use crate::planted::{self, Bug};
 use crate::store::{StoreError, StoreRead, StoredCommit};
@@ -36,9 +37,16 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
         match &mut peer.serve {
             // Requests can overtake each other: an older one is void.
-            Some(serve) if serve.id > want.id => return Ok(()),
-            Some(serve) if serve.id == want.id => serve.credit = serve.credit.max(want.credit),
-            _ => {
+            Some(serve) if serve.id > want.id => {
+                mark!(OldRequest);
+                return Ok(());
+            }
+            Some(serve) if serve.id == want.id => {
+                mark!(RequestDoubled);
+                serve.credit = serve.credit.max(want.credit);
+            }
+            serve => {
+                mark!(RequestReplaced if serve.is_some());
                 let have = &self.state.knowledge;
                 let mut ranges = want.ranges.minus(&want.ranges.minus(have));
                 if planted::is(Bug::ServesOnlyOwn) {
@@ -85,6 +93,7 @@ impl Engine {
     fn pump(&mut self, now: Now, key: PeerKey, store: &impl StoreRead) -> Result<(), StoreError> {
         for _ in 0..FRAMES_PER_CALL {
             let Some(peer) = self.peers.get(&key) else { return Ok(()) };
+            mark!(CreditExhausted if peer.serve.as_ref().is_some_and(|serve| serve.sent >= serve.credit));
             let Some(serve) = peer.serve.as_ref().filter(|serve| serve.sent < serve.credit) else {
                 return Ok(());
             };
@@ -111,6 +120,7 @@ impl Engine {
                 return Ok(());
             }
         }
+        mark!(AnswerPaused);
         self.timers.set(Timer::Pump, now.mono);
         Ok(())
     }
@@ -134,6 +144,7 @@ impl Engine {
                         && (bytes + piece.bytes > 2 * self.config.batch_bytes as u64
                             || commits + piece.run.commits.len() > commits_max) =>
                 {
+                    mark!(RunTooLong);
                     break;
                 }
                 Some(piece) => {
@@ -175,7 +186,7 @@ impl Engine {
             }
             for stored in page {
                 let met = self.state.fences.met(&stored.commit.deps, |replica| has.prefix_len(replica));
-                let size = stored.commit.encode().len();
+                let size = stored.commit.encoded_len();
                 // The last commit may cross the budget, but not by so much that no frame would hold the run.
                 let over = bytes >= bytes_max
                     || bytes + size > bytes_max + self.config.batch_bytes
@@ -183,6 +194,8 @@ impl Engine {
                 let past = first + commits.len() as u64 > end;
                 let too_long = commits.len() >= RUN_COMMITS_MAX || bytes > INFLATED_BYTES_MAX / 2;
                 if (cut.is_some() && (!met || over || past)) || too_long {
+                    mark!(CutByDeps if !met);
+                    mark!(CutBySize if over && !past);
                     open = false;
                     break;
                 }
@@ -194,6 +207,7 @@ impl Engine {
             }
         }
         let Some((length, sig, bytes)) = cut else { return Ok(None) };
+        mark!(RelayedUnsigned if first + length as u64 - 1 > end);
         let commits = commits.into_iter().take(length).map(|stored| stored.commit).collect();
         Ok(Some(Piece { run: Run { commits, sig }, bytes: bytes as u64 }))
     }
@@ -205,10 +219,14 @@ impl Engine {
         for key in self.ready_peers() {
             let Some(peer) = self.peers.get(&key) else { continue };
             let room = peer.pushed_bytes - peer.pushed_acked + bytes <= self.config.push_bytes_max;
+            mark!(PushNoRoom if !room);
+            mark!(PushWhileServing if peer.serve.is_some());
+            mark!(PushPeerBehind if !peer.expects(before));
             if peer.serve.is_some() || !room || !peer.expects(before) {
                 self.announce_to(now, key);
                 continue;
             }
+            mark!(Pushed);
             for piece in &pieces {
                 self.push_piece(key, piece);
             }
@@ -237,7 +255,7 @@ impl Engine {
     fn pieces_of(&self, written: &[(Commit, Sig)]) -> Vec<Piece> {
         let mut pieces: Vec<Piece> = Vec::new();
         for (commit, sig) in written {
-            let bytes = commit.encode().len() as u64;
+            let bytes = commit.encoded_len() as u64;
             match pieces.last_mut() {
                 Some(piece)
                     if piece.bytes + bytes <= self.config.batch_bytes as u64

@@ -67,6 +67,11 @@ impl Writer {
         self.bytes.clear();
     }
 
+    /// Forgets all but the first `len` bytes, and keeps the room.
+    pub fn truncate(&mut self, len: usize) {
+        self.bytes.truncate(len);
+    }
+
     /// Bytes written so far.
     pub fn len(&self) -> usize {
         self.bytes.len()
@@ -93,7 +98,7 @@ impl Writer {
 
     /// A signed varint, zigzag.
     pub fn zigzag(&mut self, value: i64) {
-        self.varint(((value << 1) ^ (value >> 63)) as u64);
+        self.varint(zigzag(value));
     }
 
     /// Bytes as they are.
@@ -106,6 +111,21 @@ impl Writer {
         self.varint(bytes.len() as u64);
         self.raw(bytes);
     }
+}
+
+/// The unsigned integer that stands for a signed one, near zero for those near zero.
+pub fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)) as u64
+}
+
+/// Bytes that [`Writer::varint`] writes.
+pub fn varint_len(value: u64) -> usize {
+    (u64::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
+}
+
+/// Bytes that [`Writer::bytes`] writes for so many bytes.
+pub fn bytes_len(bytes: usize) -> usize {
+    varint_len(bytes as u64) + bytes
 }
 
 /// Takes primitives from a slice.
@@ -219,6 +239,7 @@ mod tests {
             writer.varint(value);
             writer.zigzag(signed);
             let bytes = writer.into_bytes();
+            prop_assert_eq!(bytes.len(), varint_len(value) + varint_len(zigzag(signed)));
             let mut reader = Reader::new(&bytes);
             prop_assert_eq!(reader.varint(), Ok(value));
             prop_assert_eq!(reader.zigzag(), Ok(signed));

@@ -11,7 +11,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::codec::{DecodeError, Reader, Writer};
+use crate::codec::{DecodeError, Reader, Writer, bytes_len, varint_len};
 use crate::config::{
     COMMIT_BYTES_MAX, COMMIT_OPS_MAX, DEVICE_NAME_BYTES_MAX, FIELD_BYTES_MAX, REPLICAS_MAX, ROW_FIELDS_MAX,
     ROW_KEY_BYTES_MAX, TABLE_BYTES_MAX,
@@ -21,6 +21,9 @@ use crate::identity::{AccountId, DeviceCert, DeviceId, Dot, Identity, PeerKey, R
 use crate::name::{FieldName, RowKey, TableName};
 use crate::statement::{Statement, incarnation_of};
 use crate::value::Value;
+
+/// A replica's name, encoded.
+const REPLICA_BYTES: usize = 24;
 
 /// BLAKE3 hash of a commit's canonical encoding.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -101,9 +104,9 @@ pub struct Commit {
     /// What its author had newly seen.
     pub deps: Deps,
     /// The author's certificate, in the first commit of each replica.
-    pub introduces: Option<DeviceCert>,
+    pub introduces: Option<Box<DeviceCert>>,
     /// What the account says, in a commit of its own: see [`Statement`].
-    pub statement: Option<Statement>,
+    pub statement: Option<Box<Statement>>,
     /// What it does, ascending by table and row.
     pub ops: Vec<Op>,
 }
@@ -129,7 +132,7 @@ impl Commit {
                 writer.u8(2);
                 statement.encode(writer);
             }
-            (introduces, None) => put_introduction(writer, introduces.as_ref()),
+            (introduces, None) => put_introduction(writer, introduces.as_deref()),
         }
         writer.varint(self.ops.len() as u64);
         for op in &self.ops {
@@ -142,6 +145,24 @@ impl Commit {
                 value.encode(writer);
             }
         }
+    }
+
+    /// Bytes of what [`Commit::encode`] gives, without making it.
+    pub fn encoded_len(&self) -> usize {
+        if self.introduces.is_some() || self.statement.is_some() {
+            // The first of a replica.
+            return self.encode().len();
+        }
+        let deps = self.deps.values().map(|seq| REPLICA_BYTES + varint_len(*seq));
+        let ops = self.ops.iter().map(|op| {
+            let names = bytes_len(op.table.as_str().len()) + bytes_len(op.row.as_str().len());
+            let fields = op.fields.iter();
+            let fields = fields.map(|(name, value)| bytes_len(name.as_str().len()) + value.encoded_len());
+            1 + names + varint_len(op.fields.len() as u64) + fields.sum::<usize>()
+        });
+        let head = REPLICA_BYTES + varint_len(self.dot.seq) + self.prev.0.len() + size_of::<u64>();
+        let counts = varint_len(self.deps.len() as u64) + 1 + varint_len(self.ops.len() as u64);
+        head + counts + deps.sum::<usize>() + ops.sum::<usize>()
     }
 
     /// Reads the canonical form; `introduced` certificates are of `account` and have been verified.
@@ -298,14 +319,14 @@ pub(crate) fn put_cert(writer: &mut Writer, cert: &DeviceCert) {
     writer.raw(&cert.sig.0);
 }
 
-fn get_beginning(
-    reader: &mut Reader<'_>,
-    account: &AccountId,
-) -> Result<(Option<DeviceCert>, Option<Statement>), DecodeError> {
+/// What a commit may begin with, of which it has one at most.
+type Beginning = (Option<Box<DeviceCert>>, Option<Box<Statement>>);
+
+fn get_beginning(reader: &mut Reader<'_>, account: &AccountId) -> Result<Beginning, DecodeError> {
     Ok(match reader.u8()? {
         0 => (None, None),
-        1 => (Some(get_cert(reader, account)?), None),
-        2 => (None, Some(Statement::decode(reader, account)?)),
+        1 => (Some(Box::new(get_cert(reader, account)?)), None),
+        2 => (None, Some(Box::new(Statement::decode(reader, account)?))),
         tag => return Err(DecodeError::UnknownTag(tag)),
     })
 }
@@ -314,7 +335,7 @@ fn get_beginning(
 pub(crate) fn get_introduction(
     reader: &mut Reader<'_>,
     account: &AccountId,
-) -> Result<Option<DeviceCert>, DecodeError> {
+) -> Result<Option<Box<DeviceCert>>, DecodeError> {
     match get_beginning(reader, account)? {
         (introduces, None) => Ok(introduces),
         (_, Some(_)) => Err(DecodeError::Invalid("a statement among columns")),

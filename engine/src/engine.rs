@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::identity::{DeviceCert, DeviceId, Identity, PeerKey, ReplicaId};
 use crate::io::{Event, Input, Output, SyncStats, Traffic, median_offset};
 use crate::knowledge::Knowledge;
+use crate::marks::mark;
 use crate::peer::Peer;
 use crate::planted::{self, Bug};
 use crate::prng::Prng;
@@ -25,7 +26,8 @@ use crate::time::{Instant, Now, WallMs};
 use crate::timer::{Timer, Timers};
 use crate::wire::frame::FrameError;
 use crate::wire::message::{
-    Bye, Control, ErrorMessage, Fault, HAS_ROOT, Have, Hello, MINOR, Message, Ping, Pong, pack_control, parse,
+    Bye, Control, ErrorMessage, Fault, HAS_ROOT, Have, Hello, MINOR, Message, Ping, Pong, Summary,
+    pack_control, parse, summary,
 };
 
 /// Damaged frames in a row after which a peer is cut off.
@@ -88,6 +90,8 @@ impl Engine {
     ) -> Result<Engine, StoreError> {
         let config = config.sane();
         let mut prng = Prng::new(seed);
+        mark!(Restarted if recovered.replica.is_some());
+        mark!(CopyRenamed if recovered.replica.is_none() && last_of(&recovered, &identity).is_some());
         let replica = recovered
             .replica
             .or_else(|| planted::is(Bug::RestoredReusesNumbers).then(|| last_of(&recovered, &identity))?)
@@ -115,6 +119,11 @@ impl Engine {
             engine.state.replica = engine.new_incarnation();
         }
         engine.output_members();
+        if let Some((revocation, because)) = engine.state.fences.revocation(&engine.identity.device()) {
+            // Said at each start: the power may have failed before it was said the first time.
+            let (device, reason, because) = (revocation.device, revocation.reason.clone(), *because);
+            engine.event(Event::Revoked { device, reason, because, retracted: 0 });
+        }
         engine.introduce(now, store)?;
         Ok(engine)
     }
@@ -185,7 +194,7 @@ impl Engine {
 
     /// Whether this device is one of the account's no longer: it keeps its data and has no sessions.
     pub fn revoked(&self) -> bool {
-        self.state.revoked(&self.identity.device())
+        self.state.revoked(&self.state.own)
     }
 
     /// Whether this device holds the account's root key.
@@ -223,6 +232,7 @@ impl Engine {
             return self.output_disconnect(key, "this is our own key");
         }
         if let Some(old) = self.peers.remove(&key) {
+            mark!(SessionReplaced);
             // The transport may have lost a connection without a word; what was said on it is void.
             self.ended.add(&old.traffic);
             self.timers.clear_peer(key);
@@ -273,18 +283,22 @@ impl Engine {
             Ok(parsed) => parsed,
             Err(FrameError::Damaged) => {
                 // The network's doing, not the peer's, until it happens all the time.
+                mark!(DamagedFrame);
                 peer.damaged += 1;
                 peer.traffic.frames_dropped += 1;
                 if peer.damaged > DAMAGED_MAX {
+                    mark!(DamagedTooOften);
                     self.fault(now, key, Fault::Protocol, "too many damaged frames");
                 }
                 return Ok(());
             }
             Err(error @ FrameError::Version { .. }) => {
+                mark!(OtherVersion);
                 self.fault(now, key, Fault::Version, &error.to_string());
                 return Ok(());
             }
             Err(error) => {
+                mark!(MalformedFrame);
                 self.fault(now, key, Fault::Protocol, &error.to_string());
                 return Ok(());
             }
@@ -293,7 +307,10 @@ impl Engine {
         match message {
             Message::Hello(hello) => self.on_hello(now, key, session, &hello, store)?,
             Message::Error(error) => self.on_error(now, key, &error),
-            _ if peer.theirs != Some(session) => peer.traffic.frames_dropped += 1,
+            _ if peer.theirs != Some(session) => {
+                mark!(StaleFrame);
+                peer.traffic.frames_dropped += 1;
+            }
             message => {
                 self.heard(now, key);
                 self.message(now, key, message, store)?;
@@ -311,6 +328,7 @@ impl Engine {
     ) -> Result<(), StoreError> {
         match message {
             Message::Have(have) => self.on_have(now, key, &have),
+            Message::Summary(summary) => self.on_summary(now, key, &summary),
             Message::Want(want) => self.on_want(now, key, &want, store)?,
             Message::Ops(ops) => self.on_ops(now, key, ops, store)?,
             Message::Ack(ack) => self.on_ack(now, key, &ack, store)?,
@@ -321,6 +339,7 @@ impl Engine {
             Message::Audit(audit) => self.on_audit(key, &audit, store)?,
             Message::Audited(audited) => self.on_audited(key, &audited),
             Message::Bye(bye) => {
+                mark!(Goodbye);
                 self.peer_down(now, key, None, &bye.text);
                 self.output_disconnect(key, "the peer said goodbye");
             }
@@ -344,11 +363,13 @@ impl Engine {
         store: &impl StoreRead,
     ) -> Result<(), StoreError> {
         if hello.cert.account != self.state.account {
+            mark!(ForeignAccount);
             self.fault(now, key, Fault::ForeignAccount, "");
             return Ok(());
         }
         let genuine = hello.cert.check(&self.state.account).is_ok() && hello.cert.key == key;
         if !genuine || hello.replica.device != key.device() || session == 0 {
+            mark!(Uncertified);
             self.fault(now, key, Fault::Unauthorised, "");
             return Ok(());
         }
@@ -363,11 +384,13 @@ impl Engine {
         if peer.theirs == Some(session) {
             // A repetition: the peer has not heard ours.
             if hello.echo != peer.session {
+                mark!(HelloRepeated);
                 self.say_hello(key);
             }
             return Ok(());
         }
         let again = peer.ready();
+        mark!(SessionResumed if again);
         peer.restart(&key, session, &self.config);
         self.timers.clear(Timer::Handshake(key));
         self.timers.clear(Timer::Want(key));
@@ -383,12 +406,13 @@ impl Engine {
         let digest = self.state.knowledge.digest();
         let equal = hello.digest == digest && hello.heads_digest == self.state.heads_digest();
         if equal || planted::is(Bug::EqualAssumed) {
+            mark!(EqualAtOnce);
             let knowledge = self.state.knowledge.clone();
             if let Some(peer) = self.peers.get_mut(&key) {
                 peer.known = knowledge;
             }
         } else {
-            self.say_have(key, true, false);
+            self.say_have(key, false);
         }
         self.arm_retry(now, key);
         self.advance(now, key);
@@ -400,6 +424,7 @@ impl Engine {
     }
 
     fn on_error(&mut self, now: Now, key: PeerKey, error: &ErrorMessage) {
+        mark!(ToldFault);
         let text = format!("the other device said: {}", error.text);
         self.event(Event::PeerFault { device: key.device(), fault: error.fault, text: text.clone() });
         self.peer_down(now, key, Some(error.fault), &text);
@@ -432,7 +457,9 @@ impl Engine {
         let peers = offsets.len();
         let Some(median) = median_offset(offsets) else { return };
         let skewed = median.unsigned_abs() > self.config.skew_warn_ms;
+        mark!(ClockSkewHealed if self.skew_told && !skewed);
         if skewed && !self.skew_told {
+            mark!(ClockSkewTold);
             self.event(Event::ClockSkew { offset_ms: median, peers });
         }
         self.skew_told = skewed;
@@ -441,8 +468,14 @@ impl Engine {
     fn timeouts(&mut self, now: Now, store: &impl StoreRead) -> Result<(), StoreError> {
         while let Some(timer) = self.timers.pop_due(now.mono) {
             match timer {
-                Timer::Handshake(key) => self.fault(now, key, Fault::HandshakeTimeout, ""),
-                Timer::Silence(key) => self.fault(now, key, Fault::Silent, ""),
+                Timer::Handshake(key) => {
+                    mark!(HandshakeTimedOut);
+                    self.fault(now, key, Fault::HandshakeTimeout, "");
+                }
+                Timer::Silence(key) => {
+                    mark!(PeerSilent);
+                    self.fault(now, key, Fault::Silent, "");
+                }
                 Timer::Ping(key) => {
                     self.say_ping(now, key);
                     self.timers.set(Timer::Ping(key), now.mono.plus_ms(self.config.ping_ms));
@@ -475,9 +508,10 @@ impl Engine {
             self.say_hello(key);
         } else if !peer.synced {
             // Pushes that were not confirmed in this time may be lost.
+            mark!(PushesRepeated if !peer.pushed.is_empty());
             peer.pushed = Knowledge::default();
             peer.pushed_acked = peer.pushed_bytes;
-            self.say_have(key, true, true);
+            self.say_have(key, true);
             self.advance(now, key);
         } else {
             return;
@@ -502,11 +536,13 @@ impl Engine {
         let ready: Vec<PeerKey> = self.ready_peers();
         for key in ready {
             let retry_ms = self.config.retry_ms;
-            if let Some(peer) = self.peers.get_mut(&key) {
-                peer.retry_ms = retry_ms;
-                peer.synced = false;
+            let Some(peer) = self.peers.get_mut(&key) else { continue };
+            peer.retry_ms = retry_ms;
+            if std::mem::replace(&mut peer.synced, false) {
+                self.say_summary(key, true);
+            } else {
+                self.say_have(key, true);
             }
-            self.say_have(key, true, true);
             self.arm_retry(now, key);
         }
     }
@@ -538,17 +574,14 @@ impl Engine {
         self.send(key, &Control::Hello(Box::new(hello)));
     }
 
-    pub(crate) fn say_have(&mut self, key: PeerKey, full: bool, reply: bool) {
-        let knowledge = &self.state.knowledge;
-        let have = Have {
-            digest: knowledge.digest(),
-            state: self.state.digest.to_be_bytes(),
-            knowledge: full.then(|| knowledge.clone()),
-            reply,
-            heads_digest: self.state.heads_digest(),
-            tags: if full { self.state.tags() } else { Vec::new() },
-        };
-        self.send(key, &Control::Have(have));
+    pub(crate) fn say_have(&mut self, key: PeerKey, reply: bool) {
+        let (state, knowledge) = (self.state.digest.to_be_bytes(), self.state.knowledge.clone());
+        self.send(key, &Control::Have(Have { state, knowledge, reply, tags: self.state.tags() }));
+    }
+
+    pub(crate) fn say_summary(&mut self, key: PeerKey, reply: bool) {
+        let digest = summary(&self.state.knowledge, self.state.digest);
+        self.send(key, &Control::Summary(Summary { digest, reply }));
     }
 
     fn say_ping(&mut self, now: Now, key: PeerKey) {

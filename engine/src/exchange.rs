@@ -9,6 +9,7 @@ use crate::hlc::Hlc;
 use crate::identity::{DeviceCert, Dot, PeerKey, ReplicaId};
 use crate::io::{Event, Output, WriteRequest};
 use crate::knowledge::Knowledge;
+use crate::marks::mark;
 use crate::peer::OpenWant;
 use crate::planted::{self, Bug};
 use crate::replicated::{Draft, Fit};
@@ -17,7 +18,9 @@ use crate::store::{Batch, StoreError, StoreRead};
 use crate::time::Now;
 use crate::timer::Timer;
 use crate::wire::columns::HashedCommit;
-use crate::wire::message::{Ack, Announce, Control, Fault, Have, Ops, Run, Tag, Want, pack_control};
+use crate::wire::message::{
+    Ack, Announce, Control, Fault, Have, Ops, Run, Summary, Tag, Want, pack_control, summary,
+};
 use crate::write::fold;
 
 /// Most ranges in one request.
@@ -29,41 +32,44 @@ const KNOWN_RANGES_MAX: usize = 2 * crate::config::RANGES_MAX;
 
 impl Engine {
     pub(crate) fn on_have(&mut self, now: Now, key: PeerKey, have: &Have) {
-        let ours = self.state.knowledge.digest();
-        let same_numbers = have.digest == ours;
-        let equal = same_numbers && have.heads_digest == self.state.heads_digest();
-        let diverged = equal && have.state != self.state.digest.to_be_bytes();
+        let equal = have.knowledge == self.state.knowledge;
+        // Equal numbers of other commits are a fork: that rows differ then is no wonder.
+        let forked = equal && !have.tags.is_empty() && have.tags != self.state.tags();
+        let diverged = equal && !forked && have.state != self.state.digest.to_be_bytes();
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        match &have.knowledge {
-            Some(knowledge) if knowledge.digest() != have.digest => {
-                return self.fault(
-                    now,
-                    key,
-                    Fault::Protocol,
-                    "a statement of knowledge contradicts its digest",
-                );
-            }
-            Some(knowledge) => peer.known.union(knowledge),
-            None if same_numbers => peer.known.union(&self.state.knowledge),
-            None => {}
-        }
-        peer.heads_differ = false;
+        peer.known.union(&have.knowledge);
         if equal {
-            peer.rows_equal = Some(!diverged);
-        } else if same_numbers {
-            // Which of them it is, full statements of both tell.
-            peer.heads_differ = !planted::is(Bug::ForkUnnoticed);
-            peer.rows_equal = None;
+            peer.rows_equal = (!forked).then_some(!diverged);
         }
         if diverged && !std::mem::replace(&mut peer.told_diverged, true) {
             let device = peer.device;
             self.event(Event::Diverged { device });
         }
-        if have.reply {
-            self.say_have(key, !equal, false);
+        match have.reply {
+            true if equal && !forked && !diverged => self.say_summary(key, false),
+            true => self.say_have(key, false),
+            false => {}
         }
-        if let Some(knowledge) = &have.knowledge {
-            self.compare_tags(key, knowledge, &have.tags);
+        self.compare_tags(key, &have.knowledge, &have.tags);
+        self.known_grew(now, key);
+    }
+
+    pub(crate) fn on_summary(&mut self, now: Now, key: PeerKey, theirs: &Summary) {
+        if theirs.digest != summary(&self.state.knowledge, self.state.digest) {
+            // Most likely the peer has not heard of what we have beyond what it confirmed. Else both say all.
+            match theirs.reply {
+                true if self.has_news_for(key) => self.announce_to(now, key),
+                true => self.say_have(key, true),
+                false => {}
+            }
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        mark!(EqualByDigest);
+        peer.known.union(&self.state.knowledge);
+        peer.rows_equal = Some(true);
+        if theirs.reply {
+            self.say_summary(key, false);
         }
         self.known_grew(now, key);
     }
@@ -106,6 +112,7 @@ impl Engine {
         let known = |replica| self.state.knowledge.prefix_len(replica);
         let news = announce.heads.iter().any(|(replica, seq)| known(replica) < counts(replica, *seq));
         if !news {
+            mark!(GossipOldNews);
             return;
         }
         if self.peers.get(&from).is_some_and(|peer| peer.ready()) {
@@ -115,6 +122,7 @@ impl Engine {
         for key in self.ready_peers() {
             let at = now.mono.plus_ms(self.config.retry_ms);
             if self.timers.get(Timer::Retry(key)).is_none_or(|set| set > at) {
+                mark!(GossipHastens);
                 if let Some(peer) = self.peers.get_mut(&key) {
                     peer.synced = false;
                 }
@@ -147,17 +155,22 @@ impl Engine {
         if planted::is(Bug::NeverAsksForOwn) {
             lacking.retain(|replica| replica.device != self.identity.device());
         }
-        // Normally each commit is asked of one peer only. Where that brought nothing that could be kept, the parts may need
+        // Normally each commit is asked of one peer only, unless that one let its last request expire. Where that brought nothing that could be kept, the parts may need
         // each other: then this peer is asked for all of it, which it gives in causal order.
         let (idle, fruitless, disputed) = (peer.want.is_none(), peer.fruitless, peer.disputed.clone());
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.synced = false;
         }
         if idle && !(lacking.is_empty() && disputed.is_empty()) {
+            mark!(AskedForAll if fruitless);
             if !fruitless || planted::is(Bug::SmallBufferStarves) {
                 lacking = lacking.minus(&self.reorder.knowledge());
+                mark!(WaitingNotAsked if lacking.is_empty());
                 for other in self.peers.values() {
-                    if let Some(want) = &other.want {
+                    if let Some(want) =
+                        other.want.as_ref().filter(|_| !other.late || planted::is(Bug::SilentPeerHogs))
+                    {
+                        mark!(AskedElsewhere if !lacking.is_empty() && lacking.minus(&want.ranges).is_empty());
                         lacking = lacking.minus(&want.ranges);
                     }
                 }
@@ -201,7 +214,10 @@ impl Engine {
             return;
         }
         if let Some(want) = peer.want.take() {
+            mark!(RequestExpired if !want.progress);
+            mark!(RequestExpiredHalfway if want.progress);
             peer.fruitless = !want.progress;
+            peer.late = !want.progress;
             peer.want_ms = peer.want_ms.saturating_mul(2).min(self.config.want_ms_max);
             // Another peer may be quicker; this one is asked again on its retry timer at the latest.
             let others = self.ready_peers();
@@ -268,12 +284,14 @@ impl Engine {
         if self.state.fences.limit(&replica).is_some_and(|limit| first.commit.dot.seq > limit.seq)
             && !planted::is(Bug::FenceIgnored)
         {
+            mark!(BeyondFence);
             self.refused(from, run.commits.len());
             return Ok(Ok(()));
         }
         let (first_seq, last_seq, hash) = (first.commit.dot.seq, last.commit.dot.seq, last.hash);
-        let member = self.state.members.get(&replica.device).or(first.commit.introduces.as_ref());
+        let member = self.state.members.get(&replica.device).or(first.commit.introduces.as_deref());
         let member = member.or_else(|| self.reorder.introduction(&replica));
+        mark!(AuthorUnknown if member.is_none());
         // Without the author's certificate nothing can be said about the run; it is in the author's first commit.
         let Some(author) = member.map(|cert| cert.key) else { return Ok(Ok(())) };
         // What is applied already need not be verified again, but a fork must not be reported on anybody's word.
@@ -283,6 +301,7 @@ impl Engine {
         let known =
             reached && self.state.hash_at(&replica, last_seq, draft.store)?.is_none_or(|ours| ours == hash);
         if !known && !verify_commit(&self.state.account, &author, &hash, &run.sig) {
+            mark!(ForgedRun);
             return Ok(Err((Fault::BadSignature, "")));
         }
         if !self.state.heads.contains_key(&replica)
@@ -296,6 +315,7 @@ impl Engine {
             self.refused(from, commits);
             return Ok(Ok(()));
         };
+        mark!(CutAtFence if run.commits.len() < commits);
         self.refused(from, commits - run.commits.len());
         let last_seq = run.commits.last().map_or(last_seq, |last| last.commit.dot.seq);
         if let Some(peer) = self.peers.get_mut(&from)
@@ -326,14 +346,16 @@ impl Engine {
         let Some(hashed) = commits.into_iter().next() else { return Ok(Ok(())) };
         let (dot, statement) = (hashed.commit.dot, hashed.commit.statement.clone());
         if self.state.knowledge.contains(&dot) {
+            mark!(StatementTwice);
             self.count(from, 0, 0, 1);
             return Ok(Ok(()));
         }
         let Some(statement) = statement else { return Ok(Ok(())) };
         if !statement.genuine(&self.state.account, &hashed.hash, &sig) {
+            mark!(StatementForged);
             return Ok(Err((Fault::BadSignature, "")));
         }
-        let proof = matches!(statement, Statement::Fork(_));
+        let proof = matches!(*statement, Statement::Fork(_));
         if self.state.heads.len() >= REPLICAS_MAX || (proof && !self.state.room_for_proof()) {
             return Ok(Err((Fault::Protocol, "the account has too many replicas")));
         }
@@ -341,6 +363,7 @@ impl Engine {
             peer.brought(dot.replica, 1, 1);
         }
         if self.take_statement(now, hashed.clone(), sig, Some(from)) {
+            mark!(NothingRetracted if matches!(*statement, Statement::Revoke(_)));
             self.count(from, 1, 0, 0);
             self.state.apply_remote(draft, now, hashed, Some(sig))?;
             self.stated(&statement, dot, 0);
@@ -373,10 +396,11 @@ impl Engine {
     }
 
     /// Applies what no longer has to wait.
-    fn unblock(&mut self, draft: &mut Draft<'_>, now: Now) -> Result<(), StoreError> {
+    pub(crate) fn unblock(&mut self, draft: &mut Draft<'_>, now: Now) -> Result<(), StoreError> {
         loop {
             let state = &self.state;
             if let Some(next) = self.reorder.take_first(|run| state.fit(run) != Fit::Waits) {
+                mark!(WaitedAndApplied if matches!(state.fit(&next.run), Fit::Ready(_)));
                 self.place(draft, now, next.from, next.run)?;
                 continue;
             }
@@ -384,6 +408,7 @@ impl Engine {
             if joint.is_empty() {
                 return Ok(());
             }
+            mark!(JointRuns);
             for (hashed, sig, from) in joint {
                 self.count(from, 1, hashed.commit.ops.len(), 0);
                 let own = hashed.commit.dot.replica == self.state.replica;
@@ -405,8 +430,13 @@ impl Engine {
         planted::brought_by(Some(from.device()));
         let commits = run.commits.len();
         match self.state.fit(&run) {
-            Fit::Known => self.count(from, 0, 0, commits),
+            Fit::Known => {
+                mark!(RunDoubled);
+                self.count(from, 0, 0, commits);
+            }
             Fit::Ready(known) => {
+                mark!(RunHalfKnown if known > 0);
+                mark!(FencedDeps if self.state.leans_on_fenced(&run));
                 let ops = run.commits[known..].iter().map(|hashed| hashed.commit.ops.len()).sum();
                 self.count(from, commits - known, ops, known);
                 let own =
@@ -417,6 +447,8 @@ impl Engine {
                 }
             }
             Fit::Waits => {
+                mark!(GapWaits if self.state.gap_before(&run));
+                mark!(DepsWait if !self.state.gap_before(&run));
                 self.reorder.insert(run, from);
                 if planted::is(Bug::SmallBufferStarves) {
                     let state = &self.state;
@@ -456,6 +488,7 @@ impl Engine {
         if progress {
             peer.retry_ms = self.config.retry_ms;
             peer.fruitless = false;
+            peer.late = false;
         }
         let Some(want) = &mut peer.want else { return };
         let mut wait_ms = None;
@@ -471,9 +504,11 @@ impl Engine {
                 return self.timers.clear(Timer::Want(key));
             }
             // The peer could give nothing of it: asked again after a pause, not in a tight loop.
+            mark!(AnswerBroughtNothing);
             wait_ms = Some(peer.retry_ms.saturating_mul(2));
         } else if progress {
             // The rest of an earlier answer counts as well: on a slow link the new one queues behind it.
+            mark!(LateAnswerCounts if want.id != id);
             want.progress |= want.id == id;
             wait_ms = Some(peer.want_ms);
         }
@@ -498,6 +533,7 @@ impl Engine {
         // Slow start: as much again may be under way as has arrived, so that a slow link is not flooded with an answer
         // that may have to be given again.
         let window = offset.clamp(self.credit_start(), self.config.credit_bytes);
+        mark!(CreditGrew if !done && want != 0 && window > self.credit_start());
         let credit = if done || want == 0 { 0 } else { offset.saturating_add(window) };
         let ack = Ack { want, credit, pushed: peer.received_bytes, heads };
         self.send(key, &Control::Ack(ack));
@@ -528,6 +564,10 @@ impl Engine {
             }
             self.announce_to(now, key);
         }
+    }
+
+    fn has_news_for(&self, key: PeerKey) -> bool {
+        self.peers.get(&key).is_some_and(|peer| !self.state.knowledge.minus(&peer.known).is_empty())
     }
 
     pub(crate) fn announce_to(&mut self, now: Now, key: PeerKey) {
@@ -607,6 +647,7 @@ impl Engine {
         }
         self.settle(draft, false);
         self.outputs.extend(results);
+        mark!(RevokedWrites if !written.is_empty() && self.revoked());
         if !written.is_empty() && !self.revoked() {
             let head = (self.state.replica, self.state.knowledge.prefix_len(&self.state.replica));
             if let Some(frame) = pack_control(

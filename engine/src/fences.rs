@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use crate::commit::{CommitHash, Deps};
 use crate::identity::{DeviceId, Dot, ReplicaId, Sig};
 use crate::knowledge::Knowledge;
+use crate::marks::{ON, mark};
 use crate::planted::{self, Bug};
 use crate::statement::{Fence, Forked, Revocation, Statement};
 use crate::wire::columns::HashedCommit;
@@ -55,6 +56,8 @@ impl Fences {
                     self.revoked.insert(new.device, (new.clone(), because));
                 }
                 Some((known, dot)) => {
+                    mark!(RevokedTwice if because != *dot);
+                    mark!(SmallerFenceWon if known.fences != new.fences);
                     known.fences.retain(|incarnation, fence| match new.fences.get(incarnation) {
                         Some(other) => {
                             *fence = smaller(*fence, *other);
@@ -138,7 +141,9 @@ impl Fences {
         if self.revoked.is_empty() && self.forked.is_empty() {
             return;
         }
+        let before = if ON { knowledge.commits() } else { 0 };
         knowledge.cut(|replica| self.limit(replica).map(|limit| limit.seq));
+        mark!(FencedClaimed if knowledge.commits() < before);
     }
 
     /// The part of a run that counts, still ending in a signature; `None` if nothing does. A run that is on another

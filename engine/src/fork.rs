@@ -180,7 +180,9 @@ impl Replicated {
             return Ok(Shown::TooLarge);
         }
         let introduced = store.commits(&replica, 1, 1, 1)?.pop().and_then(|stored| stored.commit.introduces);
-        let Some(author) = introduced.or_else(|| self.members.get(&replica.device).cloned()) else {
+        let Some(author) =
+            introduced.map(|cert| *cert).or_else(|| self.members.get(&replica.device).cloned())
+        else {
             return Ok(Shown::Nothing);
         };
         let fence = fence.and_then(|at| ours.get(at));

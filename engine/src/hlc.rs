@@ -10,6 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{STAMP_HEADROOM_MS, STAMP_MS_MAX};
+use crate::marks::mark;
 use crate::planted::{self, Bug};
 use crate::time::WallMs;
 
@@ -81,9 +82,12 @@ impl LocalClock {
         let wall_ms = wall.0.clamp(1, STAMP_MS_MAX - STAMP_HEADROOM_MS);
         if self.last.ms() > wall_ms.saturating_add(self.drift_ms_max) {
             // Our own clock ran far ahead and was put right: follow it.
+            mark!(ClockDroppedBack);
             self.last = Hlc::default();
         }
+        mark!(CounterCarried if self.last.counter() == u16::MAX);
         self.last = Hlc::new(wall_ms, 0).max(self.last.successor());
+        mark!(FloorRaised if floor.is_some_and(|floor| floor >= self.last));
         let stamp = floor.map_or(self.last, |floor| self.last.max(floor.successor()));
         stamp.acceptable().then_some(stamp)
     }
@@ -92,6 +96,8 @@ impl LocalClock {
     /// more than the drift bound.
     pub fn observe(&mut self, wall: WallMs, remote: Hlc) {
         let near = remote.ms() <= wall.0.saturating_add(self.drift_ms_max) || planted::is(Bug::ClockFoldsAny);
+        mark!(FarStampIgnored if !near);
+        mark!(ClockFollows if near && remote > self.last);
         if near && remote.acceptable() {
             self.last = self.last.max(remote);
         }

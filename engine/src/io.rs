@@ -88,7 +88,7 @@ pub enum AdminError {
 }
 
 /// A local transaction that is durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Written {
     /// The commit's stamp, its name included.
     pub stamp: Stamp,
@@ -97,7 +97,7 @@ pub struct Written {
 }
 
 /// Why a local transaction was refused. Nothing of it was applied.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
     /// The transaction does nothing.
@@ -310,7 +310,7 @@ pub struct PeerPage {
 }
 
 /// Something that people or programs may want to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Event {
     /// A session with a device of the account began.

@@ -18,6 +18,8 @@ pub mod hlc;
 pub mod identity;
 pub mod io;
 pub mod knowledge;
+#[cfg_attr(not(feature = "planted"), doc(hidden))]
+pub mod marks;
 pub mod name;
 pub mod pairing;
 mod peer;

@@ -57,6 +57,8 @@ pub(crate) struct Peer {
     pub(crate) heads_differ: bool,
     /// Whether the last request ended without bringing anything new.
     pub(crate) fruitless: bool,
+    /// Whether the last request expired, and nothing new has come since: what it is asked for is asked of others, too.
+    pub(crate) late: bool,
     /// The current wait for the next part of an answer, in milliseconds.
     pub(crate) want_ms: u64,
     /// The current wait before a statement is repeated, in milliseconds.
@@ -92,6 +94,7 @@ impl Peer {
             disputed: Knowledge::default(),
             heads_differ: false,
             fruitless: false,
+            late: false,
             want_ms: config.want_ms,
             retry_ms: config.retry_ms,
             synced: false,

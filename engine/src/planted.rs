@@ -62,6 +62,7 @@ bugs! {
     UnboundedBuffer "unbounded-buffer" "The reorder buffer never evicts."
     FullBufferRefuses "full-buffer-refuses" "While the reorder buffer is nearly full, commits that could be applied are dropped, too."
     SmallBufferStarves "small-buffer-starves" "A full reorder buffer gives up runs within a frame, and what is lacking is split between peers for ever."
+    SilentPeerHogs "silent-peer-hogs" "What a peer that has gone silent was asked for is asked of nobody else until it counts as lost."
     JointRunsWait "joint-runs-wait" "Runs that can only be applied together wait for ever."
     WantNeverRetried "want-never-retried" "A request whose answer was lost is under way for ever."
     PushTakenAsKnown "push-taken-as-known" "What was pushed counts as known by the peer, and a lost push is not repeated."
@@ -75,26 +76,9 @@ bugs! {
     FencedDepsBlock "fenced-deps-block" "Commits that depend on what is fenced wait for ever."
     ForkUnproven "fork-unproven" "A fork raises an alarm, and no proof of it is made."
     ForkUnnoticed "fork-unnoticed" "Tags of heads are not compared: what is known under one name is taken for one thing."
+    StatementUnblocksNothing "statement-unblocks-nothing" "What waits for a statement that retracts goes on waiting when it is applied."
     RevokedMayConnect "revoked-may-connect" "A revoked device may go on with its sessions."
     DigestForgetsDeletes "digest-forgets-deletes" "The state digest does not follow deletes."
-}
-
-impl Bug {
-    /// Whether it shows only where devices are revoked, which the simulator's plans do not do: `sim-tests/tests/trust.rs`
-    /// shows that each of these is noticed.
-    pub fn of_trust(self) -> bool {
-        matches!(
-            self,
-            Bug::FenceIgnored
-                | Bug::FenceSparesBuffer
-                | Bug::LargerFenceWins
-                | Bug::NoRollback
-                | Bug::FencedDepsBlock
-                | Bug::RevokedMayConnect
-                | Bug::ForkUnproven
-                | Bug::ForkUnnoticed
-        )
-    }
 }
 
 #[cfg(feature = "planted")]

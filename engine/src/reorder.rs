@@ -15,6 +15,7 @@ use crate::commit::CommitHash;
 use crate::fences::Fences;
 use crate::identity::{DeviceCert, PeerKey, ReplicaId, Sig};
 use crate::knowledge::Knowledge;
+use crate::marks::mark;
 use crate::planted::{self, Bug};
 use crate::replicated::Replicated;
 use crate::wire::columns::HashedCommit;
@@ -29,6 +30,12 @@ pub(crate) struct Waiting {
     pub(crate) run: Run<HashedCommit>,
     pub(crate) from: PeerKey,
     bytes: usize,
+}
+
+impl Drop for Reorder {
+    fn drop(&mut self) {
+        mark!(CrashedWaiting if !self.runs.is_empty());
+    }
 }
 
 /// Runs that wait, by replica and first sequence number.
@@ -64,7 +71,8 @@ impl Reorder {
         if self.runs.get(&key).is_some_and(|held| held.run.commits.len() >= run.commits.len()) {
             return;
         }
-        self.take(&key);
+        let replaced = self.take(&key);
+        mark!(WaitingGrew if replaced.is_some());
         let bytes = run.commits.iter().map(|hashed| hashed.bytes).sum();
         self.bytes += bytes;
         self.runs.insert(key, Waiting { run, from, bytes });
@@ -74,6 +82,7 @@ impl Reorder {
     pub(crate) fn trim(&mut self, distance: impl Fn(&Run<HashedCommit>) -> u64) {
         let full = |buffer: &Reorder| buffer.bytes > buffer.bytes_max || buffer.runs.len() > RUNS_MAX;
         while full(self) && !planted::is(Bug::UnboundedBuffer) {
+            mark!(ReorderOverflowed);
             let farthest = self.runs.iter().max_by_key(|(_, waiting)| distance(&waiting.run));
             let Some(key) = farthest.map(|(key, _)| *key) else { break };
             self.take(&key);
@@ -89,8 +98,9 @@ impl Reorder {
     /// Gives up what lies beyond fences.
     pub(crate) fn cut(&mut self, fences: &Fences) {
         for Waiting { run, from, .. } in self.take_all() {
-            if let Some(run) = fences.cut(run) {
-                self.insert(run, from);
+            match fences.cut(run) {
+                Some(run) => self.insert(run, from),
+                None => mark!(BufferPurged),
             }
         }
     }
@@ -180,7 +190,7 @@ impl Reorder {
 
     /// The certificate in a replica's first commit, if that is held. Reading it has verified it.
     pub(crate) fn introduction(&self, replica: &ReplicaId) -> Option<&DeviceCert> {
-        self.runs.get(&(*replica, 1))?.run.commits.first()?.commit.introduces.as_ref()
+        self.runs.get(&(*replica, 1))?.run.commits.first()?.commit.introduces.as_deref()
     }
 
     /// What is held, so that it is not asked for again.

@@ -14,6 +14,7 @@ use crate::fences::Fences;
 use crate::hlc::{Hlc, LocalClock};
 use crate::identity::{AccountId, DeviceCert, DeviceId, Dot, Identity, ReplicaId, Sig};
 use crate::knowledge::Knowledge;
+use crate::marks::mark;
 use crate::name::{RowKey, TableName};
 use crate::planted::{self, Bug};
 use crate::row::{Losses, Lost, RowState, Superseded};
@@ -51,8 +52,8 @@ pub(crate) struct Draft<'a> {
 
 struct Touched {
     state: RowState,
-    /// Digest in the store; 0 for a row that was not there, as it adds nothing to the sum.
-    before: u128,
+    /// As it is in the store.
+    before: RowState,
 }
 
 /// How a run relates to what is applied.
@@ -142,6 +143,19 @@ impl Replicated {
         missing.fold(0, u64::saturating_add)
     }
 
+    /// Whether earlier commits of a run's own replica are missing.
+    pub(crate) fn gap_before(&self, run: &Run<HashedCommit>) -> bool {
+        run.commits.first().is_some_and(|first| {
+            first.commit.dot.seq > self.knowledge.prefix_len(&first.commit.dot.replica) + 1
+        })
+    }
+
+    /// Whether a run depends on commits that no longer count.
+    pub(crate) fn leans_on_fenced(&self, run: &Run<HashedCommit>) -> bool {
+        let mut deps = run.commits.iter().flat_map(|hashed| &hashed.commit.deps);
+        deps.any(|(replica, seq)| self.fences.clamp(replica, *seq) < *seq)
+    }
+
     /// How many commits are known to be missing before this run can be applied; 0 if none is.
     pub(crate) fn distance(&self, run: &Run<HashedCommit>) -> u64 {
         let Some(first) = run.commits.first() else { return 0 };
@@ -203,7 +217,7 @@ impl Replicated {
         if let Some(cert) = &commit.introduces {
             self.admit(draft, cert);
         }
-        match &commit.statement {
+        match commit.statement.as_deref() {
             Some(Statement::Certify(cert)) => self.admit(draft, cert),
             Some(Statement::Fork(proof)) => self.admit(draft, &proof.author),
             _ => {}
@@ -217,8 +231,10 @@ impl Replicated {
                 unseen = lost.values;
                 continue;
             }
-            let visible = row.visible();
+            let (visible, deleted) = (row.visible(), row.del());
             row.apply(stamp, op, &mut lost);
+            mark!(CreatedAgain if deleted.is_some() && !visible && row.visible());
+            mark!(LateDelete if op.kind == OpKind::Delete && visible && row.visible());
             hidden(row, visible, stamp, op, &mut lost);
             unseen = lost.values;
             for superseded in unseen.drain(..) {
@@ -262,8 +278,12 @@ impl Replicated {
             draft.state(op).and_then(|state| state.field(lost.field.as_str()))
         };
         if shown == Some(&lost.value) {
+            mark!(SameValueTwice);
             return;
         }
+        mark!(ConflictListed);
+        mark!(ArrivalLost if lost.loser == stamp);
+        mark!(TieBroken if lost.loser.hlc == lost.winner.hlc);
         draft.batch.conflicts.push(Conflict {
             id: self.conflict_next,
             table: op.table.clone(),
@@ -298,7 +318,7 @@ impl Replicated {
         let head = self.heads.get(&self.replica).cloned().unwrap_or_default();
         let deps = self.new_deps(&head.seen);
         let dot = Dot { replica: self.replica, seq: head.seq + 1 };
-        let introduces = (dot.seq == 1).then(|| self.own_cert(identity));
+        let introduces = (dot.seq == 1).then(|| Box::new(self.own_cert(identity)));
         let commit = Commit { dot, prev: head.hash, hlc, deps, introduces, statement: None, ops };
         let encoded = commit.encode();
         if encoded.len() > bytes_max {
@@ -331,14 +351,12 @@ impl Replicated {
         }
         // They ascend already: the map is built in one go.
         let changed = rows.into_iter().filter_map(|((table, row), touched)| {
-            // A row that nothing stands for adds nothing to the sum.
-            let nothing = touched.state == RowState::default();
-            let after = if nothing { 0 } else { touched.state.digest(&table, &row) };
-            if after == touched.before {
+            if touched.state == touched.before {
                 return None;
             }
             if touched.state.del().is_none() || !planted::is(Bug::DigestForgetsDeletes) {
-                self.digest = self.digest.wrapping_sub(touched.before).wrapping_add(after);
+                let change = touched.state.digest_since(&touched.before, &table, &row);
+                self.digest = self.digest.wrapping_add(change);
             }
             Some(((table, row), touched.state))
         });
@@ -392,6 +410,7 @@ fn hidden(row: &RowState, was_visible: bool, stamp: Stamp, op: &Op, lost: &mut i
     for (field, cell) in row.cells().iter() {
         let hidden_now = if op.kind.deletes() { was_visible } else { cell.stamp == stamp };
         if hidden_now {
+            mark!(UpdateHidden);
             lost.lost(Lost { field, value: &cell.value, loser: cell.stamp, winner });
         }
     }
@@ -414,11 +433,8 @@ impl Draft<'_> {
         match self.rows.entry((table.clone(), row.clone())) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
-                let touched = match self.store.row(table, row)? {
-                    Some(state) => Touched { before: state.digest(table, row), state },
-                    None => Touched { before: 0, state: RowState::default() },
-                };
-                Ok(entry.insert(touched))
+                let before = self.store.row(table, row)?.unwrap_or_default();
+                Ok(entry.insert(Touched { state: before.clone(), before }))
             }
         }
     }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::commit::{hash_commit, verify_commit};
 use crate::identity::{DeviceId, Dot, ReplicaId, Sig};
+use crate::marks::mark;
 use crate::name::{RowKey, TableName};
 use crate::replicated::{Draft, Replicated};
 use crate::row::RowState;
@@ -85,6 +86,7 @@ impl Replicated {
         if at.seq > signed.seq {
             match self.signature_at(&replica, &at) {
                 Some(sig) => {
+                    mark!(EndsAtFence);
                     draft.batch.signatures.push((Dot { replica, seq: at.seq }, sig));
                     signed = at;
                 }
@@ -99,6 +101,7 @@ impl Replicated {
         draft.batch.heads.insert(replica, signed.clone());
         self.knowledge.remove(&replica, from_seq, u64::MAX);
         if signed.seq == 0 {
+            mark!(EndsBeforeFence);
             self.heads.remove(&replica);
         } else {
             self.heads.insert(replica, signed);
@@ -139,6 +142,7 @@ impl Replicated {
             }
         }
         for ((table, row), state) in rows {
+            mark!(RowRolledAway if state == RowState::default());
             draft.put(&table, &row, state)?;
         }
         Ok(())
@@ -154,6 +158,7 @@ impl Replicated {
             let stands = |dot: &Dot| self.knowledge.contains(dot);
             let void = page.iter().filter(|one| !stands(&one.loser.dot) || !stands(&one.winner.dot));
             draft.batch.conflicts_void.extend(void.map(|one| one.id));
+            mark!(ConflictVoided if !draft.batch.conflicts_void.is_empty());
         }
     }
 

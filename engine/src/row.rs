@@ -8,6 +8,7 @@
 //! equal states whatever the order. Source of the registers: Shapiro et al., "A comprehensive study of
 //! Convergent and Commutative Replicated Data Types" (INRIA RR-7506, 2011), LWW-register.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -229,18 +230,89 @@ impl RowState {
         Ok(RowState { ins, del, cells })
     }
 
-    /// This row's share in the state digest: the first 16 bytes of a BLAKE3 hash, as an integer.
-    /// Shares are added modulo 2^128, so that a digest follows each change in constant time.
+    /// This row's share in the state digest: the sum of the digests of its parts, modulo 2^128. A part is its last
+    /// create, its last delete, or a field; its digest is the first 16 bytes of a BLAKE3 hash, as an integer. Shares are
+    /// added modulo 2^128 too, so that the digest of everything follows each write in constant time.
     pub fn digest(&self, table: &TableName, row: &RowKey) -> u128 {
-        let mut hasher = blake3::Hasher::new();
-        let mut head = Writer::new();
-        head.bytes(table.as_str().as_bytes());
-        head.bytes(row.as_str().as_bytes());
-        hasher.update(b"ahenk row 1").update(&head.into_bytes()).update(&self.encode());
+        self.digest_since(&RowState::default(), table, row)
+    }
+
+    /// This row's digest minus that of an earlier state of it, modulo 2^128. What both have in common costs nothing.
+    pub(crate) fn digest_since(&self, before: &RowState, table: &TableName, row: &RowKey) -> u128 {
+        let mut parts = Parts::new(table, row);
+        for (kind, old, new) in [(INS, before.ins, self.ins), (DEL, before.del, self.del)] {
+            if old != new {
+                old.iter().for_each(|stamp| parts.remove(|writer| put_mark(writer, kind, stamp)));
+                new.iter().for_each(|stamp| parts.add(|writer| put_mark(writer, kind, stamp)));
+            }
+        }
+        let (mut old, mut new) = (before.cells.shared().peekable(), self.cells.shared().peekable());
+        loop {
+            let order = match (old.peek(), new.peek()) {
+                (None, None) => return parts.sum,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((old, _)), Some((new, _))) => old.cmp(new),
+            };
+            let old = if order.is_le() { old.next() } else { None };
+            let new = if order.is_ge() { new.next() } else { None };
+            if old == new {
+                continue;
+            }
+            old.into_iter().for_each(|(name, cell)| parts.remove(|writer| put_cell(writer, name, cell)));
+            new.into_iter().for_each(|(name, cell)| parts.add(|writer| put_cell(writer, name, cell)));
+        }
+    }
+}
+
+const INS: u8 = 0;
+const DEL: u8 = 1;
+const CELL: u8 = 2;
+
+/// A sum of digests of parts of a row.
+struct Parts {
+    sum: u128,
+    writer: Writer,
+    /// What all parts of the row begin with.
+    start: usize,
+}
+
+impl Parts {
+    fn new(table: &TableName, row: &RowKey) -> Parts {
+        let mut writer = Writer::with_capacity(192);
+        writer.raw(b"ahenk row 2");
+        writer.bytes(table.as_str().as_bytes());
+        writer.bytes(row.as_str().as_bytes());
+        Parts { sum: 0, start: writer.len(), writer }
+    }
+
+    fn hash(&mut self, put: impl FnOnce(&mut Writer)) -> u128 {
+        self.writer.truncate(self.start);
+        put(&mut self.writer);
         let mut bytes = [0; 16];
-        bytes.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        bytes.copy_from_slice(&blake3::hash(self.writer.as_bytes()).as_bytes()[..16]);
         u128::from_be_bytes(bytes)
     }
+
+    fn add(&mut self, put: impl FnOnce(&mut Writer)) {
+        self.sum = self.sum.wrapping_add(self.hash(put));
+    }
+
+    fn remove(&mut self, put: impl FnOnce(&mut Writer)) {
+        self.sum = self.sum.wrapping_sub(self.hash(put));
+    }
+}
+
+fn put_mark(writer: &mut Writer, kind: u8, stamp: &Stamp) {
+    writer.u8(kind);
+    put_stamp(writer, stamp);
+}
+
+fn put_cell(writer: &mut Writer, name: &FieldName, cell: &Cell) {
+    writer.u8(CELL);
+    writer.bytes(name.as_str().as_bytes());
+    put_stamp(writer, &cell.stamp);
+    cell.value.encode(writer);
 }
 
 /// Whether a write that is here comes after a new one in the total order.

@@ -214,7 +214,7 @@ fn carry(account: &AccountId, hlc: Hlc, statement: Statement) -> Commit {
         hlc,
         deps: Deps::new(),
         introduces: None,
-        statement: Some(statement),
+        statement: Some(Box::new(statement)),
         ops: Vec::new(),
     };
     commit.dot.replica.incarnation = incarnation_of(&commit);

@@ -18,7 +18,7 @@ pub enum Timer {
     Ping(PeerKey),
     /// When nothing was heard from a peer for so long that it counts as lost.
     Silence(PeerKey),
-    /// When to apply a statement that must be alone in its batch.
+    /// When to apply a statement that must be alone in its batch, or what waited for one.
     Fence,
     /// When to go on with work that was cut up to keep each step short.
     Pump,

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::codec::{DecodeError, Reader, Writer};
+use crate::codec::{DecodeError, Reader, Writer, bytes_len, varint_len, zigzag};
 use crate::config::{COMMIT_BYTES_MAX, VALUE_DEPTH_MAX};
 
 /// A value of a field. A list or map is one register: it is written and merged as a whole.
@@ -111,6 +111,24 @@ impl Value {
         }
     }
 
+    /// Bytes that [`Value::encode`] writes.
+    pub fn encoded_len(&self) -> usize {
+        1 + match self {
+            Value::Null | Value::Bool(_) => 0,
+            Value::Int(value) => varint_len(zigzag(*value)),
+            Value::Float(_) => 8,
+            Value::Text(text) => bytes_len(text.len()),
+            Value::Bytes(bytes) => bytes_len(bytes.len()),
+            Value::List(items) => {
+                varint_len(items.len() as u64) + items.iter().map(Value::encoded_len).sum::<usize>()
+            }
+            Value::Map(entries) => {
+                let each = entries.iter().map(|(key, value)| bytes_len(key.len()) + value.encoded_len());
+                varint_len(entries.len() as u64) + each.sum::<usize>()
+            }
+        }
+    }
+
     /// Reads a value; nesting and sizes are bounded.
     pub fn decode(reader: &mut Reader<'_>) -> Result<Value, DecodeError> {
         Value::decode_within(reader, VALUE_DEPTH_MAX)
@@ -167,6 +185,7 @@ mod tests {
             let mut writer = Writer::new();
             value.encode(&mut writer);
             let bytes = writer.into_bytes();
+            prop_assert_eq!(bytes.len(), value.encoded_len());
             let mut reader = Reader::new(&bytes);
             prop_assert_eq!(Value::decode(&mut reader), Ok(value));
             prop_assert_eq!(reader.finish(), Ok(()));

@@ -7,6 +7,7 @@ use crate::config::{COMMIT_OPS_MAX, ROW_FIELDS_MAX, VALUE_DEPTH_MAX};
 use crate::engine::Engine;
 use crate::identity::Sig;
 use crate::io::{Change, WriteError, WriteRequest, Written};
+use crate::marks::mark;
 use crate::name::{FieldName, RowKey, TableName};
 use crate::replicated::{Draft, LocalError};
 use crate::row::RowState;
@@ -40,6 +41,7 @@ pub(crate) fn fold(
                 None => draft.row(&change.table, &change.row)?.visible(),
             };
             if !there {
+                mark!(UpdateOfNothing);
                 return Ok(Err(WriteError::NoSuchRow { table: change.table, row: change.row }));
             }
         }
@@ -66,6 +68,7 @@ fn fold_one(folded: &mut Folded, change: Change) {
         folded.insert(key, (change.kind, fields));
         return;
     };
+    mark!(StepsFolded);
     *kind = match (*kind, change.kind) {
         (_, Delete) => Delete,
         (_, Replace) | (Delete | Replace, Put | Update) => Replace,

@@ -96,6 +96,7 @@ proptest! {
     fn a_commit_comes_back(first in any_first(), later in any_later()) {
         for commit in [first, later] {
             prop_assert_eq!(commit.check(), Ok(()));
+            prop_assert_eq!(commit.encoded_len(), commit.encode().len());
             prop_assert_eq!(decode(&commit.encode()), Ok(commit));
         }
     }
@@ -205,7 +206,7 @@ fn the_first_commit_and_no_other_begins_a_log() {
 #[test]
 fn a_certificate_is_of_the_author_and_by_the_account() {
     let first = Author::new(0).commit(Hlc::new(1, 0), Deps::new(), Vec::new()).0;
-    let with = |cert| Commit { introduces: Some(cert), ..first.clone() };
+    let with = |cert| Commit { introduces: Some(Box::new(cert)), ..first.clone() };
     refused(&with(test_identity(1).cert), DecodeError::Invalid("a certificate of another device"));
 
     let invalid = DecodeError::Invalid("a certificate");

@@ -18,7 +18,7 @@ use engine::testing::{Author, Mesh, identity_of, op, test_identity, test_root};
 use engine::value::Value;
 use engine::wire::frame::{MAJOR, pack};
 use engine::wire::message::{
-    Ack, Announce, Control, Fault, Have, Hello, Ops, Run, Want, pack_control, pack_ops,
+    Ack, Announce, Control, Fault, Have, Hello, Ops, Run, Summary, Want, pack_control, pack_ops, summary,
 };
 
 fn put(row: &str, value: i64) -> Vec<Change> {
@@ -386,23 +386,6 @@ fn runs_that_depend_on_what_never_comes_stay_within_the_buffer() {
 }
 
 #[test]
-fn a_statement_that_contradicts_its_digest_ends_the_session() {
-    let mut attack = Attack::new(Config::default());
-    let mut knowledge = Knowledge::default();
-    knowledge.insert(attack.author.replica, 1, 5);
-    let have = Have {
-        digest: [1; 16],
-        state: [0; 16],
-        knowledge: Some(knowledge),
-        reply: false,
-        heads_digest: [3; 16],
-        tags: Vec::new(),
-    };
-    attack.control(&Control::Have(have));
-    assert_eq!(faults(&attack.mesh, 0), [Fault::Protocol]);
-}
-
-#[test]
 fn a_request_for_everything_is_answered_no_further_than_its_credit() {
     let mut attack = Attack::new(Config { batch_bytes: 2_000, ..Config::default() });
     for n in 0..200 {
@@ -527,15 +510,7 @@ fn a_peer_that_speaks_of_ever_more_scattered_commits_is_cut_off() {
         (0..60).for_each(|k| {
             knowledge.insert(attack.author.replica, 1000 * n + 2 * k + 1, 1000 * n + 2 * k + 1);
         });
-        let digest = knowledge.digest();
-        attack.control(&Control::Have(Have {
-            digest,
-            state: [0; 16],
-            knowledge: Some(knowledge),
-            reply: false,
-            heads_digest: [3; 16],
-            tags: Vec::new(),
-        }));
+        attack.control(&Control::Have(Have { state: [0; 16], knowledge, reply: false, tags: Vec::new() }));
     }
     assert_eq!(faults(&attack.mesh, 0), [Fault::Protocol]);
     attack.assert_unharmed(2);
@@ -583,16 +558,8 @@ fn a_full_buffer_gives_up_what_is_farthest_from_applicable() {
 fn no_more_is_pushed_to_a_peer_that_confirms_nothing_than_the_limit() {
     let mut attack = Attack::new(Config { push_bytes_max: 10_000, ..Config::default() });
     let engine = attack.mesh.engine(0);
-    let (knowledge, digest) = (engine.knowledge().clone(), engine.knowledge().digest());
-    let state = engine.digest().to_be_bytes();
-    attack.control(&Control::Have(Have {
-        digest,
-        state,
-        knowledge: Some(knowledge),
-        reply: false,
-        heads_digest: [3; 16],
-        tags: Vec::new(),
-    }));
+    let (knowledge, state) = (engine.knowledge().clone(), engine.digest().to_be_bytes());
+    attack.control(&Control::Have(Have { state, knowledge, reply: false, tags: Vec::new() }));
     for n in 0..500 {
         attack.mesh.write(0, put(&format!("row {n}"), n));
     }
@@ -603,24 +570,36 @@ fn no_more_is_pushed_to_a_peer_that_confirms_nothing_than_the_limit() {
 #[test]
 fn equal_knowledge_and_different_rows_raise_an_alarm_once() {
     let mut attack = Attack::new(Config::default());
-    let digest = attack.mesh.engine(0).knowledge().digest();
-    // The very same commits, so that it is no fork.
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(b"ahenk heads 1");
-    let heads = attack.mesh.store(0).recover().unwrap().heads;
-    heads.values().for_each(|head| drop(hasher.update(&head.hash.0[..8])));
-    let heads_digest = *hasher.finalize().as_bytes().first_chunk().unwrap();
+    let knowledge = attack.mesh.engine(0).knowledge().clone();
     for _ in 0..3 {
         attack.control(&Control::Have(Have {
-            digest,
             state: [9; 16],
-            knowledge: None,
+            knowledge: knowledge.clone(),
             reply: false,
-            heads_digest,
             tags: Vec::new(),
         }));
     }
     let alarms = attack.mesh.events.iter().filter(|(_, event)| matches!(event, Event::Diverged { .. }));
     assert_eq!(alarms.count(), 1);
+    attack.assert_unharmed(2);
+}
+
+#[test]
+fn a_summary_is_answered_by_one_where_nothing_differs_and_else_by_all_that_is_known() {
+    let mut attack = Attack::new(Config::default());
+    let engine = attack.mesh.engine(0);
+    let same = summary(engine.knowledge(), engine.digest());
+    let frames = |attack: &mut Attack, digest, reply| {
+        let sent = |mesh: &Mesh| mesh.engine(0).stats().peers[0].traffic;
+        let before = sent(&attack.mesh);
+        attack.control(&Control::Summary(Summary { digest, reply }));
+        let after = sent(&attack.mesh);
+        (after.frames_sent - before.frames_sent, after.bytes_sent - before.bytes_sent)
+    };
+    assert_eq!(frames(&mut attack, same, false), (0, 0));
+    assert_eq!(frames(&mut attack, [1; 16], false), (0, 0));
+    assert_eq!(frames(&mut attack, same, true).0, 1);
+    let (count, bytes) = frames(&mut attack, [1; 16], true);
+    assert!(count == 1 && bytes > 28, "{count} frames, {bytes} bytes");
     attack.assert_unharmed(2);
 }

@@ -287,9 +287,10 @@ proptest! {
 
 #[test]
 fn a_digest_is_of_one_row_of_one_table() {
-    let state = RowState::default();
     let digest = |table, row| {
         let op = op(table, row, OpKind::Put, BTreeMap::new());
+        let mut state = RowState::default();
+        state.apply(stamp(5, 0, 1), &op, &mut ());
         state.digest(&op.table, &op.row)
     };
     let digests =

@@ -200,7 +200,7 @@ fn draw_arrow(svg: &mut String, arrow: &Arrow<'_>, places: &Places) {
     let x = |node: usize| LEFT + COLUMN * node as f64;
     let word = arrow.text.split(' ').next().unwrap_or_default();
     let kind = match word {
-        "Hello" | "Have" | "Want" | "Ops" | "Ack" | "Announce" => word.to_lowercase(),
+        "Hello" | "Have" | "Summary" | "Want" | "Ops" | "Ack" | "Announce" => word.to_lowercase(),
         "Ping" | "Pong" => "ping".to_owned(),
         _ => "other".to_owned(),
     };

@@ -26,6 +26,8 @@ pub struct DiskCounts {
     pub syncs: u64,
     /// Power cuts.
     pub cuts: u64,
+    /// Of which at a write that was named, hence in the middle of a commit or of opening.
+    pub cuts_at_write: u64,
     /// Writes that a cut lost.
     pub dropped: u64,
     /// Writes of which a cut left a part.
@@ -297,6 +299,7 @@ impl StorageBackend for Handle {
         if let Some(left) = &mut medium.cut_after {
             *left -= 1;
             if *left == 0 {
+                medium.counts.cuts_at_write += 1;
                 medium.lose_power();
             }
         }

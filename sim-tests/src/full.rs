@@ -5,25 +5,29 @@
 //! `Drop` shuts down cleanly) reaches the medium.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 use ahenk::{Cursor, Scan, WriteFailed};
+use engine::commit::OpKind;
 use engine::config::Config;
-use engine::identity::{DeviceCert, Identity, PeerKey};
+use engine::identity::{DeviceCert, DeviceId, Identity, PeerKey};
+use engine::io::Order;
 use engine::knowledge::Knowledge;
-use engine::store::StoreRead;
-use engine::testing::{EPOCH_MS, test_identity};
+use engine::store::{StoreError, StoreRead};
+use engine::testing::{EPOCH_MS, Happened, test_identity};
 use engine::value::Value;
 use transport_sim::{Form, LinkOptions, LinkSettings, Skew};
 
 use crate::disk::{DiskImage, SimDisk};
+use crate::marks::Situation;
 use crate::oracle::{
     Global, Injected, Observer, Violation, check_bounds, check_equal, check_event, violation,
 };
 use crate::plan::{Event, Plan, letter};
 use crate::pure::check_acknowledged;
+use crate::recorder::Recording;
 use crate::run::{Failure, Report, panics};
 use crate::sim_store::SimStore;
 use crate::software::{Ask, Board, Seen, Setup, software};
@@ -52,6 +56,11 @@ struct Machine {
     /// The commit that the watcher is at, and the operations of it that it has seen.
     watch_at: (u64, usize),
     observer: Observer,
+    device: DeviceId,
+    /// Whether it holds the root key, or may.
+    holds_root: bool,
+    /// Whether it was told that it is revoked.
+    told: bool,
 }
 
 /// A run of a plan on simulated machines.
@@ -67,9 +76,11 @@ pub struct Full<'a> {
     trace: blake3::Hasher,
     report: Report,
     transcript: bool,
+    recording: Option<Recording>,
 }
 
-/// What a watcher saw is what the log holds from where it was, each operation once and in order.
+/// What a watcher saw is what the log holds from where it was, each operation once and in order. It may have seen what
+/// was retracted since, too, before it was; and of a statement it sees the rows that were derived anew because of it.
 fn check_watched(
     node: usize,
     store: &SimStore,
@@ -77,19 +88,53 @@ fn check_watched(
     watched: Vec<Seen>,
 ) -> Result<(), Violation> {
     let oracle = "a watcher sees each change once and in order";
+    if watched.is_empty() {
+        return Ok(());
+    }
+    let unread = |error: StoreError| Violation { oracle: "a store can be read", sentence: error.to_string() };
+    let retracted = store.quarantine(None, usize::MAX).map_err(unread)?;
     for seen in watched {
         let due = loop {
-            let page = store.applied(at.0, 1);
-            let Some(stored) = page.ok().and_then(|page| page.into_iter().next()) else { break None };
-            match stored.commit.ops.get(at.1) {
-                Some(op) => {
+            let logged = store.applied(at.0, 1).map_err(unread)?.into_iter().next();
+            let end = logged.as_ref().map_or(u64::MAX, |stored| stored.position);
+            let gone = retracted.iter().filter(|one| (at.0..end).contains(&one.stored.position));
+            if let Some(gone) = gone.min_by_key(|one| one.stored.position) {
+                let (position, commit) = (gone.stored.position, &gone.stored.commit);
+                let op = commit.ops.get(if position == at.0 { at.1 } else { 0 });
+                if op.is_some_and(|op| seen == (commit.stamp(), op.row.to_string(), Some(op.kind))) {
+                    let index = if position == at.0 { at.1 } else { 0 };
+                    *at = (position, index + 1);
+                    break None;
+                }
+                *at = (position + 1, 0);
+                continue;
+            }
+            let Some(stored) = logged else { break Some(None) };
+            if stored.position > at.0 {
+                *at = (stored.position, 0);
+            }
+            let dot = stored.commit.dot;
+            let ops: Vec<(String, Option<OpKind>)> = match stored.commit.statement {
+                Some(_) => {
+                    let because = retracted.iter().filter(|one| one.because == dot);
+                    let rows = because.flat_map(|one| &one.stored.commit.ops);
+                    let rows: BTreeSet<_> = rows.map(|op| (&op.table, &op.row)).collect();
+                    rows.into_iter().map(|(_, row)| (row.to_string(), None)).collect()
+                }
+                None => stored.commit.ops.iter().map(|op| (op.row.to_string(), Some(op.kind))).collect(),
+            };
+            match ops.into_iter().nth(at.1) {
+                Some((row, kind)) => {
                     *at = (stored.position, at.1 + 1);
-                    break Some((stored.commit.stamp(), op.row.to_string(), op.kind));
+                    // What was done to a row that is derived anew depends on when the watcher looked.
+                    break Some(Some((stored.commit.stamp(), row, kind.or(seen.2))));
                 }
                 None => *at = (stored.position + 1, 0),
             }
         };
-        if due.as_ref() != Some(&seen) {
+        if let Some(due) = due
+            && due.as_ref() != Some(&seen)
+        {
             return violation(oracle, format!("{} was shown {seen:?} where {due:?} was due", letter(node)));
         }
     }
@@ -99,6 +144,17 @@ fn check_watched(
 impl<'a> Full<'a> {
     /// A run that has not begun.
     pub fn new(plan: &'a Plan) -> Full<'a> {
+        Full::with_recording(plan, None)
+    }
+
+    /// The same, with a record of all that happens, for [`Report::moments`].
+    pub fn recorded(plan: &'a Plan) -> Full<'a> {
+        let identity = |node| test_identity(node as u8);
+        let devices = (0..plan.nodes).map(|node| identity(node).peer_key()).collect();
+        Full::with_recording(plan, Some(Recording::of(identity(0).account(), devices)))
+    }
+
+    fn with_recording(plan: &'a Plan, recording: Option<Recording>) -> Full<'a> {
         let mut builder = turmoil::Builder::new();
         builder
             .rng_seed(plan.seed)
@@ -135,6 +191,8 @@ impl<'a> Full<'a> {
                 skew: Skew::default(),
                 link: LinkSettings::default(),
                 slow_watcher: (plan.seed >> node) & 1 == 1,
+                recording: recording.clone(),
+                granted: Rc::default(),
             };
             let machine = Machine {
                 host: host(node),
@@ -147,7 +205,10 @@ impl<'a> Full<'a> {
                 boots_seen: 0,
                 backup: None,
                 watch_at: (1, 0),
-                observer: Observer::new(node, &config),
+                observer: Observer::new(node, identity.device(), &config),
+                device: identity.device(),
+                holds_root: identity.root.is_some(),
+                told: false,
             };
             let board = Rc::clone(&machine.board);
             sim.host(machine.host.as_str(), move || {
@@ -171,6 +232,7 @@ impl<'a> Full<'a> {
             trace: blake3::Hasher::new(),
             report: Report::default(),
             transcript: false,
+            recording,
         }
     }
 
@@ -186,26 +248,43 @@ impl<'a> Full<'a> {
         self.transcript = transcript;
         let result = self.events().and_then(|()| self.converge());
         self.checkpoint();
-        let Report { counts, .. } = &mut self.report;
+        let Report { counts, faults, marks, .. } = &mut self.report;
+        marks.note(Situation::Datagrams, self.plan.knobs.datagrams);
+        marks.note(Situation::Streams, !self.plan.knobs.datagrams);
+        marks.note(Situation::CoreOfAll, self.plan.core_nodes().len() == self.plan.nodes);
+        marks.note(Situation::CoreOfSome, self.plan.core_nodes().len() < self.plan.nodes);
         for machine in &self.machines {
             let (link, disk) = (machine.link.counts(), machine.disk.counts());
+            marks.note(Situation::FrameLost, link.lost > 0);
+            marks.note(Situation::FrameDoubled, link.doubled > 0);
+            marks.note(Situation::FrameDamaged, link.damaged > 0);
+            marks.note(Situation::FrameDelayed, link.delayed > 0);
+            marks.note(Situation::WriteDropped, disk.dropped > 0);
+            marks.note(Situation::WriteTorn, disk.torn > 0);
+            marks.note(Situation::DiskWriteFailed, disk.failed > disk.no_space);
+            marks.note(Situation::DiskFull, disk.no_space > 0);
+            marks.note(Situation::CutInCommit, disk.cuts_at_write > 0);
+            marks.note(Situation::StartFailed, machine.board.borrow().failed_starts > 0);
+            marks.note(Situation::PairOverwritten, machine.observer.pair_overwritten());
+            marks.note(Situation::LongLog, machine.observer.position() > 100);
             counts.add("frames through faulty links", link.sent);
-            counts.add("frames lost", link.lost);
-            counts.add("frames doubled", link.doubled);
-            counts.add("frames damaged", link.damaged);
-            counts.add("frames delayed", link.delayed);
+            faults.add("frames lost", link.lost);
+            faults.add("frames doubled", link.doubled);
+            faults.add("frames damaged", link.damaged);
+            faults.add("frames delayed", link.delayed);
             counts.add("disk writes", disk.writes);
             counts.add("disk syncs", disk.syncs);
-            counts.add("disk writes dropped by a power cut", disk.dropped);
-            counts.add("disk writes torn by a power cut", disk.torn);
-            counts.add("disk writes failed", disk.failed);
-            counts.add("disk writes without space", disk.no_space);
-            counts.add("power cuts", disk.cuts);
-            counts.add("starts on a failing disk", machine.board.borrow().failed_starts);
+            faults.add("disk writes dropped by a power cut", disk.dropped);
+            faults.add("disk writes torn by a power cut", disk.torn);
+            faults.add("disk writes failed", disk.failed);
+            faults.add("disk writes without space", disk.no_space);
+            faults.add("power cuts", disk.cuts);
+            faults.add("starts on a failing disk", machine.board.borrow().failed_starts);
         }
         self.report.commits =
             self.machines.iter().map(|machine| machine.observer.position()).max().unwrap_or(0);
         self.report.simulated_ms = self.now_ms();
+        self.report.moments = self.recording.as_ref().map(Recording::take).unwrap_or_default();
         (self.report, result)
     }
 
@@ -217,6 +296,12 @@ impl<'a> Full<'a> {
         self.trace.update(&self.ticks.to_be_bytes()).update(text.as_bytes());
         if self.transcript {
             self.report.transcript.push(format!("{:>7} ms  {text}", self.now_ms()));
+        }
+    }
+
+    fn record(&self, what: impl FnOnce() -> Happened) {
+        if let Some(recording) = &self.recording {
+            recording.note(what());
         }
     }
 
@@ -240,9 +325,14 @@ impl<'a> Full<'a> {
                 self.step().or_else(|violation| self.fail(Some(number), violation))?;
             }
             self.note(&format!("* {}", timed.event));
-            let skipped =
-                matches!(timed.event, Event::Clone { .. } | Event::Busy { .. } | Event::Intrude { .. });
-            self.report.counts.add(timed.event.kind(), u64::from(!skipped));
+            self.record(|| Happened::Planned(timed.event.to_string()));
+            let skipped = matches!(
+                timed.event,
+                Event::Clone { .. } | Event::Busy { .. } | Event::Intrude { .. } | Event::Roam { .. }
+            );
+            let counts =
+                if timed.event.is_fault() { &mut self.report.faults } else { &mut self.report.counts };
+            counts.add(timed.event.kind(), u64::from(!skipped));
             self.perform(&timed.event).or_else(|violation| self.fail(Some(number), violation))?;
             self.checkpoint();
         }
@@ -270,16 +360,32 @@ impl<'a> Full<'a> {
 
     /// Takes in what a machine's software reported.
     fn hear(&mut self, node: usize) -> Result<(), Violation> {
-        let (events, outcomes, unopened, stopped) = {
+        let (events, outcomes, orders, unopened, stopped) = {
             let mut board = self.machines[node].board.borrow_mut();
             let board = &mut *board;
             let reports = (std::mem::take(&mut board.events), std::mem::take(&mut board.outcomes));
-            (reports.0, reports.1, board.unopened.take(), board.stopped.take())
+            let orders = std::mem::take(&mut board.orders);
+            (reports.0, reports.1, orders, board.unopened.take(), board.stopped.take())
         };
         let name = letter(node);
         for event in events {
             self.note(&format!("{name} {event:?}"));
+            self.record(|| Happened::Told { node, text: format!("{event:?}") });
             check_event(node, &event, &self.injected)?;
+            let machine = &mut self.machines[node];
+            machine.told |=
+                matches!(event, engine::io::Event::Revoked { device, .. } if device == machine.device);
+        }
+        for outcome in orders {
+            self.note(&format!("{name} ordered {outcome:?}"));
+            let kind = if outcome.is_ok() { "orders carried out" } else { "orders refused or failed" };
+            self.report.counts.add(kind, 1);
+            if outcome.is_ok() && !self.machines[node].holds_root {
+                return violation(
+                    "only administrators give orders",
+                    format!("{name}'s order was carried out"),
+                );
+            }
         }
         if let Some(text) = unopened
             && self.machines[node].powered
@@ -297,6 +403,8 @@ impl<'a> Full<'a> {
                 Err(_) => "writes failed",
             };
             self.report.counts.add(kind, 1);
+            self.report.marks.note(Situation::WriteRefused, kind == "writes refused");
+            self.report.marks.note(Situation::WriteFailed, kind == "writes failed");
             let db = self.machines[node].board.borrow().db.clone();
             if let (Ok(written), Some(db)) = (outcome, db) {
                 self.machines[node].observer.acknowledged(&mut self.global, &**db.store(), &written)?;
@@ -325,9 +433,11 @@ impl<'a> Full<'a> {
             let store: &SimStore = db.store();
             if store.recover().is_err() && machine.disk.counts().failed > 0 {
                 // Between a failure of the disk and the next attempt to open the database.
+                self.report.marks.note(Situation::StoreReopened, true);
                 continue;
             }
             if std::mem::replace(&mut machine.boots_seen, boots) != boots {
+                self.report.marks.note(Situation::RebootedBehind, machine.watch_at > (1, 0));
                 machine.observer.reopened(&mut self.global, store)?;
             }
             machine.observer.observe(&mut self.global, store)?;
@@ -402,8 +512,24 @@ impl<'a> Full<'a> {
             Event::Restore { node } => return self.restore(*node),
             Event::DiskFull { node, full } => self.machines[*node].disk.fill(*full),
             Event::Read { node } => return self.read(*node),
+            Event::Revoke { by, node } => {
+                let device = self.machines[*node].device;
+                if self.machines[*by].holds_root {
+                    self.global.ordered.insert(device);
+                    self.injected.revoked = true;
+                }
+                self.ask(*by, Ask::Order(Order::Revoke { device, reason: "lost".into() }));
+            }
+            Event::Promote { by, node } => {
+                let device = self.machines[*node].device;
+                self.machines[*node].holds_root |= self.machines[*by].holds_root;
+                self.ask(*by, Ask::Order(Order::Certify { device, name: None, admin: Some(true) }));
+            }
+            Event::Readmit { .. } => {
+                return violation("the full harness can carry the plan out", event.to_string());
+            }
             // A name is one machine's, its clocks are their machines' own, and its streams carry no strangers' frames.
-            Event::Clone { .. } | Event::Busy { .. } | Event::Intrude { .. } => {}
+            Event::Clone { .. } | Event::Busy { .. } | Event::Intrude { .. } | Event::Roam { .. } => {}
         }
         Ok(())
     }
@@ -424,9 +550,11 @@ impl<'a> Full<'a> {
             return violation("a backup can be opened", format!("{}: {recovered:?}", letter(node)));
         };
         let observers: Vec<&Observer> = self.machines.iter().map(|machine| &machine.observer).collect();
-        self.global.restored(node, &recovered.knowledge(), &observers);
+        let (kept, lost) = self.global.restored(node, &recovered.knowledge(), &observers);
+        self.report.marks.note(Situation::WriteReturned, kept);
+        self.report.marks.note(Situation::WriteInBackupOnly, lost);
         let machine = &mut self.machines[node];
-        machine.observer = Observer::new(node, &self.config);
+        machine.observer = Observer::new(node, machine.device, &self.config);
         machine.observer.clock_set(recovered.clock);
         machine.watch_at = (1, 0);
         {
@@ -456,10 +584,9 @@ impl<'a> Full<'a> {
     }
 
     /// A machine that is down has no application to ask.
-    fn ask(&self, node: usize, ask: Ask) {
-        if let Some(asks) = &self.machines[node].board.borrow().asks {
-            let _ = asks.send(ask);
-        }
+    fn ask(&mut self, node: usize, ask: Ask) {
+        let asked = self.machines[node].board.borrow().asks.as_ref().map(|asks| asks.send(ask));
+        self.report.marks.note(Situation::ActedWhileDown, asked.is_none());
     }
 
     fn link(&self, a: usize, b: usize, works: bool) {
@@ -491,6 +618,7 @@ impl<'a> Full<'a> {
 
     fn power_off(&mut self, node: usize) {
         self.note(&format!("{} is without power", letter(node)));
+        self.record(|| Happened::Stopped { node });
         let machine = &mut self.machines[node];
         machine.disk.cut_after(0);
         machine.powered = false;
@@ -510,6 +638,7 @@ impl<'a> Full<'a> {
         if self.machines[node].powered && !down {
             return;
         }
+        self.record(|| Happened::Started { node });
         self.machines[node].powered = true;
         self.machines[node].disk.disarm();
         self.machines[node].disk.power_on();
@@ -519,6 +648,7 @@ impl<'a> Full<'a> {
     /// Faults stop, the core heals, the rest stays cut: the core must converge in time.
     fn converge(&mut self) -> Result<(), Failure> {
         self.set_faults(LinkOptions::default());
+        self.record(|| Happened::Planned("faults stop, only the core works".into()));
         for node in 0..self.machines.len() {
             self.machines[node].disk.disarm();
             self.restart(node);
@@ -531,7 +661,7 @@ impl<'a> Full<'a> {
             for _ in 0..LOOK_TICKS / 5 {
                 self.step().or_else(|violation| self.fail(None, violation))?;
             }
-            if self.core_is_equal(&core) {
+            if self.core_is_settled(&core) {
                 break;
             }
             // One that was just stopping when the faults stopped is started now.
@@ -550,15 +680,25 @@ impl<'a> Full<'a> {
         self.check_end(&core).or_else(|violation| self.fail(None, violation))
     }
 
-    fn core_is_equal(&self, core: &[usize]) -> bool {
+    /// Whether the devices in good standing know the same, and the others that they are revoked, as those see it.
+    fn core_is_settled(&self, core: &[usize]) -> bool {
         let heads = |node: usize| {
             let db = self.machines[node].board.borrow().db.clone()?;
             Some(db.store().recover().ok()?.heads)
         };
-        let first = heads(core[0]);
+        let standing = self.plan.standing();
+        let first = heads(standing[0]);
         // The others take part again, too, though with nobody.
         let all_open = (0..self.machines.len()).all(|node| heads(node).is_some());
-        all_open && core.iter().all(|node| heads(*node) == first)
+        let settled = |node: usize| {
+            let Machine { device, observer, .. } = &self.machines[node];
+            let known = &self.machines[standing[0]].observer;
+            if !standing.contains(&node) && known.revoked(device) {
+                return observer.revoked(device);
+            }
+            heads(node) == first && !observer.revoked(device)
+        };
+        all_open && core.iter().all(|node| settled(*node))
     }
 
     /// A watcher, however slow, comes to see all there is.
@@ -569,6 +709,7 @@ impl<'a> Full<'a> {
                 board.db.as_ref().is_none_or(|db| !matches!(db.watch(board.cursor).try_next(), Ok(None)))
             };
             let Some(node) = self.machines.iter().position(behind) else { return self.look() };
+            self.report.marks.note(Situation::WatcherBehind, true);
             self.step()?;
             if self.ticks.is_multiple_of(LOOK_TICKS) {
                 self.note(&format!("{} still watches", letter(node)));
@@ -587,6 +728,14 @@ impl<'a> Full<'a> {
             self.machines[node].observer.check_all(&mut self.global, &**db.store())?;
         }
         let observers: Vec<&Observer> = self.machines.iter().map(|machine| &machine.observer).collect();
-        check_acknowledged(&self.global, &observers, core)
+        check_acknowledged(&self.global, &observers, core, &self.plan.standing())?;
+        for node in core {
+            let Machine { device, observer, told, board, .. } = &self.machines[*node];
+            if observer.revoked(device) && !told && !board.borrow().revoked {
+                let sentence = format!("{} does not report it", letter(*node));
+                return violation("a revoked device is told", sentence);
+            }
+        }
+        Ok(())
     }
 }

@@ -1,19 +1,23 @@
 //! From a seed to a plan. Swarm configuration: half the seeds switch a random subset of the fault classes on, a
 //! quarter all of them, a quarter a single one. Few hot rows, so that writes meet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use engine::commit::OpKind;
 use engine::config::Config;
 use engine::prng::Prng;
 
 use crate::Harness;
-use crate::plan::{Event, Intrusion, Knobs, Plan, Step, Timed};
+use crate::plan::{Event, Intrusion, Knobs, Plan, Step, Timed, doomed};
 
 const MINUTE_MS: i64 = 60_000;
 const YEAR_MS: i64 = 365 * 24 * 60 * MINUTE_MS;
 /// Offsets that clocks jump to, in milliseconds.
 const OFFSETS_MS: [i64; 8] = [0, 0, 300, -MINUTE_MS, MINUTE_MS, 60 * MINUTE_MS, 70 * YEAR_MS, -20 * YEAR_MS];
+
+/// How many plans of the pure harness write much at a time, in millionths. They cost several times as much, and find
+/// what depends on size; of the rest more can be tried.
+const HEAVY_PPM: u64 = 100_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
@@ -37,9 +41,10 @@ enum Class {
     Large,
     FullDisks,
     Clones,
+    Revocations,
 }
 
-const CLASSES: [Class; 20] = [
+const CLASSES: [Class; 21] = [
     Class::Disconnects,
     Class::Cuts,
     Class::Crashes,
@@ -60,15 +65,21 @@ const CLASSES: [Class; 20] = [
     Class::Large,
     Class::FullDisks,
     Class::Clones,
+    Class::Revocations,
 ];
 
 struct Maker {
     prng: Prng,
     nodes: usize,
+    /// Whether much is written at a time.
+    heavy: bool,
     duration_ms: u64,
     events: Vec<Timed>,
+    harness: Harness,
     /// A device and the machine that becomes its copy.
     copy: Option<(usize, usize)>,
+    /// Devices that may hold the root key from some time on.
+    admins: Vec<usize>,
 }
 
 /// The plan of a seed. The full harness, which costs more, gets smaller ones.
@@ -77,12 +88,22 @@ pub fn plan(seed: u64, harness: Harness) -> Plan {
     bytes[..8].copy_from_slice(&seed.to_be_bytes());
     bytes[8..12].copy_from_slice(b"plan");
     let mut prng = Prng::new(bytes);
+    let heavy = harness == Harness::Full || prng.chance_ppm(HEAVY_PPM);
     let (nodes_max, seconds, writes) = match harness {
-        Harness::Pure => (6, 10 + prng.below(50), 10 + prng.below(50)),
+        Harness::Pure => (6, 10 + prng.below(60), 10 + prng.below(if heavy { 50 } else { 20 })),
         Harness::Full => (5, 5 + prng.below(25), 8 + prng.below(25)),
     };
     let nodes = 2 + prng.below(nodes_max - 1) as usize;
-    let mut maker = Maker { prng, nodes, duration_ms: seconds * 1000, events: Vec::new(), copy: None };
+    let mut maker = Maker {
+        prng,
+        nodes,
+        heavy,
+        duration_ms: seconds * 1000,
+        events: Vec::new(),
+        harness,
+        copy: None,
+        admins: vec![0],
+    };
     let classes = maker.classes();
     let knobs = maker.knobs(&classes);
     maker.first_links();
@@ -179,12 +200,13 @@ impl Maker {
         if self.prng.chance_ppm(120_000) {
             return self.add(at_ms, Event::Pair { node, value: number as i64 });
         }
-        let steps = match self.prng.below(10) {
-            0 => 2 + self.prng.below(4),
-            1 => 20 + self.prng.below(20),
-            _ => 1,
+        let (steps, cold) = match self.prng.below(10) {
+            0 => (2 + self.prng.below(4), false),
+            1 if self.heavy => (20 + self.prng.below(20), true),
+            1 => (4 + self.prng.below(8), true),
+            _ => (1, false),
         };
-        let steps = (0..steps).map(|_| self.step(number, steps > 10)).collect();
+        let steps = (0..steps).map(|_| self.step(number, cold)).collect();
         self.add(at_ms, Event::Write { node, steps });
     }
 
@@ -214,6 +236,9 @@ impl Maker {
         let (a, b) = self.two_nodes();
         match class {
             Class::Disconnects => {
+                if self.prng.chance_ppm(250_000) {
+                    return self.add(at_ms, Event::Roam { a, b });
+                }
                 self.add(at_ms, Event::Disconnect { a, b });
                 self.add(later_ms, Event::Connect { a, b });
             }
@@ -247,7 +272,8 @@ impl Maker {
                     loss_ppm: self.pick(&[0, 10_000, 100_000, 300_000]),
                     double_ppm: self.pick(&[0, 10_000, 200_000]),
                     damage_ppm: self.pick(&[0, 0, 10_000, 50_000]),
-                    jitter_micros: self.pick(&[0, 10_000, 100_000, 1_000_000]),
+                    // The longest: a request arrives after the one that was made when it had expired.
+                    jitter_micros: self.pick(&[0, 10_000, 100_000, 1_000_000, 1_000_000, 12_000_000]),
                 };
                 self.add(at_ms, faults);
                 self.add(later_ms, FAULTLESS);
@@ -268,6 +294,7 @@ impl Maker {
                 self.add(later_ms, Event::DiskFull { node: a, full: false });
             }
             Class::Clones => self.clone_device(a, b, at_ms),
+            Class::Revocations => self.revocation(at_ms),
             Class::OneWay => {
                 self.add(at_ms, Event::CutOneWay { from: a, to: b });
                 self.add(later_ms, Event::Connect { a, b });
@@ -287,13 +314,15 @@ impl Maker {
                 self.add(at_ms, Event::Intrude { node: a, by });
             }
             Class::Bursts => {
-                for number in 0..20 + self.prng.below(30) {
+                let (least, spread) = if self.heavy { (20, 30) } else { (4, 8) };
+                for number in 0..least + self.prng.below(spread) {
                     let steps = vec![self.step(number, false)];
                     self.add(at_ms, Event::Write { node: a, steps });
                 }
             }
             Class::Large => {
-                let steps = (0..200).map(|number| self.step(number, true)).collect();
+                let steps = if self.heavy { 200 } else { 40 };
+                let steps = (0..steps).map(|number| self.step(number, true)).collect();
                 self.add(at_ms, Event::Write { node: a, steps });
             }
             Class::Ties => self.tie(at_ms, a, b),
@@ -341,6 +370,131 @@ impl Maker {
         }
     }
 
+    /// Somebody is revoked, in one of the ways that are known to be hard. Each takes some seconds from `at_ms` on.
+    fn revocation(&mut self, at_ms: u64) {
+        let doomed = self.doomed();
+        let left: Vec<usize> = (0..self.nodes).filter(|node| !doomed.contains(node)).collect();
+        if left.len() < 2 {
+            return;
+        }
+        let (by, victim) = (self.pick(&self.admins.clone()), self.pick(&left));
+        let third = self.pick(&left);
+        let (mut by, mut issued_ms) = (by, at_ms + 2_000 + self.prng.below(4_000));
+        match self.prng.below(9) {
+            // Another becomes an administrator and gives the order; perhaps the first is lost, or revoked by it.
+            0 if victim != by => {
+                self.promotion(at_ms, by, victim);
+                if self.prng.chance_ppm(500_000) {
+                    self.add(issued_ms - 500, Event::Leave { node: by });
+                }
+                return self.order(issued_ms, victim, by);
+            }
+            // Two administrators revoke each other.
+            1 if victim != by && left.len() > 2 => {
+                self.promotion(at_ms, by, victim);
+                self.add(issued_ms - 500, Event::Disconnect { a: by, b: victim });
+                self.order(issued_ms, by, victim);
+                return self.order(issued_ms, victim, by);
+            }
+            // Two administrators revoke a third device, of which they know different things.
+            2 if victim != by && third != by && third != victim && left.len() > 2 => {
+                self.promotion(at_ms, by, third);
+                self.goes_on(at_ms, by, victim, third);
+                self.order(issued_ms, third, victim);
+            }
+            // Somebody who may not.
+            3 => {
+                if victim != by {
+                    self.add(at_ms, Event::Promote { by: victim, node: by });
+                }
+                return;
+            }
+            // A newcomer hears of it from the revoked device alone, and then gets its commits from one who has not.
+            5 if victim != by && left.len() > 3 && self.harness == Harness::Pure => {
+                return self.hearsay(at_ms, by, victim, &left);
+            }
+            // An administrator that nobody has heard of yet is cut off.
+            4 if third != by && third != victim && victim != by => {
+                self.promotion(at_ms, by, third);
+                by = third;
+            }
+            _ => {}
+        }
+        if victim == by {
+            return;
+        }
+        self.goes_on(at_ms, by, victim, third);
+        self.order(issued_ms, by, victim);
+        if self.prng.chance_ppm(300_000) && self.harness == Harness::Pure {
+            issued_ms += self.prng.below(5_000);
+            self.add(issued_ms, Event::Readmit { node: victim });
+            for other in (0..self.nodes).filter(|other| *other != victim) {
+                if self.prng.chance_ppm(500_000) {
+                    self.add(issued_ms + 1, Event::Connect { a: victim, b: other });
+                }
+            }
+        }
+    }
+
+    /// The devices that are revoked in the end, as far as the plan is made.
+    fn doomed(&self) -> BTreeSet<usize> {
+        let mut events = self.events.clone();
+        events.sort_by_key(|timed| timed.at_ms);
+        doomed(self.nodes, &events)
+    }
+
+    fn hearsay(&mut self, at_ms: u64, by: usize, victim: usize, left: &[usize]) {
+        let others: Vec<usize> = left.iter().copied().filter(|node| ![by, victim].contains(node)).collect();
+        let (relay, newcomer) = (others[0], others[1]);
+        let connect = |a, b| Event::Connect { a, b };
+        self.add(at_ms, connect(by, victim));
+        self.add(at_ms + 1_000, Event::Disconnect { a: by, b: victim });
+        for turn in 0..6 {
+            let steps = vec![self.step(turn, false)];
+            self.add(at_ms + turn * 300, Event::Write { node: victim, steps });
+        }
+        self.add(at_ms + 2_000, Event::Readmit { node: relay });
+        self.add(at_ms + 2_001, connect(relay, victim));
+        self.add(at_ms + 3_000, Event::Disconnect { a: relay, b: victim });
+        self.add(at_ms + 3_001, Event::Revoke { by, node: victim });
+        self.add(at_ms + 3_002, connect(by, victim));
+        self.add(at_ms + 4_000, Event::Readmit { node: newcomer });
+        self.add(at_ms + 4_001, connect(newcomer, victim));
+        self.add(at_ms + 5_000, connect(newcomer, relay));
+    }
+
+    fn promotion(&mut self, at_ms: u64, by: usize, node: usize) {
+        self.add(at_ms, Event::Connect { a: by, b: node });
+        self.add(at_ms + 100, Event::Promote { by, node });
+        self.admins.push(node);
+    }
+
+    /// The order, and soon somebody who hears of it.
+    fn order(&mut self, at_ms: u64, by: usize, node: usize) {
+        self.add(at_ms, Event::Revoke { by, node });
+        let other = self.node();
+        if other != by && self.prng.chance_ppm(700_000) {
+            let later_ms = self.prng.below(4_000);
+            self.add(at_ms + later_ms, Event::Connect { a: by, b: other });
+        }
+    }
+
+    /// A device is cut off from an administrator, writes on, and tells somebody else, who builds on it.
+    fn goes_on(&mut self, at_ms: u64, admin: usize, node: usize, other: usize) {
+        self.add(at_ms + 200, Event::Connect { a: admin, b: node });
+        self.add(at_ms + 1_000, Event::Disconnect { a: admin, b: node });
+        if other != node && other != admin {
+            self.add(at_ms + 1_000, Event::Disconnect { a: admin, b: other });
+            self.add(at_ms + 1_001, Event::Connect { a: node, b: other });
+        }
+        for turn in 0..2 + self.prng.below(6) {
+            let steps = vec![self.step(turn, false)];
+            let later_ms = self.prng.below(3_000);
+            let author = if self.prng.chance_ppm(700_000) { node } else { other };
+            self.add(at_ms + 1_002 + later_ms, Event::Write { node: author, steps });
+        }
+    }
+
     /// Several devices write to one field in the same millisecond.
     fn tie(&mut self, at_ms: u64, a: usize, b: usize) {
         let row = format!("hot-{}", self.prng.below(4));
@@ -375,12 +529,28 @@ impl Maker {
             let out = self.pick(&[original, copy]);
             order.retain(|node| *node != out);
         }
+        let mut doomed = self.doomed();
+        if order.iter().all(|node| doomed.contains(node)) {
+            // A device and its copy are one, and more were revoked than was meant. Somebody must be left.
+            self.events.retain(|timed| !matches!(timed.event, Event::Revoke { .. }));
+            doomed.clear();
+        }
+        let revoked: Vec<usize> = order.extract_if(.., |node| doomed.contains(node)).collect();
+        if order.len() == 1 {
+            return revoked.into_iter().take(1).map(|node| (order[0], node)).collect();
+        }
         let size = 2 + self.prng.below(order.len() as u64 - 1) as usize;
         let chain = self.prng.chance_ppm(600_000);
         let mut links = Vec::with_capacity(size - 1);
         for at in 1..size {
             let to = if chain { at - 1 } else { self.prng.below(at as u64) as usize };
             links.push((order[to], order[at]));
+        }
+        // Those that are to be revoked meet somebody in the end, and are told, or nobody.
+        for node in revoked {
+            if self.prng.chance_ppm(600_000) {
+                links.push((self.pick(&order[..size]), node));
+            }
         }
         links
     }

@@ -12,7 +12,8 @@ use engine::hlc::Hlc;
 use engine::identity::{DeviceCert, Identity, PeerKey, SecretKey, Sig};
 use engine::io::Input;
 use engine::prng::Prng;
-use engine::testing::{Author, EPOCH_MS, identity_of, op};
+use engine::statement::{Revocation, Statement};
+use engine::testing::{Author, EPOCH_MS, identity_of, op, test_root};
 use engine::value::Value;
 use engine::wire::frame::{MAJOR, pack};
 use engine::wire::message::{Control, Hello, MINOR, Ops, Run, pack_control, pack_ops};
@@ -23,6 +24,9 @@ use crate::plan::{Intrusion, TABLE};
 const SESSION: u32 = 66;
 /// Devices of the test account from this number on take no part in plans.
 const OUTSIDER: u8 = 200;
+
+/// Damaged frames in a row that a device puts up with.
+const DAMAGED_FRAMES: usize = 64;
 
 /// Who speaks, and the inputs that a device gets of it.
 pub(crate) struct Attack {
@@ -40,7 +44,13 @@ pub(crate) fn by_peer(by: Intrusion, peer: PeerKey, session: u32, mut fate: Prng
             frame[0] = MAJOR + 1;
             reseal(frame)
         }
+        Intrusion::Babble => {
+            let frame = pack(session, &[1]).map(|frame| [frame, vec![0]].concat()).expect("a short frame");
+            let input = || Input::Frame { peer, bytes: frame.clone() };
+            return Attack { peer, inputs: (0..=DAMAGED_FRAMES).map(|_| input()).collect() };
+        }
         Intrusion::Forged => commits(session, &mut fate, true),
+        Intrusion::Slander => slander(session, &peer, &mut fate),
         _ => (0..20 + fate.below(200)).map(|_| fate.next_u64() as u8).collect(),
     };
     Attack { peer, inputs: vec![Input::Frame { peer, bytes: frame }] }
@@ -94,6 +104,15 @@ fn commits(session: u32, fate: &mut Prng, forged: bool) -> Vec<u8> {
         author.commit(Hlc::new(EPOCH_MS + fate.below(1_000_000), 0), BTreeMap::new(), steps);
     let sig = if forged { Sig([fate.next_u64() as u8; 64]) } else { sig };
     let runs = vec![Run { commits: vec![commit], sig }];
+    pack_ops(session, &Ops { want: 0, offset: 1, done: true, runs }).expect("a short frame")
+}
+
+/// A revocation of a peer, with a signature of nobody.
+fn slander(session: u32, peer: &PeerKey, fate: &mut Prng) -> Vec<u8> {
+    let (device, reason) = (peer.device(), String::new());
+    let said = Revocation { device, issued_ms: EPOCH_MS, reason, fences: BTreeMap::new() };
+    let (commit, _) = Statement::Revoke(said).into_commit(&test_root(), Hlc::new(EPOCH_MS, 0));
+    let runs = vec![Run { commits: vec![commit], sig: Sig([fate.next_u64() as u8; 64]) }];
     pack_ops(session, &Ops { want: 0, offset: 1, done: true, runs }).expect("a short frame")
 }
 

@@ -29,7 +29,9 @@ macro_rules! kept {
 const FILES: &[(&str, &str)] = kept! {
     "lost-push"
     "scalar-cursor"
+    "silent-peer"
     "small-buffer"
+    "unblocked-by-statement"
 };
 
 /// All of them, each with the name of its file.

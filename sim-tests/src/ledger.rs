@@ -5,14 +5,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use engine::commit::{Commit, OpKind};
-use engine::identity::ReplicaId;
+use engine::identity::{Dot, ReplicaId};
+use engine::name::FieldName;
 use engine::store::StoreRead;
 
 use crate::oracle::{Violation, violation};
-use crate::reference::{Place, Reference, place};
+use crate::reference::{Key, Place, Reference, place, place_of};
 
-/// Table, row and field, the write that lost and the one that won.
-type Entry = (String, String, String, Place, Place);
+/// Row and field, the write that lost and the one that won.
+type Entry = (Key, FieldName, Place, Place);
 
 /// The entries that are due, and those that were found.
 #[derive(Debug, Default)]
@@ -35,17 +36,39 @@ impl Ledger {
             same || known.is_some_and(|(_, known)| *known >= seq)
         };
         for op in commit.ops.iter().filter(|op| matches!(op.kind, OpKind::Put | OpKind::Update)) {
-            let key = (op.table.to_string(), op.row.to_string());
-            let row = reference.row(&key);
-            if row.deleted.is_some() {
+            let key = (op.table.clone(), op.row.clone());
+            if reference.deleted(&key) {
                 continue;
             }
             for (field, value) in &op.fields {
-                let Some((here, other)) = row.fields.get(field.as_str()) else { continue };
-                if other != value && !had_seen(*here) {
-                    let (table, row) = key.clone();
-                    self.due.push((table, row, field.to_string(), new.min(*here), new.max(*here)));
+                let Some((here, other)) = reference.field(&key, field) else { continue };
+                if other != value && !had_seen(here) {
+                    self.due.push((key.clone(), field.clone(), new.min(here), new.max(here)));
                 }
+            }
+        }
+    }
+
+    /// A commit no longer counts, and nothing of it is in conflict with anything.
+    pub(crate) fn retract(&mut self, commit: &Commit) {
+        let gone = place(commit);
+        self.due.retain(|(_, _, loser, winner)| *loser != gone && *winner != gone);
+    }
+
+    /// Checks that nothing is listed of which a side is among `gone`.
+    pub(crate) fn check_void(
+        &self,
+        name: char,
+        store: &dyn StoreRead,
+        gone: &BTreeSet<Dot>,
+    ) -> Result<(), Violation> {
+        let found = store.conflicts(0, usize::MAX);
+        let found = found.or_else(|error| violation("a store can be read", error.to_string()))?;
+        match found.iter().find(|one| gone.contains(&one.loser.dot) || gone.contains(&one.winner.dot)) {
+            None => Ok(()),
+            Some(one) => {
+                let sentence = format!("{name} lists {one:?}");
+                violation("what is retracted is in no conflict", sentence)
             }
         }
     }
@@ -59,13 +82,8 @@ impl Ledger {
         let found = found.or_else(|error| violation("a store can be read", error.to_string()))?;
         for conflict in found {
             self.next = conflict.id + 1;
-            let place = |stamp: engine::commit::Stamp| {
-                let replica = stamp.dot.replica;
-                (stamp.hlc.0, *replica.device.0.as_bytes(), replica.incarnation, stamp.dot.seq)
-            };
-            let (table, row, field) =
-                (conflict.table.to_string(), conflict.row.to_string(), conflict.field.to_string());
-            self.listed.insert((table, row, field, place(conflict.loser), place(conflict.winner)));
+            let key = (conflict.table, conflict.row);
+            self.listed.insert((key, conflict.field, place_of(conflict.loser), place_of(conflict.winner)));
         }
         for entry in self.due.drain(..) {
             if !self.listed.contains(&entry) {

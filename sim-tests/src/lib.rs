@@ -11,27 +11,31 @@ mod generate;
 mod intruder;
 mod kept;
 mod ledger;
+mod marks;
 mod mutants;
 mod oracle;
 mod plan;
 mod pure;
+mod recorder;
 mod reference;
 mod run;
 mod shrink;
 mod sim_store;
 mod software;
+mod standing;
 
 pub use diagram::{html, shiviz};
 pub use disk::{DiskCounts, DiskImage, SimDisk};
 pub use full::Full;
 pub use generate::{FAULTLESS, plan};
 pub use kept::{Kept, kept};
+pub use marks::{Marks, marks_of};
 pub use mutants::{FailsByItself, Kill, Trial, try_bug};
 pub use oracle::{Global, Injected, Observer, Violation, check_bounds, check_equal, check_event};
 pub use plan::{Event, Intrusion, Knobs, PAIR, Plan, PlanError, Step, TABLE, Timed, letter};
 pub use pure::{Pure, Sabotage};
 pub use reference::{Reference, RowView};
-pub use run::{Counts, Failure, Outcome, Report, Summary, record, run_plan, run_seeds};
+pub use run::{Counts, Failure, Outcome, Report, Seeds, Summary, record, run_plan, run_seeds};
 pub use shrink::{Shrunk, shrink};
 
 /// What carries a plan out.

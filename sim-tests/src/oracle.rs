@@ -14,13 +14,15 @@ use engine::io::{Event, Written};
 use engine::knowledge::Knowledge;
 use engine::name::{RowKey, TableName};
 use engine::row::RowState;
-use engine::store::{Recovered, StoreError, StoreRead};
+use engine::statement::Statement;
+use engine::store::{Quarantined, Recovered, StoreError, StoreRead};
 use engine::value::Value;
 use engine::wire::message::Fault;
 
 use crate::ledger::Ledger;
 use crate::plan::{PAIR, TABLE, letter};
-use crate::reference::{Place, Reference, RowView, place};
+use crate::reference::{Key, Reference, RowView, place, place_of};
+use crate::standing::Standing;
 
 /// Commits read from a log at a time.
 const PAGE: usize = 256;
@@ -58,7 +60,11 @@ fn read<T>(result: Result<T, StoreError>) -> Result<T, Violation> {
 pub struct Global {
     /// The account's devices.
     devices: BTreeSet<DeviceId>,
-    hashes: BTreeMap<Dot, CommitHash>,
+    /// Devices that were revoked by an administrator's order, or may have been: what a device was told when its storage
+    /// failed may be durable or not.
+    pub ordered: BTreeSet<DeviceId>,
+    /// Every commit that some log held, by name.
+    commits: BTreeMap<Dot, (CommitHash, Commit)>,
     /// Commits that were answered with success, each with the device that must have it: the one that answered, unless
     /// that was restored from a backup since.
     pub acknowledged: BTreeMap<Dot, usize>,
@@ -70,17 +76,28 @@ impl Global {
         Global { devices, ..Global::default() }
     }
 
+    /// A device is one of the account's from now on.
+    pub fn admit(&mut self, device: DeviceId) {
+        self.devices.insert(device);
+    }
+
     /// A device goes on from a backup. What it had answered since and nobody else has is lost, as it must be; the rest
-    /// is another's to keep.
-    pub fn restored(&mut self, node: usize, backup: &Knowledge, observers: &[&Observer]) {
+    /// is another's to keep. Tells whether there was any of either, the kept first.
+    pub fn restored(&mut self, node: usize, backup: &Knowledge, observers: &[&Observer]) -> (bool, bool) {
+        let (mut kept, mut lost) = (false, false);
         self.acknowledged.retain(|dot, holder| {
             if *holder == node && !backup.contains(dot) {
                 let others = observers.iter().filter(|other| other.node != node);
-                let Some(other) = others.into_iter().find(|other| other.has(dot)) else { return false };
+                let Some(other) = others.into_iter().find(|other| other.has(dot)) else {
+                    lost = true;
+                    return false;
+                };
                 *holder = other.node;
+                kept = true;
             }
             true
         });
+        (kept, lost)
     }
 }
 
@@ -104,12 +121,15 @@ pub struct Observer {
     stamp_ms_max: u64,
     ledger: Ledger,
     reference: Reference,
-    changed: BTreeSet<(String, String)>,
+    changed: BTreeSet<Key>,
+    standing: Standing,
+    /// Commits that were applied and no longer count.
+    retracted: BTreeSet<Dot>,
 }
 
 impl Observer {
     /// Watches a device from its beginning.
-    pub fn new(node: usize, config: &Config) -> Observer {
+    pub fn new(node: usize, device: DeviceId, config: &Config) -> Observer {
         Observer {
             node,
             drift_ms_max: config.drift_ms_max,
@@ -125,6 +145,8 @@ impl Observer {
             ledger: Ledger::default(),
             reference: Reference::default(),
             changed: BTreeSet::new(),
+            standing: Standing::of(device),
+            retracted: BTreeSet::new(),
         }
     }
 
@@ -144,13 +166,40 @@ impl Observer {
         self.clock = clock;
     }
 
+    /// Whether a commit counts, or is in quarantine.
     fn has(&self, dot: &Dot) -> bool {
-        self.heads.get(&dot.replica).is_some_and(|(seq, _)| *seq >= dot.seq)
+        self.heads.get(&dot.replica).is_some_and(|(seq, _)| *seq >= dot.seq) || self.retracted.contains(dot)
+    }
+
+    /// What is applied of a device's replicas, as this log has it: the last of each by incarnation.
+    pub fn applied_of(&self, device: &DeviceId) -> BTreeMap<u64, (u64, CommitHash)> {
+        let of = self.heads.iter().filter(|(replica, _)| replica.device == *device);
+        of.map(|(replica, head)| (replica.incarnation, *head)).collect()
+    }
+
+    /// The device that is watched.
+    pub fn device(&self) -> DeviceId {
+        self.standing.device()
+    }
+
+    /// Whether a commit no longer counts, as this log has it.
+    pub fn beyond_fence(&self, dot: &Dot) -> bool {
+        self.standing.limit(&dot.replica).is_some_and(|limit| dot.seq > limit)
+    }
+
+    /// Whether a device is revoked, as this log has it.
+    pub fn revoked(&self, device: &DeviceId) -> bool {
+        self.standing.revoked(device)
     }
 
     /// Commits that were seen in the log.
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// Whether the rows of the pair were written more than once.
+    pub fn pair_overwritten(&self) -> bool {
+        key(TABLE, PAIR[0]).is_ok_and(|key| self.reference.writes(&key) > 1)
     }
 
     /// The knowledge that the log amounts to.
@@ -160,41 +209,45 @@ impl Observer {
 
     /// Takes in what is new in the log, and checks all that it implies. Returns whether there was anything.
     pub fn observe(&mut self, global: &mut Global, store: &dyn StoreRead) -> Result<bool, Violation> {
-        let before = self.position;
-        let mut own = None;
+        let retracted = self.retracted.len();
+        let (mut recovered, mut quarantine) = (None, None);
         loop {
             let page = read(store.applied(self.position + 1, PAGE))?;
             if page.is_empty() {
                 break;
             }
-            if self.position == before {
-                own = read(store.recover())?.replica;
+            if recovered.is_none() {
+                recovered = Some(read(store.recover())?);
             }
+            let own = recovered.as_ref().and_then(|recovered| recovered.replica);
             for stored in &page {
-                self.position += 1;
-                if stored.position != self.position {
-                    let sentence = format!(
-                        "{} has position {} where {} is due",
-                        self.name(),
-                        stored.position,
-                        self.position
-                    );
-                    return violation("positions are contiguous", sentence);
+                while self.position + 1 < stored.position {
+                    if quarantine.is_none() {
+                        quarantine = Some(by_position(store)?);
+                    }
+                    let Some(gone) = quarantine.as_ref().and_then(|all| all.get(&(self.position + 1))) else {
+                        let (name, found, due) = (self.name(), stored.position, self.position + 1);
+                        let sentence = format!("{name} has position {found} where {due} is due");
+                        return violation("each position is in the log or in quarantine", sentence);
+                    };
+                    self.position += 1;
+                    self.commit(global, &gone.stored.commit, own)?;
                 }
+                self.position += 1;
                 self.commit(global, &stored.commit, own)?;
             }
             if page.len() < PAGE {
                 break;
             }
         }
-        if self.position == before {
-            return Ok(false);
-        }
-        let recovered = read(store.recover())?;
+        let Some(recovered) = recovered else { return Ok(false) };
         self.check_heads(&recovered)?;
         self.check_clock(&recovered)?;
         self.ledger.check(self.name(), store)?;
-        if PAIR.iter().any(|row| self.changed.iter().any(|(_, changed)| changed == row)) {
+        if self.retracted.len() > retracted || quarantine.is_some() {
+            self.check_quarantine(store)?;
+        }
+        if PAIR.iter().any(|row| self.changed.iter().any(|(_, changed)| changed.as_str() == *row)) {
             self.check_pair(store)?;
         }
         for key in std::mem::take(&mut self.changed) {
@@ -232,7 +285,9 @@ impl Observer {
         }
         for (replica, needed) in &commit.deps {
             let has = self.heads.get(replica).map_or(0, |(seq, _)| *seq);
-            if has < *needed {
+            // What was taken back is not waited for.
+            let needed = self.standing.limit(replica).map_or(*needed, |limit| limit.min(*needed));
+            if has < needed {
                 return violation(
                     "a commit is applied after all that its author had seen",
                     format!(
@@ -241,20 +296,16 @@ impl Observer {
                 );
             }
         }
-        if !global.devices.contains(&dot.replica.device) {
-            let sentence = format!("{name} applied {dot:?}, whose author is no device of the account");
-            return violation("no unauthorised commit is applied", sentence);
-        }
-        let hash = hash_commit(&commit.encode());
-        if *global.hashes.entry(dot).or_insert(hash) != hash {
+        self.check_authority(global, commit)?;
+        let known = global.commits.entry(dot);
+        let (hash, known) = known.or_insert_with(|| (hash_commit(&commit.encode()), commit.clone()));
+        let hash = *hash;
+        if known != commit {
             let sentence = format!("{name} has another commit {dot:?} than other devices");
             return violation("one name, one commit", sentence);
         }
         let seen = self.seen.entry(dot.replica).or_default();
-        for (replica, seq) in &commit.deps {
-            let seen = seen.entry(*replica).or_default();
-            *seen = (*seen).max(*seq);
-        }
+        see(seen, commit);
         self.ledger.commit(&self.reference, commit, seen);
         if own == Some(dot.replica) {
             self.check_deps(dot)?;
@@ -264,8 +315,75 @@ impl Observer {
         self.heads.insert(dot.replica, (dot.seq, hash));
         self.knowledge.insert(dot.replica, 1, dot.seq);
         self.reference.add(commit);
-        self.changed.extend(commit.ops.iter().map(|op| (op.table.to_string(), op.row.to_string())));
+        self.changed.extend(rows_of(commit));
+        if commit.statement.is_some() {
+            self.standing.hear(commit);
+            self.roll_back(global);
+        }
         Ok(())
+    }
+
+    /// Nothing that does not count is applied, and a revoked device gets nothing any more.
+    fn check_authority(&self, global: &Global, commit: &Commit) -> Result<(), Violation> {
+        let (name, dot) = (self.name(), commit.dot);
+        let unauthorised = |what: &str| {
+            violation("no unauthorised commit is applied", format!("{name} applied {dot:?}, {what}"))
+        };
+        match commit.statement.as_deref() {
+            Some(Statement::Revoke(said)) if !global.ordered.contains(&said.device) => {
+                return unauthorised("a revocation that no administrator ordered");
+            }
+            Some(Statement::Certify(cert)) if !global.devices.contains(&cert.device()) => {
+                return unauthorised("which certifies a device that is none of the account's");
+            }
+            Some(_) => return Ok(()),
+            None if !global.devices.contains(&dot.replica.device) => {
+                return unauthorised("whose author is no device of the account");
+            }
+            None => {}
+        }
+        if self.standing.limit(&dot.replica).is_some_and(|limit| dot.seq > limit) {
+            return violation("nothing beyond a fence is applied", format!("{name} applied {dot:?}"));
+        }
+        if self.standing.own_revoked() && self.standing.device() != dot.replica.device {
+            let sentence = format!("{name} applied {dot:?} after it was told that it is revoked");
+            return violation("a revoked device is told nothing any more", sentence);
+        }
+        Ok(())
+    }
+
+    /// Takes out of the expected state what no longer counts.
+    fn roll_back(&mut self, global: &Global) {
+        let heads = self.heads.clone().into_iter();
+        let limits =
+            heads.filter_map(|(replica, (seq, _))| Some((replica, seq, self.standing.limit(&replica)?)));
+        for (replica, seq, limit) in limits.filter(|(_, seq, limit)| seq > limit).collect::<Vec<_>>() {
+            let known = |seq: u64| global.commits.get(&Dot { replica, seq });
+            for (_, commit) in (limit + 1..=seq).filter_map(known) {
+                self.reference.remove(commit);
+                self.ledger.retract(commit);
+                self.changed.extend(rows_of(commit));
+                self.retracted.insert(commit.dot);
+            }
+            self.knowledge.remove(&replica, limit + 1, u64::MAX);
+            self.heads.remove(&replica);
+            self.seen.remove(&replica);
+            for (hash, commit) in (1..=limit).filter_map(known) {
+                self.heads.insert(replica, (commit.dot.seq, *hash));
+                see(self.seen.entry(replica).or_default(), commit);
+            }
+        }
+    }
+
+    /// The quarantine holds what was taken back, nothing else, and each with the statement that did it.
+    fn check_quarantine(&self, store: &dyn StoreRead) -> Result<(), Violation> {
+        let quarantine = read(store.quarantine(None, usize::MAX))?;
+        let held: BTreeSet<Dot> = quarantine.iter().map(|one| one.stored.dot()).collect();
+        if held != self.retracted || !quarantine.iter().all(|one| self.standing.heard(&one.because)) {
+            let sentence = format!("{} holds {held:?}, retracted are {:?}", self.name(), self.retracted);
+            return violation("what is taken back is in quarantine", sentence);
+        }
+        self.ledger.check_void(self.name(), store, &self.retracted)
     }
 
     fn check_deps(&self, dot: Dot) -> Result<(), Violation> {
@@ -282,9 +400,8 @@ impl Observer {
 
     fn check_overwrites(&self, commit: &Commit) -> Result<(), Violation> {
         for op in &commit.ops {
-            let key = (op.table.to_string(), op.row.to_string());
-            let fields: Vec<&str> = op.fields.keys().map(|name| name.as_str()).collect();
-            let last = self.reference.overwritten(&key, op.kind, &fields);
+            let key = (op.table.clone(), op.row.clone());
+            let last = self.reference.overwritten(&key, op.kind, op.fields.keys());
             if last.is_some_and(|last| last >= place(commit)) {
                 return violation(
                     "a stamp exceeds each stamp that it overwrites",
@@ -296,9 +413,11 @@ impl Observer {
     }
 
     fn check_heads(&self, recovered: &Recovered) -> Result<(), Violation> {
-        let heads: BTreeMap<ReplicaId, (u64, CommitHash)> =
-            recovered.heads.iter().map(|(replica, head)| (*replica, (head.seq, head.hash))).collect();
-        if recovered.position != self.position || heads != self.heads {
+        let heads = || recovered.heads.iter().map(|(replica, head)| (*replica, (head.seq, head.hash)));
+        if recovered.position != self.position
+            || !heads().eq(self.heads.iter().map(|(of, head)| (*of, *head)))
+        {
+            let heads: BTreeMap<ReplicaId, (u64, CommitHash)> = heads().collect();
             return violation(
                 "position, knowledge and log say the same",
                 format!(
@@ -341,15 +460,14 @@ impl Observer {
         Ok(())
     }
 
-    fn check_row(&self, store: &dyn StoreRead, key: &(String, String)) -> Result<(), Violation> {
-        let (table, row) = names(key)?;
-        let state = read(store.row(&table, &row))?.unwrap_or_default();
-        let (stored, expected) = (view(&state), self.reference.row(key));
-        if state.visible() && expected.created.is_none() {
+    fn check_row(&self, store: &dyn StoreRead, key: &Key) -> Result<(), Violation> {
+        let state = read(store.row(&key.0, &key.1))?.unwrap_or_default();
+        if state.visible() && !self.reference.visible(key) {
             let sentence = format!("{} shows row {}, which is deleted", self.name(), key.1);
             return violation("a deleted row is not visible without a newer create", sentence);
         }
-        if stored != expected {
+        if !self.reference.is(key, &state) {
+            let (stored, expected) = (view(&state), self.reference.row(key));
             return violation(
                 "rows are what the reference merge of the log gives",
                 format!("{}'s row {} is {stored:?}, and should be {expected:?}", self.name(), key.1),
@@ -360,10 +478,10 @@ impl Observer {
 
     /// What an application is shown of the table of plans, which is what the reference merge makes visible.
     pub fn check_shown(&self, rows: &BTreeMap<String, BTreeMap<String, Value>>) -> Result<(), Violation> {
-        let due = self.reference.rows().filter(|(table, _)| table == TABLE).filter_map(|key| {
+        let due = self.reference.rows().filter(|(table, _)| table.as_str() == TABLE).filter_map(|key| {
             let row = self.reference.row(key);
-            let fields = row.fields.into_iter().map(|(name, (_, value))| (name, value)).collect();
-            row.created.map(|_| (key.1.clone(), fields))
+            let fields = row.fields.into_iter().map(|(name, (_, value))| (name.to_string(), value)).collect();
+            row.created.map(|_| (key.1.to_string(), fields))
         });
         let due: BTreeMap<String, BTreeMap<String, Value>> = due.collect();
         if *rows != due {
@@ -376,7 +494,7 @@ impl Observer {
     /// The two rows are only ever written together, so one without the other is a torn transaction.
     fn check_pair(&self, store: &dyn StoreRead) -> Result<(), Violation> {
         let [left, right] = PAIR.map(|row| {
-            let (table, row) = names(&(TABLE.to_owned(), row.to_owned()))?;
+            let (table, row) = key(TABLE, row)?;
             Ok(read(store.row(&table, &row))?.as_ref().map(view))
         });
         let (left, right) = (left?, right?);
@@ -415,9 +533,9 @@ impl Observer {
         self.observe(global, store)?;
         let recovered = read(store.recover())?;
         self.check_heads(&recovered)?;
+        self.check_quarantine(store)?;
         self.check_pair(store)?;
-        let keys: Vec<(String, String)> = self.reference.rows().cloned().collect();
-        keys.iter().try_for_each(|key| self.check_row(store, key))?;
+        self.reference.rows().try_for_each(|key| self.check_row(store, key))?;
         let (mut digest, mut rows) = (0u128, 0);
         for table in read(store.tables())? {
             let unbounded = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
@@ -426,7 +544,8 @@ impl Observer {
                 rows += 1;
             }
         }
-        let written = keys.iter().filter(|key| self.reference.row(key) != RowView::default()).count();
+        let nothing = RowState::default();
+        let written = self.reference.rows().filter(|key| !self.reference.is(key, &nothing)).count();
         if digest != recovered.digest || rows != written {
             return violation(
                 "the digest is that of all rows, and there are no others",
@@ -438,8 +557,7 @@ impl Observer {
             );
         }
         for (dot, node) in &global.acknowledged {
-            let has = self.heads.get(&dot.replica).map_or(0, |(seq, _)| *seq);
-            if *node == self.node && has < dot.seq {
+            if *node == self.node && !self.has(dot) {
                 let sentence = format!("{} answered {dot:?} and no longer has it", self.name());
                 return violation("an acknowledged write survives a crash", sentence);
             }
@@ -448,22 +566,36 @@ impl Observer {
     }
 }
 
-fn names(key: &(String, String)) -> Result<(TableName, RowKey), Violation> {
-    let names = TableName::new(&key.0).and_then(|table| Ok((table, RowKey::new(&key.1)?)));
-    names.or_else(|error| violation("names in a log are valid", error.to_string()))
+fn key(table: &str, row: &str) -> Result<Key, Violation> {
+    let key = TableName::new(table).and_then(|table| Ok((table, RowKey::new(row)?)));
+    key.or_else(|error| violation("names in a plan are valid", error.to_string()))
+}
+
+fn rows_of(commit: &Commit) -> impl Iterator<Item = Key> + '_ {
+    commit.ops.iter().map(|op| (op.table.clone(), op.row.clone()))
+}
+
+/// Adds what a commit's author had seen.
+fn see(seen: &mut BTreeMap<ReplicaId, u64>, commit: &Commit) {
+    for (replica, seq) in &commit.deps {
+        let seen = seen.entry(*replica).or_default();
+        *seen = (*seen).max(*seq);
+    }
+}
+
+/// What is in quarantine, by the position that it had.
+fn by_position(store: &dyn StoreRead) -> Result<BTreeMap<u64, Quarantined>, Violation> {
+    let quarantine = read(store.quarantine(None, usize::MAX))?;
+    Ok(quarantine.into_iter().map(|one| (one.stored.position, one)).collect())
 }
 
 fn view(state: &RowState) -> RowView {
-    let place = |stamp: engine::commit::Stamp| -> Place {
-        let replica = stamp.dot.replica;
-        (stamp.hlc.0, *replica.device.0.as_bytes(), replica.incarnation, stamp.dot.seq)
-    };
     let cells = state.cells().iter();
     RowView {
-        created: state.ins().map(place),
-        deleted: state.del().map(place),
+        created: state.ins().map(place_of),
+        deleted: state.del().map(place_of),
         fields: cells
-            .map(|(name, cell)| (name.as_str().to_owned(), (place(cell.stamp), cell.value.clone())))
+            .map(|(name, cell)| (name.clone(), (place_of(cell.stamp), cell.value.clone())))
             .collect(),
     }
 }
@@ -500,16 +632,20 @@ pub struct Injected {
     pub damaged: bool,
     /// Who seemed to say what must not be said, and to whom: both may report the other.
     pub suspects: BTreeSet<DeviceId>,
+    /// Devices were revoked.
+    pub revoked: bool,
 }
 
 /// Devices report no fault that was not injected.
 pub fn check_event(node: usize, event: &Event, injected: &Injected) -> Result<(), Violation> {
     let unexpected = match event {
         Event::Fork { .. } | Event::Diverged { .. } | Event::Rewound { .. } => true,
+        Event::Revoked { .. } => !injected.revoked,
         Event::PeerFault { device, .. } if injected.suspects.contains(device) => false,
         Event::PeerFault { fault, .. } => match fault {
             Fault::Silent | Fault::HandshakeTimeout => false,
             Fault::Protocol => !injected.damaged,
+            Fault::Revoked => !injected.revoked,
             _ => true,
         },
         _ => false,

@@ -99,6 +99,13 @@ pub enum Event {
         /// The other.
         b: usize,
     },
+    /// Two connected devices get another connection while the last one still seems open. (Pure harness.)
+    Roam {
+        /// One.
+        a: usize,
+        /// The other.
+        b: usize,
+    },
     /// Frames between two devices vanish without a word.
     Cut {
         /// One.
@@ -160,6 +167,26 @@ pub enum Event {
         node: usize,
         /// The device.
         of: usize,
+    },
+    /// An administrator declares that the device which a machine is now is one of the account's no longer.
+    Revoke {
+        /// Who says so. What a device says that does not hold the root key is refused.
+        by: usize,
+        /// The machine.
+        node: usize,
+    },
+    /// An administrator makes a device an administrator, too.
+    Promote {
+        /// Who says so.
+        by: usize,
+        /// The device.
+        node: usize,
+    },
+    /// A machine begins anew, with an empty database and as a new device of the account: it was paired again. (Pure
+    /// harness.)
+    Readmit {
+        /// The machine.
+        node: usize,
     },
     /// A device's storage has no space left, or has some again.
     DiskFull {
@@ -229,6 +256,10 @@ pub enum Intrusion {
     Version,
     /// A connected peer relays a commit that its author did not sign.
     Forged,
+    /// A connected peer brings a revocation that the root key did not sign.
+    Slander,
+    /// A connected peer sends nothing but damaged frames.
+    Babble,
     /// A device of another account connects, and sends commits of its own.
     Foreign,
     /// A device connects that claims to be of the account, with a certificate of its own making, and sends commits.
@@ -292,7 +323,7 @@ impl Plan {
             return invalid("the core needs links between devices of the plan".into());
         }
         if !self.core_is_joined() {
-            return invalid("the core falls apart".into());
+            return invalid("the core falls apart, or hangs on a device that the plan revokes".into());
         }
         if self.core_has_copies() {
             return invalid("the core holds a device and its copy".into());
@@ -302,27 +333,9 @@ impl Plan {
             if at_ms > AT_MS_MAX || event > 0 && at_ms < self.events[event - 1].at_ms {
                 return invalid(format!("event {event} is out of order or too late"));
             }
-            let nodes_ok = match &timed.event {
-                Event::Connect { a, b }
-                | Event::Disconnect { a, b }
-                | Event::Cut { a, b }
-                | Event::CutOneWay { from: a, to: b }
-                | Event::Hold { a, b }
-                | Event::Clone { node: a, of: b } => link_ok((*a, *b)),
-                Event::Write { node, .. }
-                | Event::Pair { node, .. }
-                | Event::Crash { node, .. }
-                | Event::Restart { node }
-                | Event::Leave { node }
-                | Event::Intrude { node, .. }
-                | Event::Backup { node }
-                | Event::Restore { node }
-                | Event::DiskFull { node, .. }
-                | Event::Read { node }
-                | Event::Busy { node }
-                | Event::Clock { node, .. }
-                | Event::FailStorage { node, .. } => *node < self.nodes,
-                Event::Faults { .. } | Event::Latency { .. } | Event::Bandwidth { .. } => true,
+            let nodes_ok = match timed.event.clone().nodes_mut()[..] {
+                [ref a, ref b] => link_ok((**a, **b)),
+                ref one => one.iter().all(|node| **node < self.nodes),
             };
             if !nodes_ok {
                 return invalid(format!("event {event} names a device that does not exist"));
@@ -351,32 +364,45 @@ impl Plan {
         nodes
     }
 
-    /// Whether two devices of the core are one in the end, as original and copy. Nobody talks to both at one time.
-    fn core_has_copies(&self) -> bool {
-        let mut origins: Vec<usize> = (0..self.nodes).collect();
-        for timed in &self.events {
-            if let Event::Clone { node, of } = timed.event
-                && node.max(of) < self.nodes
-            {
-                origins[node] = origins[of];
-            }
-        }
-        let core = self.core_nodes();
-        let origins: BTreeSet<usize> = core.iter().map(|node| origins[*node]).collect();
-        origins.len() < core.len()
+    /// The devices that the core joins and that the plan does not revoke, ascending: they must converge.
+    pub fn standing(&self) -> Vec<usize> {
+        let doomed = doomed(self.nodes, &self.events);
+        self.core_nodes().into_iter().filter(|node| !doomed.contains(node)).collect()
     }
 
-    /// Whether the links of the core join all of its devices.
+    /// The links of the core between those.
+    pub fn standing_links(&self) -> Vec<(usize, usize)> {
+        let standing = self.standing();
+        let both = |(a, b): &&(usize, usize)| standing.contains(a) && standing.contains(b);
+        self.core.iter().filter(both).copied().collect()
+    }
+
+    /// Whether two devices of the core are one in the end, as original and copy. Nobody talks to both at one time.
+    fn core_has_copies(&self) -> bool {
+        let (devices, _) = fates(self.nodes, &self.events);
+        let core = self.core_nodes();
+        let distinct: BTreeSet<usize> = core.iter().map(|node| devices[*node]).collect();
+        distinct.len() < core.len()
+    }
+
+    /// Whether the links of the core join all of its devices that the plan does not revoke, and each of the others to
+    /// one of these.
     fn core_is_joined(&self) -> bool {
-        let mut reached: BTreeSet<usize> = self.core.first().map(|(a, _)| *a).into_iter().collect();
-        for _ in &self.core {
-            for (a, b) in &self.core {
+        let (standing, links) = (self.standing(), self.standing_links());
+        let mut reached: BTreeSet<usize> = standing.first().copied().into_iter().collect();
+        for _ in &links {
+            for (a, b) in &links {
                 if reached.contains(a) || reached.contains(b) {
                     reached.extend([*a, *b]);
                 }
             }
         }
-        self.core_nodes().iter().all(|node| reached.contains(node))
+        let told = |node: &usize| {
+            standing.contains(node) || standing.iter().any(|other| self.in_core(*node, *other))
+        };
+        !standing.is_empty()
+            && standing.iter().all(|node| reached.contains(node))
+            && self.core_nodes().iter().all(told)
     }
 
     /// All pairs of devices.
@@ -391,6 +417,53 @@ impl Plan {
 }
 
 impl Event {
+    /// The devices that it names.
+    pub(crate) fn nodes_mut(&mut self) -> Vec<&mut usize> {
+        match self {
+            Event::Connect { a, b }
+            | Event::Disconnect { a, b }
+            | Event::Roam { a, b }
+            | Event::Cut { a, b }
+            | Event::CutOneWay { from: a, to: b }
+            | Event::Hold { a, b }
+            | Event::Clone { node: a, of: b }
+            | Event::Revoke { by: a, node: b }
+            | Event::Promote { by: a, node: b } => vec![a, b],
+            Event::Write { node, .. }
+            | Event::Pair { node, .. }
+            | Event::Crash { node, .. }
+            | Event::Restart { node }
+            | Event::Leave { node }
+            | Event::Intrude { node, .. }
+            | Event::Backup { node }
+            | Event::Restore { node }
+            | Event::DiskFull { node, .. }
+            | Event::Read { node }
+            | Event::Busy { node }
+            | Event::Readmit { node }
+            | Event::Clock { node, .. }
+            | Event::FailStorage { node, .. } => vec![node],
+            Event::Faults { .. } | Event::Latency { .. } | Event::Bandwidth { .. } => Vec::new(),
+        }
+    }
+
+    /// Whether it breaks something, or attacks.
+    pub(crate) fn is_fault(&self) -> bool {
+        !matches!(
+            self,
+            Event::Write { .. }
+                | Event::Pair { .. }
+                | Event::Connect { .. }
+                | Event::Restart { .. }
+                | Event::Backup { .. }
+                | Event::DiskFull { full: false, .. }
+                | Event::Read { .. }
+                | Event::Promote { .. }
+                | Event::Readmit { .. }
+                | Event::Bandwidth { bytes_per_second: 0 }
+        ) && *self != crate::FAULTLESS
+    }
+
     /// What a write writes, and where; `None` for all other events.
     pub fn changes(&self) -> Result<Option<(usize, Vec<Change>)>, NameError> {
         let step = |row: &str, kind, fields: Vec<(&str, i64)>| {
@@ -425,6 +498,7 @@ impl Event {
             Event::Write { .. } | Event::Pair { .. } => "write",
             Event::Connect { .. } => "connect",
             Event::Disconnect { .. } => "disconnect",
+            Event::Roam { .. } => "another connection",
             Event::Cut { .. } => "cut",
             Event::CutOneWay { .. } => "cut one way",
             Event::Hold { .. } => "hold",
@@ -436,6 +510,9 @@ impl Event {
             Event::Backup { .. } => "backup",
             Event::Restore { .. } => "restore",
             Event::Clone { .. } => "clone",
+            Event::Revoke { .. } => "revocation",
+            Event::Promote { .. } => "promotion",
+            Event::Readmit { .. } => "re-admission",
             Event::DiskFull { full: true, .. } => "disk full",
             Event::DiskFull { .. } => "disk freed",
             Event::Read { .. } => "read",
@@ -451,12 +528,14 @@ impl Event {
 
 impl Intrusion {
     /// All of them.
-    pub const ALL: [Intrusion; 7] = [
+    pub const ALL: [Intrusion; 9] = [
         Intrusion::Noise,
         Intrusion::Oversize,
         Intrusion::Bomb,
         Intrusion::Version,
         Intrusion::Forged,
+        Intrusion::Slander,
+        Intrusion::Babble,
         Intrusion::Foreign,
         Intrusion::Uncertified,
     ];
@@ -469,10 +548,39 @@ impl Intrusion {
             Intrusion::Bomb => "decompression bomb",
             Intrusion::Version => "frame of another version",
             Intrusion::Forged => "forged commit",
+            Intrusion::Slander => "forged revocation",
+            Intrusion::Babble => "damaged frames only",
             Intrusion::Foreign => "device of another account",
             Intrusion::Uncertified => "device without a certificate",
         }
     }
+}
+
+/// Which device each machine is in the end (copies are one with their original), and which of them are revoked, if
+/// every order is carried out.
+fn fates(nodes: usize, events: &[Timed]) -> (Vec<usize>, BTreeSet<usize>) {
+    let (mut devices, mut revoked): (Vec<usize>, _) = ((0..nodes).collect(), BTreeSet::new());
+    let mut next = nodes;
+    for timed in events {
+        match timed.event {
+            Event::Clone { node, of } if node.max(of) < nodes => devices[node] = devices[of],
+            Event::Readmit { node } if node < nodes => {
+                devices[node] = next;
+                next += 1;
+            }
+            Event::Revoke { node, .. } if node < nodes => {
+                revoked.insert(devices[node]);
+            }
+            _ => {}
+        }
+    }
+    (devices, revoked)
+}
+
+/// The machines whose device is revoked in the end, if every order is carried out.
+pub(crate) fn doomed(nodes: usize, events: &[Timed]) -> BTreeSet<usize> {
+    let (devices, revoked) = fates(nodes, events);
+    (0..nodes).filter(|node| revoked.contains(&devices[*node])).collect()
 }
 
 /// The two rows that [`Event::Pair`] writes together.
@@ -501,6 +609,7 @@ impl fmt::Display for Event {
             }
             Event::Connect { a, b } => write!(f, "connect {} {}", letter(*a), letter(*b)),
             Event::Disconnect { a, b } => write!(f, "disconnect {} {}", letter(*a), letter(*b)),
+            Event::Roam { a, b } => write!(f, "{} and {} get another connection", letter(*a), letter(*b)),
             Event::Cut { a, b } => write!(f, "cut {} {}", letter(*a), letter(*b)),
             Event::CutOneWay { from, to } => write!(f, "cut from {} to {}", letter(*from), letter(*to)),
             Event::Hold { a, b } => write!(f, "hold {} {}", letter(*a), letter(*b)),
@@ -518,6 +627,11 @@ impl fmt::Display for Event {
             Event::Backup { node } => write!(f, "{} is backed up", letter(*node)),
             Event::Restore { node } => write!(f, "{} is restored from its backup", letter(*node)),
             Event::Clone { node, of } => write!(f, "{} becomes a copy of {}", letter(*node), letter(*of)),
+            Event::Revoke { by, node } => write!(f, "{} revokes {}", letter(*by), letter(*node)),
+            Event::Promote { by, node } => {
+                write!(f, "{} makes {} an administrator", letter(*by), letter(*node))
+            }
+            Event::Readmit { node } => write!(f, "{} begins anew as a new device", letter(*node)),
             Event::DiskFull { node, full: true } => write!(f, "{}'s disk is full", letter(*node)),
             Event::DiskFull { node, .. } => write!(f, "{}'s disk has space again", letter(*node)),
             Event::Read { node } => write!(f, "{} reads everything", letter(*node)),

@@ -1,19 +1,22 @@
 //! Harness P: the sans-IO engines on one event queue in virtual time, with stores in memory. Its point is speed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use engine::config::Config;
 use engine::hlc::Hlc;
-use engine::io::Written;
+use engine::identity::{DeviceId, Dot};
+use engine::io::{Order, Written};
 use engine::name::{RowKey, TableName};
 use engine::prng::Prng;
 use engine::row::RowState;
+use engine::statement::Statement;
 use engine::store::{Batch, MemStore, Store};
 use engine::store::{Conflict, Quarantined, Recovered, RowRange, StoreError, StoreRead, StoredCommit};
-use engine::testing::{Happened, LinkFaults, Mesh, Moment};
+use engine::testing::{Happened, LinkFaults, Mesh, Moment, StandIns, stand_ins, test_identity};
 
 use crate::intruder::{by_peer, by_stranger};
+use crate::marks::Situation;
 use crate::oracle::{
     Global, Injected, Observer, Violation, check_bounds, check_equal, check_event, violation,
 };
@@ -22,10 +25,16 @@ use crate::run::{Failure, Report};
 
 /// Virtual time in which a core must converge once faults have stopped, in milliseconds.
 pub(crate) const CONVERGENCE_MS_MAX: u64 = 10 * 60 * 1000;
+/// One seed of so many signs for real; the others have hashes stand in for signatures, which are a sixth of the work.
+const SIGNED_EVERY: u64 = 16;
 /// Batches that a full disk refuses before somebody makes space.
 const FULL_DISK_FAILURES: u32 = 64;
 /// Rounds in which it must, besides those that its credit makes necessary: greetings, statements, timers.
 const CONVERGENCE_ROUNDS: u64 = 100;
+
+/// Most devices of a plan, and times that a machine begins anew: each time it gets a key that nobody else has.
+const NODES_MAX: u8 = *crate::plan::NODES.end() as u8;
+const READMISSIONS_MAX: u8 = 9;
 
 /// Something that a store is made to get wrong, to show that the oracles notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,11 +149,7 @@ impl StoreRead for View<'_> {
         self.store.conflicts(from_id, limit)
     }
 
-    fn quarantine(
-        &self,
-        after: Option<&engine::identity::Dot>,
-        limit: usize,
-    ) -> Result<Vec<Quarantined>, StoreError> {
+    fn quarantine(&self, after: Option<&Dot>, limit: usize) -> Result<Vec<Quarantined>, StoreError> {
         self.store.quarantine(after, limit)
     }
 
@@ -163,22 +168,32 @@ pub struct Pure<'a> {
     backups: BTreeMap<usize, MemStore>,
     global: Global,
     injected: Injected,
+    /// Devices that hold the root key, or may.
+    roots: BTreeSet<DeviceId>,
+    /// Machines that were told that the device they are is revoked.
+    told: BTreeSet<(usize, DeviceId)>,
+    /// How often each machine began anew.
+    readmissions: BTreeMap<usize, u8>,
     intrusions: u64,
     events_seen: usize,
     sabotage: Option<Sabotage>,
     report: Report,
+    _stand_ins: Option<StandIns>,
 }
 
 impl<'a> Pure<'a> {
     /// A run that has not begun.
     pub fn new(plan: &'a Plan) -> Pure<'a> {
+        let stand_ins = (!plan.seed.is_multiple_of(SIGNED_EVERY)).then(stand_ins);
         let config = plan.config();
         let mut mesh = Mesh::new(plan.nodes as u8, plan.seed, config.clone());
         mesh.set_latency(plan.knobs.latency_micros);
         mesh.keep_frames();
         plan.knobs.drift_ppm.iter().enumerate().for_each(|(node, ppm)| mesh.set_drift(node, *ppm));
-        let devices = (0..plan.nodes).map(|node| mesh.key(node).device()).collect();
-        let observers = (0..plan.nodes).map(|node| Observer::new(node, &config)).collect();
+        let device = |node| mesh.key(node).device();
+        let devices = (0..plan.nodes).map(device).collect();
+        let observers = (0..plan.nodes).map(|node| Observer::new(node, device(node), &config)).collect();
+        let roots = BTreeSet::from([device(0)]);
         Pure {
             plan,
             config,
@@ -187,10 +202,14 @@ impl<'a> Pure<'a> {
             backups: BTreeMap::new(),
             global: Global::of(devices),
             injected: Injected::default(),
+            roots,
+            told: BTreeSet::new(),
+            readmissions: BTreeMap::new(),
             intrusions: 0,
             events_seen: 0,
             sabotage: None,
             report: Report::default(),
+            _stand_ins: stand_ins,
         }
     }
 
@@ -218,15 +237,26 @@ impl<'a> Pure<'a> {
     /// Carries the plan out. What happened until a failure is in the report.
     pub fn run(mut self) -> (Report, Result<(), Failure>) {
         let result = self.events().and_then(|()| self.converge());
-        let counts = &mut self.report.counts;
+        let Report { counts, faults, marks, convergence_rounds, .. } = &mut self.report;
         let mesh = &self.mesh.counts;
+        marks.note(Situation::FramesCutOff, mesh.cut_off > 0);
+        marks.note(Situation::FrameLost, mesh.lost > 0);
+        marks.note(Situation::FrameDoubled, mesh.doubled > 0);
+        marks.note(Situation::FrameDamaged, mesh.damaged > 0);
+        marks.note(Situation::PowerCutAtBatch, mesh.cuts_between_outputs > 0);
+        marks.note(Situation::StoreRefused, mesh.store_failures > 0);
+        marks.note(Situation::PairOverwritten, self.observers.iter().any(Observer::pair_overwritten));
+        marks.note(Situation::LongLog, self.observers.iter().any(|observer| observer.position() > 100));
+        marks.note(Situation::CoreOfAll, self.plan.core_nodes().len() == self.plan.nodes);
+        marks.note(Situation::CoreOfSome, self.plan.core_nodes().len() < self.plan.nodes);
+        marks.note(Situation::ConvergedLate, *convergence_rounds > 10);
         counts.add("frames arrived", mesh.arrived);
-        counts.add("frames lost", mesh.lost);
-        counts.add("frames doubled", mesh.doubled);
-        counts.add("frames damaged", mesh.damaged);
-        counts.add("frames cut off", mesh.cut_off);
-        counts.add("batches refused by a store", mesh.store_failures);
-        counts.add("power cuts between two outputs", mesh.cuts_between_outputs);
+        faults.add("frames lost", mesh.lost);
+        faults.add("frames doubled", mesh.doubled);
+        faults.add("frames damaged", mesh.damaged);
+        faults.add("frames cut off", mesh.cut_off);
+        faults.add("batches refused by a store", mesh.store_failures);
+        faults.add("power cuts between two outputs", mesh.cuts_between_outputs);
         self.report.commits = self.observers.iter().map(Observer::position).max().unwrap_or(0);
         self.report.simulated_ms = self.mesh.now_ms();
         self.report.checkpoints.push(self.mesh.trace_hash());
@@ -254,7 +284,13 @@ impl<'a> Pure<'a> {
     }
 
     fn perform(&mut self, event: &Event) -> Result<(), Violation> {
-        self.report.counts.add(event.kind(), 1);
+        let counts = if event.is_fault() { &mut self.report.faults } else { &mut self.report.counts };
+        counts.add(event.kind(), 1);
+        let running = |node: &usize| self.mesh.running(*node);
+        let nodes: Vec<usize> = event.clone().nodes_mut().into_iter().map(|node| *node).collect();
+        let starts = matches!(event, Event::Restart { .. } | Event::Restore { .. });
+        self.report.marks.note(Situation::ActedWhileDown, !starts && !nodes.iter().all(running));
+        self.report.marks.note(Situation::AllDown, !(0..self.plan.nodes).any(|node| running(&node)));
         let now_ms = self.mesh.now_ms();
         if let Some(lines) = &mut self.mesh.transcript {
             lines.push(format!("{now_ms:>7} ms  * {event}"));
@@ -264,6 +300,7 @@ impl<'a> Pure<'a> {
             Event::Write { .. } | Event::Pair { .. } => return self.write(event),
             Event::Connect { a, b } => self.mesh.connect(*a, *b),
             Event::Disconnect { a, b } => self.mesh.disconnect(*a, *b),
+            Event::Roam { a, b } => self.mesh.roam(*a, *b),
             Event::Cut { a, b } => self.mesh.cut(*a, *b),
             Event::CutOneWay { from, to } => self.mesh.cut_one_way(*from, *to),
             Event::Hold { a, b } => self.mesh.hold(*a, *b),
@@ -277,12 +314,19 @@ impl<'a> Pure<'a> {
                 self.backups.insert(*node, self.mesh.store(*node).clone());
             }
             Event::Restore { node } => {
+                self.report.marks.note(Situation::RestoredNothing, !self.backups.contains_key(node));
                 if let Some(backup) = self.backups.get(node) {
                     let store = backup.clone().without_replica();
                     self.change_life(*node, |mesh| mesh.replace_store(*node, store));
                 }
             }
-            Event::Clone { node, of } => self.change_life(*node, |mesh| mesh.become_copy(*node, *of)),
+            Event::Clone { node, of } => {
+                self.backups.remove(node);
+                self.change_life(*node, |mesh| mesh.become_copy(*node, *of));
+            }
+            Event::Revoke { by, node } => return self.revoke(*by, *node),
+            Event::Promote { by, node } => return self.promote(*by, *node),
+            Event::Readmit { node } => self.readmit(*node),
             Event::DiskFull { node, full } => {
                 self.mesh.fail_commits(*node, if *full { FULL_DISK_FAILURES } else { 0 });
             }
@@ -330,14 +374,95 @@ impl<'a> Pure<'a> {
                 self.observers[node].acknowledged(&mut self.global, &view, &written)
             }
             Some(Err(_)) => {
+                self.report.marks.note(Situation::WriteRefused, true);
                 self.report.counts.add("writes refused", 1);
                 Ok(())
             }
             None => {
+                self.report.marks.note(Situation::WriteLost, self.mesh.running(node));
                 self.report.counts.add("writes unanswered", 1);
                 Ok(())
             }
         }
+    }
+
+    /// Gives an administrator's order. Whether it was carried out; `None` if nobody knows, because storage failed.
+    fn order(&mut self, by: usize, order: Order) -> Result<Option<Option<Dot>>, Violation> {
+        let holds_root = self.roots.contains(&self.mesh.key(by).device());
+        let id = self.mesh.administer(by, order);
+        match self.mesh.administered.get(&id) {
+            Some(Ok(_)) if !holds_root => {
+                let sentence = format!("{}'s order was carried out", letter(by));
+                violation("only administrators give orders", sentence)
+            }
+            Some(Ok(dot)) => {
+                self.report.counts.add("orders carried out", 1);
+                Ok(Some(Some(*dot)))
+            }
+            Some(Err(_)) => {
+                self.report.counts.add("orders refused", 1);
+                Ok(Some(None))
+            }
+            None => Ok(None),
+        }
+    }
+
+    fn revoke(&mut self, by: usize, node: usize) -> Result<(), Violation> {
+        if !self.mesh.running(by) {
+            return Ok(());
+        }
+        let device = self.mesh.key(node).device();
+        let before = self.injected.revoked;
+        let ordered = self.global.ordered.insert(device);
+        self.injected.revoked = true;
+        let due = self.observers[by].applied_of(&device);
+        let Some(done) = self.order(by, Order::Revoke { device, reason: "lost".into() })? else {
+            return Ok(());
+        };
+        let Some(dot) = done else {
+            self.injected.revoked = before;
+            if ordered {
+                self.global.ordered.remove(&device);
+            }
+            return Ok(());
+        };
+        let stored = self.mesh.store(by).commits(&dot.replica, 1, 1, usize::MAX).unwrap_or_default();
+        let said = stored.first().and_then(|stored| match stored.commit.statement.as_deref() {
+            Some(Statement::Revoke(said)) => Some(said),
+            _ => None,
+        });
+        let fences = said.map(|said| {
+            said.fences.iter().map(|(incarnation, fence)| (*incarnation, (fence.seq, fence.hash))).collect()
+        });
+        if fences.as_ref() != Some(&due) {
+            let sentence = format!("{} stated {fences:?}, and had {due:?}", letter(by));
+            return violation("what the issuer had applied counts, and nothing else", sentence);
+        }
+        Ok(())
+    }
+
+    fn promote(&mut self, by: usize, node: usize) -> Result<(), Violation> {
+        if !self.mesh.running(by) {
+            return Ok(());
+        }
+        let device = self.mesh.key(node).device();
+        if self.order(by, Order::Certify { device, name: None, admin: Some(true) })? != Some(None) {
+            self.roots.insert(device);
+        }
+        Ok(())
+    }
+
+    /// A machine is paired anew: another device, an empty database.
+    fn readmit(&mut self, node: usize) {
+        let times = self.readmissions.entry(node).or_default();
+        if *times == READMISSIONS_MAX {
+            return;
+        }
+        *times += 1;
+        let identity = test_identity(*times * NODES_MAX + node as u8);
+        self.global.admit(identity.device());
+        self.backups.remove(&node);
+        self.change_life(node, |mesh| mesh.become_device(node, identity));
     }
 
     /// Has somebody hostile speak to a device. That must change nothing.
@@ -388,8 +513,10 @@ impl<'a> Pure<'a> {
         change(&mut self.mesh);
         let recovered = self.mesh.store(node).recover().expect("the store in memory recovers");
         let observers: Vec<&Observer> = self.observers.iter().collect();
-        self.global.restored(node, &recovered.knowledge(), &observers);
-        let mut observer = Observer::new(node, &self.config);
+        let (kept, lost) = self.global.restored(node, &recovered.knowledge(), &observers);
+        self.report.marks.note(Situation::WriteReturned, kept);
+        self.report.marks.note(Situation::WriteInBackupOnly, lost);
+        let mut observer = Observer::new(node, self.mesh.key(node).device(), &self.config);
         observer.clock_set(recovered.clock);
         self.observers[node] = observer;
         self.mesh.restart(node);
@@ -445,6 +572,9 @@ impl<'a> Pure<'a> {
         check_equal(&equal)?;
         for (node, event) in &self.mesh.events[self.events_seen..] {
             check_event(*node, event, &self.injected)?;
+            if let engine::io::Event::Revoked { device, .. } = event {
+                self.told.insert((*node, *device));
+            }
         }
         self.events_seen = self.mesh.events.len();
         if self.mesh.counts.store_refusals > 0 {
@@ -468,17 +598,19 @@ impl<'a> Pure<'a> {
         }
         self.planned(|| "faults stop, only the core works".into());
         let start_ms = self.mesh.now_ms();
-        self.mesh.count_rounds(&self.plan.core);
+        let standing = self.plan.standing();
+        self.mesh.count_rounds(&self.plan.standing_links());
         let converged = self.mesh.run_until(CONVERGENCE_MS_MAX, |mesh| {
-            core.windows(2).all(|pair| mesh.engine(pair[0]).knowledge() == mesh.engine(pair[1]).knowledge())
+            core.iter().all(|node| settled(mesh, standing[0], *node, standing.contains(node)))
         });
         self.report.convergence_ms = self.mesh.now_ms() - start_ms;
+        self.report.marks.note(Situation::ConvergedAtOnce, self.report.convergence_ms == 0);
         self.report.convergence_rounds = self.mesh.rounds();
         if let Err(violation) = self.check() {
             return self.fail(None, violation);
         }
         let rounds = self.report.convergence_rounds;
-        if !converged || rounds > self.rounds_max(&core) {
+        if !converged || rounds > self.rounds_max(&standing) {
             let known: BTreeMap<char, u64> = core
                 .iter()
                 .map(|node| (letter(*node), self.mesh.engine(*node).knowledge().commits()))
@@ -512,26 +644,69 @@ impl<'a> Pure<'a> {
         let unbounded = (Bound::Unbounded, Bound::Unbounded);
         let table = TableName::new(crate::TABLE).expect("a valid name");
         let rows = |node: usize| self.mesh.store(node).scan(&table, unbounded, usize::MAX);
-        for pair in core.windows(2) {
+        let standing = self.plan.standing();
+        for pair in standing.windows(2) {
             if rows(pair[0]) != rows(pair[1]) {
                 let sentence = format!("{} and {} differ", letter(pair[0]), letter(pair[1]));
                 return violation("equal knowledge, equal rows", sentence);
             }
         }
-        check_acknowledged(&self.global, &self.observers.iter().collect::<Vec<_>>(), core)?;
-        self.redeliver(core)
+        check_acknowledged(&self.global, &self.observers.iter().collect::<Vec<_>>(), core, &standing)?;
+        self.redeliver(&standing)?;
+        self.check_revoked(core)
+    }
+
+    /// A revoked device of the core was told so. It has no sessions, and may write for itself.
+    fn check_revoked(&mut self, core: &[usize]) -> Result<(), Violation> {
+        for node in core {
+            let device = self.mesh.key(*node).device();
+            if !self.observers[*node].revoked(&device) {
+                continue;
+            }
+            if !self.told.contains(&(*node, device)) {
+                let sentence = format!("{} does not report it", letter(*node));
+                return violation("a revoked device is told", sentence);
+            }
+            if self.mesh.engine(*node).stats().peers.iter().any(|peer| peer.ready) {
+                let sentence = format!("{} has one", letter(*node));
+                return violation("a revoked device has no session", sentence);
+            }
+            let before = self.report.counts.0.get("writes acknowledged").copied();
+            self.write(&Event::Pair { node: *node, value: -1 })?;
+            if self.report.counts.0.get("writes acknowledged").copied() == before {
+                let sentence = format!("{} did not answer", letter(*node));
+                return violation("a revoked device may write for itself", sentence);
+            }
+        }
+        self.check()
     }
 }
 
-/// Every write that a device of the core acknowledged is on all devices of the core.
+/// Whether a device of the core is as it must be in the end: it knows what the first of those in good standing knows,
+/// or that it is revoked.
+fn settled(mesh: &Mesh, first: usize, node: usize, standing: bool) -> bool {
+    let (by, engine) = (mesh.engine(first), mesh.engine(node));
+    let device = mesh.key(node).device();
+    if !standing && by.revocations().any(|said| said.device == device) {
+        return engine.revoked();
+    }
+    engine.knowledge() == by.knowledge() && !engine.revoked()
+}
+
+/// Every write that a device of the core acknowledged is on all of its devices in good standing, unless it no longer
+/// counts, or the device that has it was revoked.
 pub(crate) fn check_acknowledged(
     global: &Global,
     observers: &[&Observer],
     core: &[usize],
+    standing: &[usize],
 ) -> Result<(), Violation> {
-    for (dot, author) in global.acknowledged.iter().filter(|(_, author)| core.contains(author)) {
-        for node in core {
-            if !observers[*node].knowledge().contains(dot) {
+    let speaks = |node: &usize| {
+        core.contains(node) && !standing.iter().any(|by| observers[*by].revoked(&observers[*node].device()))
+    };
+    for (dot, author) in global.acknowledged.iter().filter(|(_, author)| speaks(author)) {
+        for node in standing {
+            if !observers[*node].knowledge().contains(dot) && !observers[*node].beyond_fence(dot) {
                 let sentence =
                     format!("{} lacks {dot:?}, which {} acknowledged", letter(*node), letter(*author));
                 return violation("an acknowledged write is everywhere in the end", sentence);

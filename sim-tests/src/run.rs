@@ -8,9 +8,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use engine::planted::{Bug, plant};
 use engine::testing::{Happened, Moment};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::full::Full;
+use crate::marks::{Marks, marks_of};
 use crate::oracle::Violation;
 use crate::plan::Plan;
 use crate::pure::Pure;
@@ -38,6 +41,10 @@ impl Counts {
 pub struct Report {
     /// How often what happened.
     pub counts: Counts,
+    /// Faults that were injected, by kind.
+    pub faults: Counts,
+    /// Situations that were reached.
+    pub marks: Marks,
     /// Commits in the longest log.
     pub commits: u64,
     /// From the end of the faults to convergence, in virtual milliseconds.
@@ -89,16 +96,22 @@ pub fn run_plan(plan: &Plan, harness: Harness, transcript: bool) -> Outcome {
 
 fn guarded(run: impl FnOnce() -> Outcome) -> Outcome {
     panics::watch();
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+    Marks::begin();
+    let (mut report, result) = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
         let text = panics::take().unwrap_or_default();
         let violation = Violation { oracle: "nothing panics", sentence: text };
         (Report::default(), Err(Failure { at_ms: 0, event: None, violation }))
-    })
+    });
+    report.marks.take_in();
+    (report, result)
 }
 
-/// Carries a plan out in the pure harness and records all that happens, for a diagram. The failure is in it.
-pub fn record(plan: &Plan) -> Outcome {
-    let run = || Pure::new(plan).with_moments().run();
+/// Carries a plan out and records all that happens, for a diagram. The failure is in it.
+pub fn record(plan: &Plan, harness: Harness) -> Outcome {
+    let run = || match harness {
+        Harness::Pure => Pure::new(plan).with_moments().run(),
+        Harness::Full => Full::recorded(plan).run(false),
+    };
     let (mut report, result) = guarded(run);
     if let Err(failure) = &result {
         let what = Happened::Planned(format!("FAILED {failure}"));
@@ -136,6 +149,44 @@ pub(crate) mod panics {
     }
 }
 
+/// What runs cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Runs.
+    pub runs: u64,
+    /// Virtual milliseconds in all.
+    pub simulated_ms: u64,
+    /// Processor time that they took: of one core, however many worked at a time, and whatever else those did.
+    pub cpu: Duration,
+}
+
+impl Cost {
+    fn join(&mut self, other: Cost) {
+        self.runs += other.runs;
+        self.simulated_ms += other.simulated_ms;
+        self.cpu += other.cpu;
+    }
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.cpu.as_secs_f64().max(1e-9);
+        let simulated = self.simulated_ms as f64 / 1000.0;
+        write!(
+            f,
+            "{:.0} seeds/s and {:.0} simulated s per s, a seed having {:.0} simulated s",
+            self.runs as f64 / seconds,
+            simulated / seconds,
+            simulated / self.runs.max(1) as f64
+        )
+    }
+}
+
+/// Processor time of this thread so far.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
+}
+
 /// What happened in many runs.
 #[derive(Debug, Clone, Default)]
 pub struct Summary {
@@ -143,14 +194,18 @@ pub struct Summary {
     pub passed: u64,
     /// How often what happened, over all of them.
     pub counts: Counts,
+    /// Faults that were injected, by kind.
+    pub faults: Counts,
+    /// In how many runs each mark was hit that this harness must hit; 0 for those that were not.
+    pub marks: BTreeMap<&'static str, u64>,
     /// Commits written.
     pub commits: u64,
     /// The longest convergence in virtual milliseconds, and its seed.
     pub slowest: (u64, u64),
     /// The convergence of most rounds, and its seed. (Pure harness.)
     pub most_rounds: (u64, u64),
-    /// Virtual milliseconds in all.
-    pub simulated_ms: u64,
+    /// What runs cost, by how many devices they have.
+    pub costs: BTreeMap<usize, Cost>,
     /// Wall time that it took.
     pub took: Duration,
     /// Seeds that failed, ascending.
@@ -161,16 +216,34 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.took.as_secs_f64().max(1e-9);
         let runs = self.passed + self.failures.len() as u64;
+        let mut all = Cost::default();
+        self.costs.values().for_each(|cost| all.join(*cost));
         writeln!(
             f,
             "{runs} seeds in {seconds:.1} s ({:.0} seeds/s, {:.0} simulated s per s), {} commits",
             runs as f64 / seconds,
-            self.simulated_ms as f64 / 1000.0 / seconds,
+            all.simulated_ms as f64 / 1000.0 / seconds,
             self.commits
         )?;
-        for (name, times) in &self.counts.0 {
-            writeln!(f, "  {times:>10}  {name}")?;
+        writeln!(f, "on one core: {all}")?;
+        self.costs.iter().try_for_each(|(devices, cost)| writeln!(f, "  {devices} devices: {cost}"))?;
+        for (title, counts) in [("what happened", &self.counts), ("faults injected", &self.faults)] {
+            writeln!(f, "{title}:")?;
+            for (name, times) in &counts.0 {
+                writeln!(f, "  {times:>10}  {name}")?;
+            }
         }
+        let unhit = self.unhit();
+        writeln!(
+            f,
+            "marks: {} of {} hit, each with the seeds that do",
+            self.marks.len() - unhit.len(),
+            self.marks.len()
+        )?;
+        let hit = self.marks.iter().filter(|(_, seeds)| **seeds > 0);
+        let hit: Vec<String> = hit.map(|(name, seeds)| format!("{name} {seeds}")).collect();
+        hit.chunks(5).try_for_each(|line| writeln!(f, "  {}", line.join(", ")))?;
+        unhit.iter().try_for_each(|name| writeln!(f, "  NOT HIT: {name}"))?;
         write!(f, "slowest convergence: {} ms (seed {})", self.slowest.0, self.slowest.1)?;
         if self.most_rounds.0 > 0 {
             write!(f, "; in rounds: {} (seed {})", self.most_rounds.0, self.most_rounds.1)?;
@@ -179,30 +252,72 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Runs seeds on so many threads. Stops at the first failures.
-pub fn run_seeds(seeds: Range<u64>, jobs: usize, harness: Harness) -> Summary {
+impl Summary {
+    fn new(harness: Harness) -> Summary {
+        let marks = marks_of(harness).into_iter().map(|(name, _)| (name, 0)).collect();
+        Summary { marks, ..Summary::default() }
+    }
+
+    /// The marks that no run has hit.
+    pub fn unhit(&self) -> Vec<&'static str> {
+        self.marks.iter().filter(|(_, seeds)| **seeds == 0).map(|(name, _)| *name).collect()
+    }
+
+    fn join(&mut self, seed: u64, devices: usize, cpu: Duration, (report, result): Outcome) {
+        self.counts.join(&report.counts);
+        self.faults.join(&report.faults);
+        for name in report.marks.names() {
+            if let Some(seeds) = self.marks.get_mut(name) {
+                *seeds += 1;
+            }
+        }
+        let cost = Cost { runs: 1, simulated_ms: report.simulated_ms, cpu };
+        self.costs.entry(devices).or_default().join(cost);
+        self.commits += report.commits;
+        self.slowest = self.slowest.max((report.convergence_ms, seed));
+        self.most_rounds = self.most_rounds.max((report.convergence_rounds, seed));
+        match result {
+            Ok(()) => self.passed += 1,
+            Err(failure) => drop(self.failures.insert(seed, failure)),
+        }
+    }
+}
+
+/// Which seeds to run, and how.
+#[derive(Debug, Clone)]
+pub struct Seeds {
+    /// The seeds.
+    pub seeds: Range<u64>,
+    /// What carries them out.
+    pub harness: Harness,
+    /// Threads.
+    pub jobs: usize,
+    /// No seed begins after this.
+    pub deadline: Option<Instant>,
+    /// A bug to put in force.
+    pub bug: Option<Bug>,
+}
+
+/// Runs seeds. Stops at the first failures. `progress` is told how many are done.
+pub fn run_seeds(ask: &Seeds, progress: &(dyn Fn(u64) + Sync)) -> Summary {
+    let Seeds { seeds, harness, jobs, deadline, bug } = ask.clone();
     let (next, stop) = (AtomicU64::new(seeds.start), AtomicBool::new(false));
-    let (summary, start) = (Mutex::new(Summary::default()), Instant::now());
+    let (summary, start) = (Mutex::new(Summary::new(harness)), Instant::now());
     let work = || {
+        plant(bug);
         while !stop.load(Ordering::Relaxed) {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds.end {
+            if seed >= seeds.end || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return;
             }
-            let (report, result) = run_plan(&plan(seed, harness), harness, false);
+            let start = cpu_time();
+            let plan = plan(seed, harness);
+            let outcome = run_plan(&plan, harness, false);
+            let cpu = cpu_time().saturating_sub(start);
+            stop.fetch_or(outcome.1.is_err(), Ordering::Relaxed);
             let mut summary = summary.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            summary.counts.join(&report.counts);
-            summary.commits += report.commits;
-            summary.simulated_ms += report.simulated_ms;
-            summary.slowest = summary.slowest.max((report.convergence_ms, seed));
-            summary.most_rounds = summary.most_rounds.max((report.convergence_rounds, seed));
-            match result {
-                Ok(()) => summary.passed += 1,
-                Err(failure) => {
-                    stop.store(true, Ordering::Relaxed);
-                    summary.failures.insert(seed, failure);
-                }
-            }
+            summary.join(seed, plan.nodes, cpu, outcome);
+            progress(summary.passed + summary.failures.len() as u64);
         }
     };
     std::thread::scope(|scope| {

@@ -237,7 +237,7 @@ fn without_node(plan: &Plan, node: usize) -> Option<Plan> {
     plan.core.iter_mut().for_each(|(a, b)| (*a, *b) = (renumbered(*a), renumbered(*b)));
     plan.events.retain_mut(|timed| {
         let mut stays = true;
-        for other in nodes_of(&mut timed.event) {
+        for other in timed.event.nodes_mut() {
             stays &= *other != node;
             *other = renumbered(*other);
         }
@@ -246,32 +246,6 @@ fn without_node(plan: &Plan, node: usize) -> Option<Plan> {
     plan.nodes -= 1;
     plan.knobs.drift_ppm.remove(node);
     (!plan.core.is_empty()).then_some(plan)
-}
-
-/// The devices that an event names.
-fn nodes_of(event: &mut Event) -> Vec<&mut usize> {
-    match event {
-        Event::Connect { a, b }
-        | Event::Disconnect { a, b }
-        | Event::Cut { a, b }
-        | Event::CutOneWay { from: a, to: b }
-        | Event::Hold { a, b }
-        | Event::Clone { node: a, of: b } => vec![a, b],
-        Event::Write { node, .. }
-        | Event::Pair { node, .. }
-        | Event::Crash { node, .. }
-        | Event::Restart { node }
-        | Event::Leave { node }
-        | Event::Intrude { node, .. }
-        | Event::Backup { node }
-        | Event::Restore { node }
-        | Event::DiskFull { node, .. }
-        | Event::Read { node }
-        | Event::Busy { node }
-        | Event::Clock { node, .. }
-        | Event::FailStorage { node, .. } => vec![node],
-        Event::Faults { .. } | Event::Latency { .. } | Event::Bandwidth { .. } => Vec::new(),
-    }
 }
 
 /// Simpler forms of an event, the simplest first. Each is strictly simpler, so that the search ends.

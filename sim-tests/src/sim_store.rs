@@ -12,6 +12,7 @@ use engine::store::{
 use store::{OpenError, RedbStore};
 
 use crate::disk::SimDisk;
+use crate::recorder::Recording;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -20,12 +21,19 @@ pub(crate) struct SimStore {
     account: AccountId,
     /// Empty only if opening again failed.
     store: RwLock<Option<Arc<RedbStore>>>,
+    /// Whose it is, and where its batches are noted, if they are.
+    recording: Option<(usize, Recording)>,
 }
 
 impl SimStore {
     pub(crate) fn open(disk: SimDisk, account: AccountId) -> Result<SimStore, OpenError> {
         let store = RedbStore::with_backend(disk.attach(), account)?;
-        Ok(SimStore { disk, account, store: RwLock::new(Some(Arc::new(store))) })
+        Ok(SimStore { disk, account, store: RwLock::new(Some(Arc::new(store))), recording: None })
+    }
+
+    /// Has a machine's batches noted.
+    pub(crate) fn recorded(self, node: usize, recording: Option<Recording>) -> SimStore {
+        SimStore { recording: recording.map(|recording| (node, recording)), ..self }
     }
 
     fn get(&self) -> Result<Arc<RedbStore>, StoreError> {
@@ -86,7 +94,11 @@ impl StoreRead for SimStore {
 
 impl Store for SimStore {
     fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
-        self.get()?.apply(batch)?;
+        let result = self.get()?.apply(batch);
+        if let Some((node, recording)) = &self.recording {
+            recording.applied(*node, batch, result.is_ok());
+        }
+        result?;
         if batch.replica.is_some() {
             self.disk.is_own();
         }

@@ -10,18 +10,19 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ahenk::{Cursor, Db, Node, Options, WriteFailed};
+use ahenk::{Cursor, Db, Node, Options, OrderFailed, WriteFailed};
 use engine::commit::{OpKind, Stamp};
 use engine::config::Config;
-use engine::identity::{DeviceCert, Identity, PeerKey};
-use engine::io::{Change, Event, WriteRequest, Written};
+use engine::identity::{DeviceCert, Dot, Identity, PeerKey, SecretKey};
+use engine::io::{Change, Event, Order, WriteRequest, Written};
 use engine::testing::EPOCH_MS;
 use engine::time::{Clock, Now};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::sleep;
 use transport_sim::{FaultyLink, Form, LinkSettings, SimTransport, Skew, SkewedClock};
 
 use crate::disk::SimDisk;
+use crate::recorder::{Recorded, Recording};
 use crate::sim_store::SimStore;
 
 /// Readings of a clock at one point of virtual time after which its reader is taken to spin.
@@ -57,11 +58,12 @@ impl Clock for WatchedClock {
 #[derive(Debug)]
 pub(crate) enum Ask {
     Write(Vec<Change>),
+    Order(Order),
     Leave,
 }
 
 /// A change that a watcher saw: which commit, and what it did to which row.
-pub(crate) type Seen = (Stamp, String, OpKind);
+pub(crate) type Seen = (Stamp, String, Option<OpKind>);
 
 /// What a machine's software tells the harness.
 #[derive(Debug, Default)]
@@ -82,7 +84,10 @@ pub(crate) struct Board {
     /// Most memory of commits that waited for others, since the last look, in bytes.
     pub(crate) waiting_bytes: u64,
     pub(crate) events: Vec<Event>,
+    /// Its status has said that it is revoked.
+    pub(crate) revoked: bool,
     pub(crate) outcomes: Vec<Result<Written, WriteFailed>>,
+    pub(crate) orders: Vec<Result<Dot, OrderFailed>>,
 }
 
 /// What a machine starts its software with.
@@ -101,9 +106,12 @@ pub(crate) struct Setup {
     pub(crate) link: LinkSettings,
     /// Whether whoever follows the changes takes its time.
     pub(crate) slow_watcher: bool,
+    pub(crate) recording: Option<Recording>,
+    /// The account's root key, once another administrator gave it to this device. It outlives the software.
+    pub(crate) granted: Rc<RefCell<Option<SecretKey>>>,
 }
 
-type SimNode = Node<FaultyLink<SimTransport>, SimStore, WatchedClock>;
+type SimNode = Node<Recorded<FaultyLink<SimTransport>>, SimStore, WatchedClock>;
 
 enum StartError {
     Open(String),
@@ -111,22 +119,31 @@ enum StartError {
 }
 
 impl Setup {
+    /// With the root key, if it was given to this device.
+    fn identity(&self) -> Identity {
+        let mut identity = self.identity.clone();
+        identity.root = identity.root.or_else(|| self.granted.borrow().clone());
+        identity
+    }
+
     fn start(&self, boots: u32) -> Result<(SimNode, Db<SimStore>), StartError> {
         let store = SimStore::open(self.disk.clone(), self.identity.account())
-            .map_err(|error| StartError::Open(error.to_string()))?;
+            .map_err(|error| StartError::Open(error.to_string()))?
+            .recorded(self.node, self.recording.clone());
         let elapsed_ms = turmoil::sim_elapsed().map_or(0, |elapsed| elapsed.as_millis() as u64);
         let clock = SkewedClock::new(EPOCH_MS + elapsed_ms, self.drift_ppm, self.skew.clone());
         let clock = WatchedClock { clock, last: Default::default() };
         let own = self.identity.peer_key();
         let options = transport_sim::Options::new(own, self.form, self.directory.clone(), self.seed);
-        let transport = FaultyLink::new(SimTransport::new(options), own, self.seed, self.link.clone());
+        let inner = FaultyLink::new(SimTransport::new(options), own, self.seed, self.link.clone());
+        let transport = Recorded { inner, node: self.node, recording: self.recording.clone() };
         let mut seed = [self.node as u8; 32];
         seed[..8].copy_from_slice(&self.seed.to_be_bytes());
         seed[8..12].copy_from_slice(&boots.to_be_bytes());
         let options = Options {
             config: self.config.clone(),
             members: self.members.clone(),
-            ..Options::new(self.identity.clone(), seed)
+            ..Options::new(self.identity(), seed)
         };
         Node::new(options, transport, store, clock).map_err(|error| StartError::Node(error.to_string()))
     }
@@ -160,6 +177,7 @@ pub(crate) async fn software(setup: Setup, board: Rc<RefCell<Board>>) {
     let (sender, asks) = mpsc::unbounded_channel();
     tokio::task::spawn_local(listen(db.events(), Rc::clone(&board)));
     tokio::task::spawn_local(follow(db.clone(), setup.slow_watcher, Rc::clone(&board)));
+    tokio::task::spawn_local(keep_root(db.granted(), Rc::clone(&setup.granted)));
     tokio::task::spawn_local(measure(db.clone(), Rc::clone(&board)));
     tokio::task::spawn_local(apply(db.clone(), asks, Rc::clone(&board)));
     {
@@ -187,7 +205,7 @@ async fn follow(db: Db<SimStore>, slow: bool, board: Rc<RefCell<Board>>) {
                 Ok(Some(change)) => {
                     let mut board = board.borrow_mut();
                     board.cursor = change.cursor;
-                    board.watched.push((change.stamp, change.row.to_string(), change.kind));
+                    board.watched.push((change.stamp, change.row.to_string(), Some(change.kind)));
                 }
                 Ok(None) => return,
                 // The store failed: a new watch goes on where this one was.
@@ -211,12 +229,20 @@ async fn listen(mut events: broadcast::Receiver<Event>, board: Rc<RefCell<Board>
     }
 }
 
-/// Looks at the buffers again and again.
+/// Keeps the root key for the next start.
+async fn keep_root(mut grants: watch::Receiver<Option<SecretKey>>, granted: Rc<RefCell<Option<SecretKey>>>) {
+    while grants.changed().await.is_ok() {
+        granted.borrow_mut().clone_from(&grants.borrow_and_update());
+    }
+}
+
+/// Looks at the status again and again.
 async fn measure(db: Db<SimStore>, board: Rc<RefCell<Board>>) {
     while let Some(status) = db.status().await {
         {
-            let most = &mut board.borrow_mut().waiting_bytes;
-            *most = (*most).max(status.stats.waiting_bytes);
+            let board = &mut *board.borrow_mut();
+            board.waiting_bytes = board.waiting_bytes.max(status.stats.waiting_bytes);
+            board.revoked |= status.revoked;
         }
         sleep(STATUS_PAUSE).await;
     }
@@ -225,13 +251,28 @@ async fn measure(db: Db<SimStore>, board: Rc<RefCell<Board>>) {
 /// Does what the harness asks for, one thing after the other.
 async fn apply(db: Db<SimStore>, mut asks: mpsc::UnboundedReceiver<Ask>, board: Rc<RefCell<Board>>) {
     while let Some(ask) = asks.recv().await {
-        let Ask::Write(changes) = ask else {
-            board.borrow_mut().leaving = true;
-            // It may have ended meanwhile.
-            let _ = db.close().await;
-            return;
+        let changes = match ask {
+            Ask::Write(changes) => changes,
+            Ask::Order(order) => {
+                let outcome = give(&db, order).await;
+                board.borrow_mut().orders.push(outcome);
+                continue;
+            }
+            Ask::Leave => {
+                board.borrow_mut().leaving = true;
+                // It may have ended meanwhile.
+                let _ = db.close().await;
+                return;
+            }
         };
         let outcome = db.write(WriteRequest { changes, ..WriteRequest::default() }).await;
         board.borrow_mut().outcomes.push(outcome);
+    }
+}
+
+async fn give(db: &Db<SimStore>, order: Order) -> Result<Dot, OrderFailed> {
+    match order {
+        Order::Revoke { device, reason } => db.revoke(device, &reason).await,
+        Order::Certify { device, name, admin } => db.certify(device, name, admin).await,
     }
 }

@@ -6,12 +6,12 @@ use std::process::Command;
 use engine::commit::OpKind;
 use engine::planted::Bug;
 use sim_tests::{
-    Event, Failure, Full, Harness, Plan, Pure, Report, Sabotage, Step, Timed, kept, plan, run_plan,
+    Event, Failure, Full, Harness, Plan, Pure, Report, Sabotage, Seeds, Step, Timed, kept, plan, run_plan,
     run_seeds, shrink, try_bug,
 };
 
 fn holds(seeds: std::ops::Range<u64>, harness: Harness) {
-    let summary = run_seeds(seeds, 1, harness);
+    let summary = run_seeds(&Seeds { seeds, harness, jobs: 1, deadline: None, bug: None }, &|_| ());
     assert!(summary.failures.is_empty(), "{:?}", summary.failures);
     assert!(summary.counts.0["writes acknowledged"] > 0, "{summary}");
 }
@@ -55,6 +55,7 @@ fn every_fault_is_injected_within_a_hundred_plans() {
         }
     }
     let expected = [
+        "another connection",
         "backup",
         "bandwidth",
         "busy clock",
@@ -64,6 +65,7 @@ fn every_fault_is_injected_within_a_hundred_plans() {
         "crash",
         "cut",
         "cut one way",
+        "damaged frames only",
         "decompression bomb",
         "device of another account",
         "device without a certificate",
@@ -73,15 +75,19 @@ fn every_fault_is_injected_within_a_hundred_plans() {
         "faults off",
         "faults on",
         "forged commit",
+        "forged revocation",
         "frame of another version",
         "garbage frame",
         "hold",
         "latency",
         "leave",
         "oversize frame",
+        "promotion",
+        "re-admission",
         "read",
         "restart",
         "restore",
+        "revocation",
         "storage failure",
         "write",
     ];
@@ -224,7 +230,8 @@ fn planted_bugs_are_noticed_and_gone_afterwards() {
 #[test]
 fn a_failure_is_shrunk_to_the_few_events_that_cause_it() {
     engine::planted::plant(Some(Bug::UpdateResurrects));
-    let whole = plan(0, Harness::Pure);
+    let fails = |whole: &Plan| run_plan(whole, Harness::Pure, false).1.is_err();
+    let whole = (0..20).map(|seed| plan(seed, Harness::Pure)).find(fails).expect("a seed notices");
     let shrunk = shrink(&whole, Harness::Pure, std::time::Duration::from_secs(600)).expect("it fails");
     let again = run_plan(&shrunk.plan, Harness::Pure, false).1;
     engine::planted::plant(None);
@@ -262,7 +269,7 @@ fn kept_plans_hold_and_still_show_the_bug_that_they_are_kept_for() {
 fn the_example_in_the_documentation_loses_an_operation_in_its_first_exchange() {
     let (_, kept) = kept().into_iter().find(|(name, _)| *name == "scalar-cursor").expect("it is kept");
     engine::planted::plant(kept.planted());
-    let (report, result) = sim_tests::record(&kept.plan);
+    let (report, result) = sim_tests::record(&kept.plan, Harness::Pure);
     engine::planted::plant(None);
     assert!(result.is_err());
     let page = sim_tests::html("example", kept.plan.nodes, &report.moments);
@@ -352,6 +359,74 @@ fn a_full_disk_refuses_writes_and_everything_goes_on_once_there_is_space() {
     let (report, result) = Full::new(&plan).run(false);
     assert_eq!(result, Ok(()));
     let count = |name: &str| report.counts.0.get(name).copied().unwrap_or(0);
-    assert!(count("disk writes without space") > 0, "{report:?}");
+    assert!(report.faults.0.contains_key("disk writes without space"), "{report:?}");
     assert_eq!((count("writes failed"), count("writes acknowledged")), (1, 2));
+}
+
+#[test]
+fn what_happens_on_machines_is_drawn_as_well() {
+    let plan = small_plan();
+    let (report, result) = sim_tests::record(&plan, Harness::Full);
+    assert_eq!(result, Ok(()));
+    let page = sim_tests::html("machines", plan.nodes, &report.moments);
+    assert!(
+        page.contains("A to B: Hello") && page.contains("commits A:2 Put a"),
+        "frames and commits are drawn"
+    );
+    assert!(page.contains("B reports Connected") && page.contains("A stops") && page.contains("A starts"));
+    let log = sim_tests::shiviz(plan.nodes, &report.moments);
+    assert!(log.lines().any(|line| line.contains("gets Ops") && line.ends_with("from A")));
+    assert_eq!(
+        run_plan(&plan, Harness::Full, false).0.checkpoints,
+        report.checkpoints,
+        "looking changes nothing"
+    );
+}
+
+/// A failure leaves all that is needed to look at it elsewhere.
+#[test]
+fn a_failure_leaves_a_crash_pack_whose_plan_fails_in_the_same_way() {
+    for (harness, bug) in [("p", "update-resurrects"), ("t", "digest-forgets-deletes")] {
+        let packs = std::env::temp_dir().join(format!("ahenk-sim-packs-{}-{harness}", std::process::id()));
+        let run = ["run", "--harness", harness, "--seeds", "0..8", "--jobs", "1", "--bug", bug];
+        let output = Command::new(env!("CARGO_BIN_EXE_ahenk-sim"))
+            .args(run)
+            .args(["--shrink-seconds", "4", "--packs"])
+            .arg(&packs)
+            .output()
+            .expect("the simulator runs");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        let folder = std::fs::read_dir(&packs).expect("packs").next().expect("one").expect("a folder").path();
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect(name);
+        let small = Plan::from_json(&read("plan.json")).expect("a plan");
+        assert!(small.events.len() <= Plan::from_json(&read("whole.json")).expect("a plan").events.len());
+        assert!(read("diagram.html").contains("FAILED"));
+        let failure = read("failure.txt");
+        let command = failure.lines().nth(1).expect("a command");
+        assert!(text.contains(command), "{text}");
+        let replay = Command::new(env!("CARGO_BIN_EXE_ahenk-sim"))
+            .args(command.split(' ').skip(1))
+            .output()
+            .expect("the simulator runs");
+        let sentence = failure.lines().next().expect("a sentence").split_once(": ").expect("a seed").1;
+        assert!(String::from_utf8_lossy(&replay.stdout).contains(sentence), "{command}");
+        std::fs::remove_dir_all(&packs).expect("it can be removed");
+    }
+}
+
+#[test]
+fn a_mark_that_is_not_hit_is_an_error_where_all_are_demanded() {
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_ahenk-sim"))
+            .args(["run", "--seeds", "0..1", "--jobs", "1"])
+            .args(arguments)
+            .output();
+        output.expect("the simulator runs")
+    };
+    assert_eq!(run(&[]).status.code(), Some(0));
+    let output = run(&["--all-marks"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("NOT HIT: ") && text.contains("marks were not hit"), "{text}");
 }

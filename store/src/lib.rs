@@ -2,7 +2,7 @@
 //! redb file. `docs/format.md` specifies the file to the byte.
 //!
 //! Architecture invariants: one batch is one transaction; a file is never overwritten, truncated or
-//! changed before it has been found whole, of this account and of a format known here; what is read from
+//! changed before it has been found whole (or as a clean end has left it), of this account and of a format known here; what is read from
 //! it is checked, and damage is an error, not a panic.
 
 mod error;
@@ -19,6 +19,7 @@ mod record;
 mod redb_store;
 mod restore;
 mod schema;
+mod sealing;
 mod view;
 
 pub use error::{BackupError, OpenError};

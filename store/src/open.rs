@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use engine::identity::AccountId;
 use engine::store::StoreError;
 use redb::backends::{FileBackend, InMemoryBackend};
-use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend};
+use redb::{
+    Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
+};
 
 use crate::error::{BackupError, OpenError, io_error, redb};
 use crate::files::{place, temporary};
@@ -19,13 +21,14 @@ use crate::limits::StoreLimits;
 use crate::overlay::Overlay;
 use crate::redb_store::RedbStore;
 use crate::schema::{self, ALL, FORMAT, META, META_NONCE, META_STATE};
+use crate::sealing::{Sealing, ended_well};
 
 /// Memory for pages while a file is being checked, in bytes.
 const CHECK_CACHE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// What errors call a database that is not in a file.
 const NO_PATH: &str = "(not in a file)";
 
-pub(crate) fn builder(limits: &StoreLimits) -> Builder {
+fn builder(limits: &StoreLimits) -> Builder {
     let mut builder = Builder::new();
     builder.set_cache_size(limits.cache_bytes_max);
     builder
@@ -53,7 +56,8 @@ impl RedbStore {
         RedbStore::open(path, account, nonce)
     }
 
-    /// Opens a database. The whole file is checked first, checksums included, which reads all of it.
+    /// Opens a database. Unless it was closed in good order and nobody wrote to it since, the whole file is checked
+    /// first as [`RedbStore::check`] does, which reads all of it.
     /// `nonce` as in [`RedbStore::create`]. If the file may be a copy or an old state, it opens with
     /// all its data, and `recover` gives no replica.
     pub fn open(path: &Path, account: AccountId, nonce: Nonce) -> Result<RedbStore, OpenError> {
@@ -67,12 +71,20 @@ impl RedbStore {
         nonce: Nonce,
         limits: StoreLimits,
     ) -> Result<RedbStore, OpenError> {
-        check(path, &account)?;
-        let db = builder(&limits).open(path).map_err(|error| OpenError::database(path, error))?;
+        if !found_sealed(path, &account)? {
+            check(path, &account)?;
+        }
+        let db = reopen(path, &limits).map_err(|error| OpenError::database(path, error))?;
         check_header(&db, path, &account)?;
         guard::renew(&db, path, &nonce)?;
         RedbStore::attach(db, Some(path.to_owned()), account, limits)
             .map_err(|error| OpenError::store(path, error))
+    }
+
+    /// Checks that a database is whole and of this account, and changes nothing: the checksum of every page is verified,
+    /// which reads the whole file. Nobody may have it open.
+    pub fn check(path: &Path, account: AccountId) -> Result<(), OpenError> {
+        check(path, &account)
     }
 
     /// Opens a database, or creates it if there is no file.
@@ -164,9 +176,34 @@ fn copy(source: &ReadTransaction, db: &Database) -> Result<(), StoreError> {
     txn.commit().map_err(redb)
 }
 
+/// Opens a database file, to be sealed when it is closed.
+pub(crate) fn reopen(path: &Path, limits: &StoreLimits) -> Result<Database, DatabaseError> {
+    builder(limits).create_with_backend(Sealing::open(path)?)
+}
+
 /// Opens the file through an [`Overlay`], with every checksum verified, so that whatever redb would
 /// repair or write on the way stays in memory.
 pub(crate) fn check(path: &Path, account: &AccountId) -> Result<(), OpenError> {
+    let db = look(path, file(path)?, true)?;
+    check_header(&db, path, account)
+}
+
+/// Whether the file is as a clean end has left it. Looked at like [`check`] does, but for the checksums.
+fn found_sealed(path: &Path, account: &AccountId) -> Result<bool, OpenError> {
+    let io = |error| OpenError::io(path, error);
+    let file = file(path)?;
+    if !ended_well(&file).unwrap_or(false) || !guard::sealed(path, &file).map_err(io)? {
+        return Ok(false);
+    }
+    let db = look(path, file, false)?;
+    if !guard::fits(&db, path)? {
+        return Ok(false);
+    }
+    check_header(&db, path, account).map(|()| true)
+}
+
+/// Opens what may be a database. Writable, because its lock asks for it.
+fn file(path: &Path) -> Result<File, OpenError> {
     let io = |error| OpenError::io(path, error);
     let metadata = fs::metadata(path).map_err(io)?;
     if !metadata.is_file() {
@@ -175,16 +212,17 @@ pub(crate) fn check(path: &Path, account: &AccountId) -> Result<(), OpenError> {
     if metadata.len() == 0 {
         return Err(OpenError::Damaged { path: path.to_owned(), reason: "it is empty".into() });
     }
-    // Writable, because the lock asks for it.
-    let file = OpenOptions::new().read(true).write(true).open(path).map_err(io)?;
+    OpenOptions::new().read(true).write(true).open(path).map_err(io)
+}
+
+fn look(path: &Path, file: File, in_full: bool) -> Result<Database, OpenError> {
     let file = FileBackend::new(file).map_err(|error| OpenError::database(path, error))?;
-    let overlay = Overlay::new(file).map_err(io)?;
-    let db = Builder::new()
+    let overlay = Overlay::new(file).map_err(|error| OpenError::io(path, error))?;
+    Builder::new()
         .set_cache_size(CHECK_CACHE_BYTES_MAX)
-        .set_check_integrity_on_open(true)
+        .set_check_integrity_on_open(in_full)
         .create_with_backend(overlay)
-        .map_err(|error| OpenError::database(path, error))?;
-    check_header(&db, path, account)
+        .map_err(|error| OpenError::database(path, error))
 }
 
 /// Checks the format, the account, and that all tables are there.
@@ -196,8 +234,8 @@ fn check_header(db: &Database, path: &Path, account: &AccountId) -> Result<(), O
     let path: PathBuf = path.to_owned();
     match header.format {
         0 => return Err(OpenError::Damaged { path, reason: "format 0 does not exist".into() }),
-        1 => {
-            let reason = "it has format 1, which no released version wrote".into();
+        old @ (1 | 2) => {
+            let reason = format!("it has format {old}, which no released version wrote");
             return Err(OpenError::Damaged { path, reason });
         }
         FORMAT => {}

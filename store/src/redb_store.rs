@@ -32,7 +32,7 @@ use crate::view::{self, Open, View};
 /// database is opened after an unclean end.
 const TAIL_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Bytes of the log after the last checkpoint that are not worth one when the database is closed.
-const TAIL_BYTES_LEFT_MAX: u64 = 1024 * 1024;
+const TAIL_BYTES_LEFT_MAX: u64 = 256 * 1024;
 
 /// A durable store in one file. Shared by reference: reads run beside each other and beside the one
 /// writer, each on its own snapshot.
@@ -307,7 +307,7 @@ impl Store for RedbStore {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         *open = None;
-        let db = crate::open::builder(&self.limits).open(path).map_err(redb)?;
+        let db = crate::open::reopen(path, &self.limits).map_err(redb)?;
         *open = Some(Open::load(db, &self.account)?);
         Ok(())
     }

@@ -24,7 +24,7 @@ const TAIL_BYTES: u64 = 3_000;
 const KEEP: &str = "AHENK_WRITE_FIXTURE";
 
 fn fixture(kind: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-2").with_extension(kind)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-3").with_extension(kind)
 }
 
 fn conflicts(history: &History) -> Vec<Conflict> {
@@ -114,11 +114,11 @@ fn summary(store: &RedbStore) -> String {
 }
 
 #[test]
-fn the_fixture_of_format_2_reads_exactly_and_can_be_written() {
+fn the_fixture_of_format_3_reads_exactly_and_can_be_written() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("db");
     fs::copy(fixture("redb"), &path).expect("a copy of the fixture");
-    let store = open(&path).expect("format 2 opens");
+    let store = open(&path).expect("format 3 opens");
     assert_eq!(summary(&store), fs::read_to_string(fixture("txt")).expect("its summary"));
     let recovered = store.recover().expect("recovered");
     assert_eq!(recovered.replica, None, "a copy is a new life");
@@ -137,14 +137,14 @@ fn the_fixture_of_format_2_reads_exactly_and_can_be_written() {
 
 #[test]
 fn the_fixture_of_this_format_can_be_written_anew() {
-    assert_eq!(FORMAT, 2, "a new format needs its own fixture");
+    assert_eq!(FORMAT, 3, "a new format needs its own fixture");
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("db");
     write(&path);
     if let Some(keep) = std::env::var_os(KEEP).map(PathBuf::from) {
-        fs::copy(&path, keep.join("format-2.redb")).expect("kept");
+        fs::copy(&path, keep.join("format-3.redb")).expect("kept");
         let summary = summary(&open(&path).expect("it opens"));
-        fs::write(keep.join("format-2.txt"), summary).expect("kept");
+        fs::write(keep.join("format-3.txt"), summary).expect("kept");
     }
     let store = open(&path).expect("it opens");
     assert_eq!(batches_held(&store), BATCHES);
@@ -153,7 +153,7 @@ fn the_fixture_of_this_format_can_be_written_anew() {
 
 /// The meaning of bytes is fixed, whatever redb or this code become.
 #[test]
-fn records_of_format_2_have_the_bytes_that_the_specification_gives() {
+fn records_of_format_3_have_the_bytes_that_the_specification_gives() {
     use redb::{ReadableDatabase, TableDefinition};
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("db");
@@ -164,7 +164,7 @@ fn records_of_format_2_have_the_bytes_that_the_specification_gives() {
         let table = txn.open_table(TableDefinition::<&[u8], &[u8]>::new(table)).expect("a table");
         table.get(key).expect("a read").expect("an entry").value().to_vec()
     };
-    assert_eq!(get("meta", b"format"), [0, 0, 0, 2]);
+    assert_eq!(get("meta", b"format"), [0, 0, 0, 3]);
     assert_eq!(get("meta", b"account"), account().0);
     // The state: a replica follows (24 bytes), clock, digest, next conflict, position, checkpoint.
     let state = get("meta", b"state");

@@ -94,7 +94,7 @@ fn a_state_from_before_a_crash_while_opening_is_the_same_life() {
     let (old, new) =
         (String::from_utf8(old_guard).expect("text"), String::from_utf8(new_guard).expect("text"));
     // As between the first and the second step, and between the second and the third.
-    let both = format!("{new}{}\n", old.lines().last().expect("a nonce"));
+    let both = format!("{new}{}\n", old.lines().find(|line| line.starts_with("nonce ")).expect("a nonce"));
     for db in [&old_db, &new_db] {
         fs::write(&path, db).expect("the file");
         fs::write(guard_path(&path), &both).expect("the guard");
@@ -130,4 +130,68 @@ fn a_nonce_is_not_taken_twice_in_a_row() {
     drop(RedbStore::create(&path, account(), same).expect("created"));
     assert!(matches!(RedbStore::open(&path, account(), same), Err(OpenError::NonceReused(_))));
     assert!(open(&path).is_ok());
+}
+
+/// Whether the guard says that the file was closed in good order.
+fn is_sealed(path: &Path) -> bool {
+    fs::read_to_string(guard_path(path)).expect("the guard").contains("\nseal ")
+}
+
+#[test]
+fn a_database_is_sealed_while_it_is_closed_and_only_then() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (path, before) = written(folder.path());
+    assert!(is_sealed(&path));
+    let store = open(&path).expect("it opens");
+    assert!(!is_sealed(&path));
+    // As a killed process leaves it: the guard of that moment, over a file that lacks redb's own mark too.
+    let killed = fs::read(&path).expect("the file");
+    drop(store);
+    assert!(is_sealed(&path));
+    fs::write(&path, killed).expect("the file");
+    assert_eq!(replica(&path), Some(before));
+}
+
+#[test]
+fn a_sealed_database_opens_without_being_read_in_full_and_any_change_breaks_the_seal() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("db");
+    let store = create(&path).with_checkpoint_at(0, 0);
+    let mut history = history_to(0);
+    (0..40).for_each(|n| assert_eq!(store.apply(&batch(&mut history, n)), Ok(())));
+    drop(store);
+    let whole = fs::read(&path).expect("the file");
+    let sealed = fs::read(guard_path(&path)).expect("the guard");
+    // The value of an old commit, in a page that opening has no business with.
+    let needle = [5; 60];
+    let at = whole.windows(needle.len()).position(|window| window == needle).expect("a value");
+    let mut damaged = whole;
+    damaged[at] ^= 1;
+    fs::write(&path, &damaged).expect("the file");
+    assert!(matches!(RedbStore::check(&path, account()), Err(OpenError::Damaged { .. })));
+    assert!(matches!(open(&path), Err(OpenError::Damaged { .. })), "its seal is broken");
+    // Written down as if the medium had changed the byte: only a check finds that.
+    let metadata = fs::metadata(&path).expect("metadata");
+    let text = String::from_utf8(sealed).expect("text");
+    let others = text.lines().filter(|line| !line.starts_with("seal "));
+    let forged = format!("seal {} {}", metadata.len(), changed_ns(&metadata));
+    let guard = others.chain([forged.as_str()]).collect::<Vec<_>>().join("\n") + "\n";
+    fs::write(guard_path(&path), &guard).expect("the guard");
+    while changed_ns(&fs::metadata(guard_path(&path)).expect("metadata")) <= changed_ns(&metadata) {
+        fs::write(guard_path(&path), &guard).expect("the guard");
+    }
+    assert!(matches!(RedbStore::check(&path, account()), Err(OpenError::Damaged { .. })));
+    assert!(open(&path).is_ok());
+}
+
+#[cfg(unix)]
+fn changed_ns(metadata: &fs::Metadata) -> i128 {
+    use std::os::unix::fs::MetadataExt;
+    i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec())
+}
+
+#[cfg(not(unix))]
+fn changed_ns(metadata: &fs::Metadata) -> i128 {
+    let modified = metadata.modified().expect("a time").duration_since(std::time::UNIX_EPOCH);
+    modified.expect("after 1970").as_nanos() as i128
 }

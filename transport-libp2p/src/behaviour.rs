@@ -50,6 +50,8 @@ pub(crate) enum Denied {
     NotEd25519,
     #[error("too many connections with unknown peers")]
     TooManyUnknown,
+    #[error("this device has paused")]
+    Paused,
 }
 
 /// News of a stream.
@@ -66,12 +68,20 @@ pub(crate) struct Streams {
     hub: Arc<Hub>,
     connections: BTreeMap<ConnectionId, PeerKey>,
     offer_pairing: bool,
+    /// Nobody is admitted.
+    pub(crate) paused: bool,
     queue: VecDeque<ToSwarm<StreamNews, ToHandler>>,
 }
 
 impl Streams {
     pub(crate) fn new(hub: Arc<Hub>) -> Streams {
-        Streams { hub, connections: BTreeMap::new(), offer_pairing: false, queue: VecDeque::new() }
+        Streams {
+            hub,
+            connections: BTreeMap::new(),
+            offer_pairing: false,
+            paused: false,
+            queue: VecDeque::new(),
+        }
     }
 
     /// Opens a stream; a [`StreamNews`] follows, unless the connection closes.
@@ -98,6 +108,9 @@ impl Streams {
     }
 
     fn admit(&self, peer: &PeerId) -> Result<Handler, ConnectionDenied> {
+        if self.paused {
+            return Err(ConnectionDenied::new(Denied::Paused));
+        }
         let key = keys::key_of(peer).ok_or_else(|| ConnectionDenied::new(Denied::NotEd25519))?;
         if !self.hub.is_member(&key) {
             let members = self.hub.members();

@@ -96,6 +96,7 @@ pub(crate) enum Command {
     Peers(oneshot::Sender<Vec<PeerDetails>>),
     Relays(oneshot::Sender<Vec<RelayDetails>>),
     NetworkChanged,
+    Pause(bool, oneshot::Sender<bool>),
     PairListen(oneshot::Sender<Result<PairListener, PairListenError>>),
     PairConnect(Callee, ConnectReply),
     PairCandidates(mpsc::Sender<PairCandidate>),
@@ -155,6 +156,13 @@ impl Libp2pControl {
     /// The network is another one: all members that are not connected are tried again at once.
     pub async fn network_changed(&self) -> Result<(), TransportClosed> {
         self.commands.send(Command::NetworkChanged).await.map_err(|_| TransportClosed)
+    }
+
+    /// Pauses the transport, or lets it go on; whether that changed anything. Paused, it has no connection: all are
+    /// closed, none is made or accepted, relays included. It still listens. When it goes on, all members are tried
+    /// at once.
+    pub async fn pause(&self, paused: bool) -> Result<bool, TransportClosed> {
+        self.ask(|reply| Command::Pause(paused, reply)).await
     }
 
     /// Begins to accept pairing channels, and to say so to peers on the local network.

@@ -175,9 +175,17 @@ impl Driver {
         Duration::from_millis(self.timings.admission_ms_max)
     }
 
+    /// Whether no connection is to be made.
+    fn paused(&self) -> bool {
+        self.swarm.behaviour().streams.paused
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
         let members = self.hub.members();
         let connections = self.connections.next_deadline(self.admission(), |peer| members.contains(peer));
+        if self.paused() {
+            return connections;
+        }
         [connections, self.dialer.next_due(), self.discovery.next_probe(), self.relays.next_due()]
             .into_iter()
             .flatten()
@@ -203,6 +211,17 @@ impl Driver {
                 tracing::debug!(%error, "a hint was not published");
             }
         }
+        if !self.paused() {
+            self.connect(now);
+        }
+        self.drop_overdue(now);
+        self.desk.tidy();
+        let listening = self.desk.listening();
+        self.swarm.behaviour_mut().streams.offer_pairing(listening);
+    }
+
+    /// Makes the connections that are due.
+    fn connect(&mut self, now: Instant) {
         while let Some(peer) = self.dialer.poll(now) {
             self.reconnect(peer, now);
         }
@@ -210,10 +229,6 @@ impl Driver {
             self.upgrade(peer, now);
         }
         self.ask_relays(now);
-        self.drop_overdue(now);
-        self.desk.tidy();
-        let listening = self.desk.listening();
-        self.swarm.behaviour_mut().streams.offer_pairing(listening);
         self.probe_candidates(now);
     }
 

@@ -195,10 +195,37 @@ impl Driver {
                 self.relays.network_changed(now);
                 self.dialer.network_changed(now);
             }
+            Command::Pause(paused, reply) => drop(reply.send(self.pause(paused, now))),
             Command::PairListen(reply) => drop(reply.send(self.desk.listen())),
             Command::PairConnect(callee, reply) => self.pair(callee, reply, now),
             Command::PairCandidates(found) => self.discovery.search(found),
         }
+    }
+
+    /// Ends all connections and makes no more, or makes them again; whether that is news.
+    fn pause(&mut self, paused: bool, now: Instant) -> bool {
+        let streams = &mut self.swarm.behaviour_mut().streams;
+        if streams.paused == paused {
+            return false;
+        }
+        streams.paused = paused;
+        tracing::info!(paused, "the transport was told to pause, or to go on");
+        if !paused {
+            self.relays.network_changed(now);
+            self.dialer.network_changed(now);
+            return true;
+        }
+        let open: Vec<(ConnectionId, PeerKey)> =
+            self.connections.table.iter().map(|(id, connection)| (*id, connection.peer)).collect();
+        for (id, peer) in open {
+            if self.hub.session(&peer).is_some() {
+                // Its carrier sends what is under way and ends, and the connection with it.
+                self.hub.expel(&peer, PAUSED);
+            } else {
+                self.drop_connection(id, PAUSED);
+            }
+        }
+        true
     }
 
     fn pair(&mut self, callee: Callee, reply: ConnectReply, now: Instant) {
@@ -266,6 +293,7 @@ impl Driver {
     }
 }
 
+const PAUSED: &str = "this device has paused";
 const OURSELVES: &str = "that is this device itself";
 const NO_SUCH_KEY: &str = "no device can have such a key";
 

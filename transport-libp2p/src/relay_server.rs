@@ -201,8 +201,9 @@ fn build(config: &RelayConfig) -> Result<Swarm<Behaviour>, SpawnError> {
     });
     let relay = relay::Config {
         max_reservations: limits.reservations_max,
-        max_circuits: limits.circuits_max,
-        max_circuits_per_peer: limits.circuits_per_peer_max,
+        max_circuits: if limits.circuits_per_peer_max == 0 { 0 } else { limits.circuits_max },
+        // libp2p compares with the circuits that are there already, by `>`: so many and one more would be let through.
+        max_circuits_per_peer: limits.circuits_per_peer_max.saturating_sub(1),
         max_circuit_bytes: limits.circuit_bytes_max,
         max_circuit_duration: Duration::from_secs(limits.circuit_seconds_max.into()),
         ..relay::Config::default()

@@ -321,6 +321,40 @@ async fn dropping_the_transport_ends_the_sessions_of_the_others() {
 }
 
 #[tokio::test]
+async fn a_paused_transport_has_no_connection_and_comes_back_when_it_goes_on() {
+    for listen in [TCP, QUIC] {
+        let (mut a, mut b) = pair(listen).await;
+        a.send(b.key, b"under way".to_vec()).await;
+        assert!(a.control.pause(true).await.expect("runs"));
+        assert!(!a.control.pause(true).await.expect("runs"), "it was paused already");
+        assert_eq!(b.frame(a.key).await, b"under way");
+        a.down(b.key).await;
+        b.down(a.key).await;
+        eventually("no connection is left", || async {
+            let (one, other) = (a.peer(b.key).await, b.peer(a.key).await);
+            one.is_none_or(|peer| peer.connections == 0) && other.is_none_or(|peer| peer.connections == 0)
+        })
+        .await;
+        // Neither side gets through, and asking for it says why.
+        let refused = a.control.dial(&b.address("127.0.0.1").await).await;
+        assert!(matches!(&refused, Err(DialError::Failed(why)) if why.contains("paused")), "{refused:?}");
+        // It may seem to the caller that it was let in, for a moment; a session there is none.
+        let _ = b.control.dial(&a.address("127.0.0.1").await).await;
+        eventually("the door is shut", || async {
+            b.peer(a.key).await.is_none_or(|peer| peer.connections == 0)
+        })
+        .await;
+        assert_eq!(a.peer(b.key).await.map_or(0, |peer| peer.connections), 0);
+        assert_eq!(a.count(b.key).0, 1);
+        assert!(a.control.pause(false).await.expect("runs"));
+        a.up(b.key).await;
+        b.up(a.key).await;
+        a.send(b.key, b"again".to_vec()).await;
+        assert_eq!(b.frame(a.key).await, b"again");
+    }
+}
+
+#[tokio::test]
 async fn a_kind_of_path_that_is_ruled_out_is_neither_listened_on_nor_dialed_nor_taken() {
     let mut only_tcp = config(1, &[TCP, QUIC], &[2]);
     only_tcp.paths = [PathKind::DirectTcp].into();

@@ -10,6 +10,7 @@ use super::export::outside_homes;
 use crate::backend::{Backend, Need, connect, in_use};
 use crate::data::{BackedUp, DataRequest};
 use crate::error::{CliError, Kind, Result};
+use crate::progress::Progress;
 use crate::protocol::Request;
 use crate::report::Status;
 
@@ -52,7 +53,9 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
     // A daemon has a working directory of its own.
     let path = std::path::absolute(&args.path).map_err(|error| CliError::io("find", &args.path, &error))?;
     env.with_backend(Need::Store, async |backend| {
+        let progress = Progress::waiting(&env.out, "Copying the database");
         let done: BackedUp = backend.one(Request::Data(DataRequest::Backup { path })).await?;
+        drop(progress);
         env.out.show(&done, |done| format!("{} written, {} bytes.", done.file, done.bytes))
     })
     .await
@@ -68,9 +71,11 @@ pub(crate) async fn restore(env: &Env, args: RestoreArgs) -> Result<()> {
     }
     let Some(lock) = env.home.try_lock("restore")? else { return Err(in_use(&env.home)) };
     let account = env.home.identity()?.account();
+    let progress = Progress::waiting(&env.out, "Checking the backup, and putting it in place");
     let (from, path, force) = (args.path.clone(), env.home.database_path()?, args.force);
     let restoring =
         tokio::task::spawn_blocking(move || RedbStore::restore(&from, &path, account, force)).await;
+    drop(progress);
     let kept = restoring.map_err(CliError::internal)?.map_err(refused)?;
     let backend =
         Backend::Direct(Box::new(crate::session::Session::open(&env.home, Need::Store, lock, None).await?));

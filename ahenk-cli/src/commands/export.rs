@@ -1,7 +1,7 @@
 //! `export`: rows as JSON Lines, on stdout or in a file that appears as a whole or not at all.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Write as _};
+use std::io::{BufWriter, IsTerminal as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use super::Env;
 use crate::backend::Need;
 use crate::data::DataRequest;
 use crate::error::{CliError, Kind, Result};
+use crate::progress::Progress;
 use crate::protocol::Request;
 
 const AFTER_HELP: &str = "\
@@ -41,7 +42,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
     let request = Request::Data(DataRequest::Export { table: args.table });
     let Some(path) = args.output else {
-        return env.stream(Need::Store, request, |item| env.out.document(&item)).await;
+        return to_stdout(env, request).await;
     };
     outside_homes(env, &path)?;
     if !args.force && path.exists() {
@@ -53,10 +54,14 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
         .with_backend(Need::Store, async |backend| {
             let (mut call, mut rows) = (backend.call(request).await?, 0_u64);
             let mut last = None;
+            let progress = Progress::counting(&env.out, "Rows written");
             while let Some(item) = call.next().await? {
                 file.line(&item.to_string())?;
                 let row = Some((item["table"].clone(), item["row"].clone()));
-                rows += u64::from(row != last);
+                if row != last {
+                    rows += 1;
+                    progress.one_more();
+                }
                 last = row;
             }
             Ok(rows)
@@ -66,6 +71,21 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
     env.out.show(&json!({ "rows": rows, "file": path.display().to_string() }), |_| {
         format!("{rows} rows written to {}.", path.display())
     })
+}
+
+async fn to_stdout(env: &Env, request: Request) -> Result<()> {
+    env.with_backend(Need::Store, async |backend| {
+        // Where the rows themselves are on the screen, nobody needs a count of them.
+        let hidden = std::io::stdout().is_terminal();
+        let progress = (!hidden).then(|| Progress::counting(&env.out, "Rows written"));
+        let mut call = backend.call(request).await?;
+        while let Some(item) = call.next().await? {
+            env.out.document(&item)?;
+            progress.iter().for_each(Progress::one_more);
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// An error if the file would lie in a device's home: a slip there replaces keys or the database.

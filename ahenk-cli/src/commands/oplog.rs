@@ -38,7 +38,7 @@ pub(crate) async fn oplog(env: &Env, args: Args) -> Result<()> {
     let request = DataRequest::Log { since, device: args.device, table: args.table, limit };
     env.stream(Need::Store, Request::Data(request), |item| {
         let entry: LogEntry = read_item(item)?;
-        env.out.line(&format!(
+        let line = format!(
             "{:>6}  {}  {}  {} {}/{}  {}",
             entry.position,
             time::format(entry.by.time_ms),
@@ -47,7 +47,8 @@ pub(crate) async fn oplog(env: &Env, args: Args) -> Result<()> {
             printable(&entry.table),
             printable(&entry.row),
             fields_inline(&entry.fields)
-        ))
+        );
+        env.out.line(line.trim_end())
     })
     .await
 }

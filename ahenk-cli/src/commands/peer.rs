@@ -69,7 +69,8 @@ pub(crate) fn human(peers: &[Peer], verbose: bool) -> String {
     text
 }
 
-fn standing(peer: &Peer) -> String {
+/// How far in sync a peer is, in a few words.
+pub(crate) fn standing(peer: &Peer) -> String {
     let behind = |commits: Option<u64>| commits.filter(|&commits| commits > 0);
     match (peer.in_sync, behind(peer.peer_lacks), behind(peer.we_lack)) {
         (None, ..) => "".to_owned(),

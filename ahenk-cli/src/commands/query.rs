@@ -20,6 +20,7 @@ use crate::backend::Need;
 use crate::data::json::{JsonFields, RawFields};
 use crate::error::{CliError, Result};
 use crate::output::{self, printable};
+use crate::progress::Progress;
 use snapshot::{Snapshot, unique};
 
 const AFTER_HELP: &str = "\
@@ -59,7 +60,9 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
     // Nothing is copied for a statement that cannot be run whatever the tables hold.
     let mut connection = open()?;
     env.with_backend(Need::Store, async |backend| {
-        let whole = Snapshot::fill(&mut connection, backend, &sql).await?;
+        let progress = Progress::counting(&env.out, "Rows copied for the query");
+        let whole = Snapshot::fill(&mut connection, backend, &sql, &progress).await?;
+        drop(progress);
         if !whole {
             env.out.note("The data changed while it was read; the result may mix two states.");
         }

@@ -126,16 +126,7 @@ fn failed(env: &Env, code: Option<u8>, log_from: u64) -> CliError {
     let text = String::from_utf8_lossy(&text);
     let find =
         |prefix: &str| text.lines().rev().find_map(|line| line.strip_prefix(prefix)).map(str::to_owned);
-    let kinds = [
-        Kind::Usage,
-        Kind::NotFound,
-        Kind::NotRunning,
-        Kind::NotAuthorised,
-        Kind::Conflict,
-        Kind::Network,
-        Kind::Storage,
-    ];
-    let kind = kinds.into_iter().find(|kind| Some(kind.exit_code()) == code).unwrap_or(Kind::Internal);
+    let kind = Kind::ALL.into_iter().find(|kind| Some(kind.exit_code()) == code).unwrap_or(Kind::Internal);
     let message = find("error: ").unwrap_or_else(|| "the daemon ended at once".to_owned());
     let hint = find("hint: ").unwrap_or_else(|| format!("see its log, {}", env.home.log_path().display()));
     CliError::new(kind, message).hint(hint)

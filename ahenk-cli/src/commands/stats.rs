@@ -31,6 +31,8 @@ pub(crate) struct MetricsArgs {
 #[derive(Debug, Serialize)]
 struct Info {
     version: &'static str,
+    /// Of what is printed with `--json`.
+    json_version: u64,
     /// Of the database file.
     format: u32,
     /// Of the wire.
@@ -113,6 +115,7 @@ pub(crate) async fn info(env: &Env) -> Result<()> {
                 backend.one(Request::Data(crate::data::DataRequest::TableNames)).await?;
             Ok(Info {
                 version: env!("CARGO_PKG_VERSION"),
+                json_version: crate::schema::VERSION,
                 format: store::FORMAT,
                 protocol_major: engine::wire::frame::MAJOR,
                 protocol_minor: engine::wire::message::MINOR,

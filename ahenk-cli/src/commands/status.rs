@@ -91,6 +91,9 @@ fn human(status: &Status) -> String {
         if !status.sync_enabled {
             lines.push("Sync      off, by the setting `sync.enabled`".to_owned());
         }
+        if status.paused {
+            lines.push("Sync      paused; `ahenk-cli resume` lets it go on".to_owned());
+        }
         lines.extend(status.listening.iter().map(|address| format!("Listening {}", printable(address))));
         lines.extend(status.relays.iter().map(relay));
         lines.push(format!("Log       {}", status.log));

@@ -5,6 +5,7 @@ use crate::backend::Need;
 use crate::data::{Compared, DataRequest, Outcome, Verified};
 use crate::error::{CliError, Kind, Result};
 use crate::output::printable;
+use crate::progress::Progress;
 use crate::protocol::Request;
 
 /// Arguments of `verify`.
@@ -40,7 +41,9 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
     let need = if args.local { Need::Store } else { Need::Network };
     env.with_backend(need, async |backend| {
         let request = Request::Data(DataRequest::Verify { peer: args.peer, within_ms });
+        let progress = Progress::waiting(&env.out, "Comparing rows");
         let verified: Verified = backend.one(request).await?;
+        drop(progress);
         env.out.show(&verified, human)?;
         judge(&verified, asked)
     })

@@ -4,6 +4,8 @@
 
 #![allow(dead_code)]
 
+pub(crate) mod schema;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
@@ -104,7 +106,9 @@ impl Device {
     }
 
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
-        Ran::of(self.command(args).output().expect("the program starts"))
+        let ran = Ran::of(self.command(args).output().expect("the program starts"));
+        schema::check(args, ran.code, &ran.stdout, &ran.stderr);
+        ran
     }
 
     /// Runs with `--json`.
@@ -118,7 +122,9 @@ impl Device {
         let mut child = command.spawn().expect("the program starts");
         // A program that does not read its input is found out by what it prints.
         let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
-        Ran::of(child.wait_with_output().expect("it ends"))
+        let ran = Ran::of(child.wait_with_output().expect("it ends"));
+        schema::check(args, ran.code, &ran.stdout, &ran.stderr);
+        ran
     }
 
     pub(crate) fn spawn(&self, args: &[&str]) -> Running {
@@ -127,7 +133,7 @@ impl Device {
         let mut child = command.spawn().expect("the program starts");
         let stdin = child.stdin.take();
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
-        Running { child, stdin, stdout }
+        Running { child, stdin, stdout, command: schema::command_of(args) }
     }
 
     /// Starts the daemon; its process id.
@@ -161,6 +167,8 @@ pub(crate) struct Running {
     pub(crate) child: Child,
     stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
+    /// The command, in the words of the schemas.
+    command: Option<String>,
 }
 
 impl Running {
@@ -173,7 +181,9 @@ impl Running {
             let _ = self.child.stderr.take().expect("piped").read_to_string(&mut stderr);
             panic!("it ended: {stderr}");
         }
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+        let document = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        schema::check_document(self.command.as_deref().expect("a command"), &document);
+        document
     }
 
     /// The long code of an invitation that has just begun.

@@ -14,14 +14,16 @@ use benches::receiver::Receiver;
 use benches::workload::{Choice, Workload};
 use benches::{apply_durably, batches, shuffled};
 use engine::codec::{Reader, Writer};
-use engine::commit::{Commit, Op, Stamp, hash_commit, verify_commit};
+use engine::commit::{Commit, Op, OpKind, Stamp, hash_commit, verify_commit};
 use engine::config::Config;
 use engine::identity::AccountId;
-use engine::name::{RowKey, TableName};
+use engine::io::{Change, Input};
+use engine::name::{FieldName, RowKey, TableName};
 use engine::row::RowState;
 use engine::store::{MemStore, StoreRead};
 use engine::testing::{Mesh, test_identity, test_root};
-use engine::wire::columns::{decode_run, encode_run};
+use engine::wire::columns::{decode_runs, encode_runs};
+use engine::wire::message::Run;
 use store::RedbStore;
 
 const OPERATIONS: u64 = 100_000;
@@ -207,77 +209,103 @@ fn wire(table: &mut Table, operations: u64) {
     table.row("initial sync, everything included", bytes, "B/op", Goal::AtMost(20.0));
     let entropy = (workload.rows as f64).log2() / 8.0 + 3.0 / 8.0 + 600f64.log2() / 8.0 + 3.0 / 8.0 + 7.5;
     table.row("  what a row, field, stamp, author and value tell at least", entropy, "B/op", Goal::None);
-    for missing in [0, 1, 100] {
-        let (bytes, payload, round_trips) = delta(missing);
-        let (name, goal) = match missing {
-            0 => ("a delta of nothing", Goal::AtMost(64.0)),
-            1 => ("a delta of one commit, beyond the commit", Goal::AtMost(150.0)),
-            _ => ("a delta of 100 commits, beyond the commits", Goal::None),
-        };
-        table.row(name, bytes as f64 - payload as f64, "B", goal);
-        table.row("  frames there and back", round_trips as f64, "", Goal::None);
-    }
+    deltas(table, &workload);
 
     let run: Vec<Commit> = Workload::new(1, 1_000, Choice::Uniform).commits().cloned().collect();
+    let count = run.len() as u64;
+    let first = hash_commit(&run[0].encode());
+    let sig = engine::commit::sign_commit(&test_identity(1), &first);
+    let runs = [Run { commits: run, sig }];
     let encode = |()| {
         let mut writer = Writer::new();
-        encode_run(&run, &mut writer);
+        encode_runs(&runs, &mut writer);
         writer.into_bytes()
     };
     let encoded = encode(());
-    let each = |spent: Spent| spent.per(run.len() as u64).cpu_ns;
+    let each = |spent: Spent| spent.per(count).cpu_ns;
     table.row("encode a run of 1000, an operation", each(best(20, || (), encode)), "ns", Goal::None);
-    let decode = |()| decode_run(&mut Reader::new(&encoded), &account()).expect("it decodes");
+    let decode = |()| decode_runs(&mut Reader::new(&encoded), &account()).expect("it decodes");
     table.row("decode and hash it, an operation", each(best(20, || (), decode)), "ns", Goal::None);
 
     let author = test_identity(1).peer_key();
-    let hash = hash_commit(&run[0].encode());
-    let sig = engine::commit::sign_commit(&test_identity(1), &hash);
-    let verify = |()| assert!(verify_commit(&account(), &author, &hash, &sig));
+    let verify = |()| assert!(verify_commit(&account(), &author, &first, &sig));
     let verify = best(200, || (), verify).cpu_ns / 1e3;
     table.row("verify a signature", verify, "us", Goal::None);
     table.row("  in runs of 125, an operation", verify / 125.0, "us", Goal::AtMost(0.5));
 }
 
-/// What two devices that were in sync say to each other when one asks after `missing` writes of the other that it
-/// did not hear of: bytes, of which commits, and frames.
-fn delta(missing: u64) -> (u64, u64, u64) {
+/// What two devices that both hold a history say to each other when one asks after writes of the other that it did not
+/// hear of, because the cable was pulled while they were pushed.
+fn deltas(table: &mut Table, workload: &Workload) {
     let mut mesh = Mesh::new(2, 1, Config::default());
+    mesh.crash(0);
+    mesh.replace_store(0, receive(MemStore::new(), &workload.frames(4_000)).store);
+    mesh.restart(0);
     mesh.connect(0, 1);
-    assert!(mesh.run_until_equal(60_000));
-    mesh.run_ms(1_000);
-    mesh.cut(0, 1);
-    let before = mesh.engine(0).stats().total;
-    let field = engine::name::FieldName::new("title").expect("a name");
-    let change = |n: u64| engine::io::Change {
+    assert!(mesh.run_until_equal(600_000));
+    mesh.run_ms(2_000);
+    let traffic = |mesh: &Mesh| {
+        let total = [0, 1].map(|node| mesh.engine(node).stats().total);
+        total.map(|total| (total.bytes_sent, total.frames_sent))
+    };
+    for missing in [0, 1, 100, 10_000] {
+        mesh.cut(0, 1);
+        let from = mesh.engine(0).knowledge().prefix_len(&mesh.engine(0).replica()) + 1;
+        (0..missing).for_each(|n| {
+            mesh.write(0, vec![change(n)]);
+        });
+        mesh.run_ms(50);
+        let before = traffic(&mesh);
+        mesh.connect(0, 1);
+        mesh.input(1, Input::SyncNow);
+        assert!(mesh.run_until_equal(60_000));
+        mesh.run_ms(500);
+        let after = traffic(&mesh);
+        let sum = |of: &dyn Fn((u64, u64)) -> u64| {
+            after.iter().map(|total| of(*total)).sum::<u64>()
+                - before.iter().map(|total| of(*total)).sum::<u64>()
+        };
+        let (bytes, frames) = (sum(&|(bytes, _)| bytes) as f64, sum(&|(_, frames)| frames) as f64);
+        match missing {
+            0 => table.row("a delta of nothing", bytes, "B", Goal::AtMost(64.0)),
+            1 => {
+                let own =
+                    mesh.store(0).commits(&mesh.engine(0).replica(), from, 1, usize::MAX).expect("memory");
+                let payload =
+                    own.iter().map(|stored| stored.commit.encode().len() as f64 + 64.0).sum::<f64>();
+                table.row("a lost commit, beyond the commit", bytes - payload, "B", Goal::AtMost(150.0));
+            }
+            _ => table.row(
+                &format!("{missing} lost commits, a commit"),
+                bytes / missing as f64,
+                "B",
+                Goal::None,
+            ),
+        }
+        table.row("  frames there and back", frames, "", Goal::None);
+    }
+    let (before, timers) = (traffic(&mesh), mesh.counts.timers);
+    mesh.run_ms(600_000);
+    let bytes = traffic(&mesh).iter().map(|(bytes, _)| *bytes).sum::<u64>();
+    let idle = bytes - before.iter().map(|(bytes, _)| *bytes).sum::<u64>();
+    table.row("an idle pair, both ways, a minute", idle as f64 / 10.0, "B", Goal::None);
+    table.row(
+        "  wake-ups of a device, a minute",
+        (mesh.counts.timers - timers) as f64 / 20.0,
+        "",
+        Goal::None,
+    );
+}
+
+fn change(n: u64) -> Change {
+    let field = FieldName::new("title").expect("a name");
+    Change {
         table: TableName::new("tasks").expect("a name"),
         row: RowKey::new(&format!("task-{n:05}")).expect("a key"),
-        kind: engine::commit::OpKind::Put,
-        fields: [(field.clone(), format!("value is {:015x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).into())]
+        kind: OpKind::Put,
+        fields: [(field, format!("value is {:015x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 4).into())]
             .into(),
-    };
-    let before = if missing == 0 { before } else { mesh.engine(0).stats().total };
-    for n in 0..missing {
-        mesh.write(0, vec![change(n)]);
     }
-    // What was said into the cut is not part of it.
-    let (mut from, mut back) = (mesh.engine(0).stats().total, mesh.engine(1).stats().total);
-    if missing == 0 {
-        from = before;
-    } else {
-        from.frames_sent = mesh.engine(0).stats().total.frames_sent;
-        back.frames_sent = mesh.engine(1).stats().total.frames_sent;
-    }
-    mesh.connect(0, 1);
-    mesh.input(1, engine::io::Input::SyncNow);
-    assert!(mesh.run_until_equal(60_000));
-    mesh.run_ms(500);
-    let (to, backed) = (mesh.engine(0).stats().total, mesh.engine(1).stats().total);
-    let bytes = to.bytes_sent - from.bytes_sent + backed.bytes_sent - back.bytes_sent;
-    let frames = to.frames_sent - from.frames_sent + backed.frames_sent - back.frames_sent;
-    let own = mesh.store(0).commits(&mesh.engine(0).replica(), 2, usize::MAX, usize::MAX).expect("memory");
-    let payload = own.iter().map(|stored| stored.commit.encode().len() as u64 + 64).sum();
-    (bytes, payload, frames)
 }
 
 fn sync(table: &mut Table, operations: u64) {
@@ -303,6 +331,9 @@ fn sync(table: &mut Table, operations: u64) {
         }
         table.row("  received", synced.received_bytes as f64 / operations as f64, "B/op", Goal::AtMost(20.0));
         table.row("  on its disk", synced.disk_bytes as f64 / operations as f64, "B/op", Goal::None);
+        let [typical, late] = synced.live_ns.map(|ns| ns / 1e3);
+        table.row("  a write until the other device has it, median", typical, "us", Goal::None);
+        table.row("    one in a hundred takes longer than", late, "us", Goal::None);
     }
     #[cfg(feature = "peers")]
     table.row(

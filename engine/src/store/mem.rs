@@ -145,7 +145,7 @@ impl StoreRead for MemStore {
             inner.by_replica.range((*replica, from_seq)..=(*replica, u64::MAX)).take(commits_max)
         {
             let Some(stored) = inner.log.get(position).cloned() else { break };
-            bytes += stored.commit.encode().len();
+            bytes += stored.commit.encoded_len();
             found.push(stored);
             if bytes >= bytes_max {
                 break;

@@ -9,11 +9,14 @@ mod faults;
 mod network;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{Hash as _, Hasher as _};
 
 use super::link::{LinkFaults, MeshCounts};
 use super::moment::{Happened, Moment};
 use super::rounds::Rounds;
 use super::test_identity;
+use super::trace::Trace;
+use crate::codec::Writer;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::identity::{Dot, Identity, PeerKey};
@@ -29,8 +32,13 @@ pub const EPOCH_MS: u64 = 1_700_000_000_000;
 const HELD_MAX: usize = 1024;
 /// Most frames that are kept for another delivery.
 const KEPT_MAX: usize = 256;
-/// A link that an engine cut comes back after this long, in microseconds.
+/// A link that an engine cut comes back after this long, in microseconds, and after twice as long each time that this
+/// happens again within [`STEADY_MICROS`], as dialers do.
 const RECONNECT_MICROS: u64 = 1_000_000;
+/// How often that wait doubles at most.
+const DOUBLINGS_MAX: u32 = 5;
+/// A link that lasted for so long is as good as new, in microseconds.
+const STEADY_MICROS: u64 = 10_000_000;
 
 #[derive(Debug)]
 struct Node {
@@ -71,6 +79,10 @@ struct Link {
     busy: [Instant; 2],
     /// Frames of an earlier epoch no longer arrive.
     epoch: u64,
+    /// Since when it is up.
+    since: Instant,
+    /// How often in a row it was cut by an engine soon after it had come up.
+    cuts: u32,
     frames: u64,
 }
 
@@ -108,7 +120,7 @@ pub struct Mesh {
     /// What happened to frames and stores so far.
     pub counts: MeshCounts,
     rounds: Rounds,
-    trace: blake3::Hasher,
+    trace: Trace,
 }
 
 impl Mesh {
@@ -152,7 +164,7 @@ impl Mesh {
             transcript: None,
             counts: MeshCounts::default(),
             rounds: Rounds::default(),
-            trace: blake3::Hasher::new(),
+            trace: Trace::default(),
         };
         (0..mesh.nodes.len()).for_each(|node| mesh.boot(node));
         mesh
@@ -210,6 +222,11 @@ impl Mesh {
 
     /// Connects two running devices, and mends whatever keeps their frames from arriving.
     pub fn connect(&mut self, a: usize, b: usize) {
+        self.links.entry(pair(a, b)).or_default().cuts = 0;
+        self.dial(a, b);
+    }
+
+    fn dial(&mut self, a: usize, b: usize) {
         if self.same_device(a, b) {
             return;
         }
@@ -231,6 +248,7 @@ impl Mesh {
         }
         link.up = true;
         link.epoch += 1;
+        link.since = self.now;
         let (key_a, key_b) = (self.key(a), self.key(b));
         self.input(a, Input::PeerUp(key_b));
         self.input(b, Input::PeerUp(key_a));
@@ -332,22 +350,39 @@ impl Mesh {
 
     /// A hash of everything that happened so far, in order: inputs with their times and nodes, outcomes and events.
     pub fn trace_hash(&self) -> u64 {
-        let mut bytes = [0; 8];
-        bytes.copy_from_slice(&self.trace.finalize().as_bytes()[..8]);
-        u64::from_be_bytes(bytes)
+        self.trace.finish()
     }
 
     fn note(&mut self, node: usize, now: Now, input: &Input) {
-        self.trace.update(&[node as u8]).update(&now.mono.0.to_be_bytes()).update(&now.wall.0.to_be_bytes());
+        self.trace.write_u64(node as u64);
+        self.trace.write_u64(now.mono.0);
+        self.trace.write_u64(now.wall.0);
         match input {
             Input::Frame { peer, bytes } | Input::Broadcast { from: peer, bytes } => {
-                self.trace.update(&peer.0).update(bytes);
+                self.trace.write(&peer.0);
+                self.trace.write(bytes);
             }
-            // Timers, links and writes: short, and rare beside frames.
-            other => {
-                self.trace.update(format!("{other:?}").as_bytes());
+            Input::Write(requests) => requests.iter().for_each(|request| self.note_write(request)),
+            Input::Timeout => self.trace.write_u8(0),
+            Input::PeerUp(peer) => self.trace.write(&peer.0),
+            // Short, and rare beside frames.
+            other => self.trace.write(format!("{other:?}").as_bytes()),
+        }
+    }
+
+    fn note_write(&mut self, request: &WriteRequest) {
+        let mut writer = Writer::new();
+        writer.varint(request.id);
+        for change in &request.changes {
+            writer.u8(change.kind.tag());
+            writer.bytes(change.table.as_str().as_bytes());
+            writer.bytes(change.row.as_str().as_bytes());
+            for (field, value) in &change.fields {
+                writer.bytes(field.as_str().as_bytes());
+                value.encode(&mut writer);
             }
         }
+        self.trace.write(writer.as_bytes());
     }
 
     /// Whether all running devices have equal knowledge.
@@ -406,7 +441,7 @@ impl Mesh {
             Happening::Reconnect { a, b } => {
                 // A pulled cable is not mended by dialling again.
                 if self.links.get(&pair(a, b)).is_none_or(|link| !link.silent) {
-                    self.connect(a, b);
+                    self.dial(a, b);
                 }
             }
         }
@@ -477,11 +512,11 @@ impl Mesh {
                     }
                 }
                 Output::Wrote { id, result } => {
-                    self.trace.update(format!("{id} {result:?}").as_bytes());
+                    (id, &result).hash(&mut self.trace);
                     self.results.insert(id, result);
                 }
                 Output::Administered { id, result } => {
-                    self.trace.update(format!("{id} {result:?}").as_bytes());
+                    self.trace.write(format!("{id} {result:?}").as_bytes());
                     self.administered.insert(id, result);
                 }
                 Output::Released { .. } => {}
@@ -492,9 +527,8 @@ impl Mesh {
                 Output::Members(_) => {}
                 Output::Audited { page, .. } => self.audited.push((node, page)),
                 Output::Event(event) => {
-                    let text = format!("{event:?}");
-                    self.trace.update(text.as_bytes());
-                    self.moment(|| Happened::Told { node, text });
+                    event.hash(&mut self.trace);
+                    self.moment(|| Happened::Told { node, text: format!("{event:?}") });
                     self.events.push((node, event));
                 }
             }

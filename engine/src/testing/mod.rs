@@ -4,11 +4,16 @@ mod link;
 mod mesh;
 mod moment;
 mod rounds;
+mod trace;
 mod transcript;
 
 pub use link::{LinkFaults, MeshCounts};
 pub use mesh::{EPOCH_MS, Mesh};
-pub use moment::{Happened, Moment};
+pub use moment::{Happened, Moment, describe_batch};
+pub use transcript::describe_frame;
+
+#[cfg(feature = "planted")]
+pub use crate::remembered::{StandIns, stand_ins};
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -19,6 +24,7 @@ use crate::commit::{Commit, CommitHash, Deps, Op, OpKind, hash_commit, sign_comm
 use crate::hlc::Hlc;
 use crate::identity::{DeviceCert, Dot, Identity, PeerKey, ReplicaId, SecretKey, Sig};
 use crate::name::{FieldName, RowKey, TableName};
+use crate::remembered::standing_in;
 use crate::value::Value;
 
 /// Any value, nested a little.
@@ -70,9 +76,9 @@ pub fn test_root() -> SecretKey {
 /// The n-th device of the test account.
 pub fn test_identity(n: u8) -> Identity {
     // Simulations ask for the same few identities thousands of times a second.
-    static MADE: Mutex<BTreeMap<u8, Identity>> = Mutex::new(BTreeMap::new());
+    static MADE: Mutex<BTreeMap<(u8, bool), Identity>> = Mutex::new(BTreeMap::new());
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-    made.entry(n).or_insert_with(|| identity_of(&test_root(), n)).clone()
+    made.entry((n, standing_in())).or_insert_with(|| identity_of(&test_root(), n)).clone()
 }
 
 /// The n-th device of the account of a root key. The first administers it.
@@ -119,7 +125,7 @@ impl Author {
             prev: self.prev,
             hlc,
             deps,
-            introduces: (self.seq == 1).then(|| self.identity.cert.clone()),
+            introduces: (self.seq == 1).then(|| Box::new(self.identity.cert.clone())),
             statement: None,
             ops: ops.into_values().collect(),
         };

@@ -1,6 +1,9 @@
 //! What happened in a run of [`Mesh`](super::Mesh), as data, for those who draw or read it.
 
 use crate::commit::Commit;
+use crate::identity::DeviceId;
+use crate::statement::Statement;
+use crate::store::Batch;
 
 /// One thing that happened, for those who draw a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,8 +66,14 @@ pub enum Happened {
     },
 }
 
-/// A commit in one line. `letter` names devices.
-pub(super) fn describe_commit(commit: &Commit, letter: char) -> String {
+/// The commits of a batch in one line. `letter` names devices.
+pub fn describe_batch(batch: &Batch, letter: impl Fn(&DeviceId) -> char) -> String {
+    let commits = batch.commits.iter();
+    let commits = commits.map(|(commit, _)| describe_commit(commit, &letter));
+    commits.collect::<Vec<_>>().join("; ")
+}
+
+fn describe_commit(commit: &Commit, letter: impl Fn(&DeviceId) -> char) -> String {
     let ops: Vec<String> = commit
         .ops
         .iter()
@@ -74,6 +83,13 @@ pub(super) fn describe_commit(commit: &Commit, letter: char) -> String {
             format!("{:?} {} {}", op.kind, op.row, fields.join(" ")).trim_end().to_owned()
         })
         .collect();
+    if let Some(statement) = &commit.statement {
+        return match &**statement {
+            Statement::Certify(cert) => format!("certificate of {}", letter(&cert.device())),
+            Statement::Revoke(revocation) => format!("revocation of {}", letter(&revocation.device)),
+            Statement::Fork(proof) => format!("proof of a fork of {}", letter(&proof.author.device())),
+        };
+    }
     let what = if commit.introduces.is_some() { "introduction".to_owned() } else { ops.join(", ") };
-    format!("{letter}:{} {what}", commit.dot.seq)
+    format!("{}:{} {what}", letter(&commit.dot.replica.device), commit.dot.seq)
 }

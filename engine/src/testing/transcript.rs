@@ -1,15 +1,22 @@
 //! Conversations as text: what a message says in one line, without what differs from run to run.
 
-use crate::wire::message::Message;
+use crate::identity::AccountId;
+use crate::wire::message::{Message, parse};
+
+/// A frame in one line: its message, without what differs from run to run.
+pub fn describe_frame(bytes: &[u8], account: &AccountId) -> String {
+    match parse(bytes, account) {
+        Ok((_, message)) => describe(&message),
+        Err(error) => format!("({error})"),
+    }
+}
 
 /// A message in one line, without what differs from run to run.
-pub(super) fn describe(message: &Message) -> String {
+fn describe(message: &Message) -> String {
     match message {
         Message::Hello(hello) => format!("Hello {} echo={}", hello.cert.name, hello.echo != 0),
-        Message::Have(have) => match &have.knowledge {
-            Some(knowledge) => format!("Have {} commits, reply={}", knowledge.commits(), have.reply),
-            None => format!("Have digest, reply={}", have.reply),
-        },
+        Message::Have(have) => format!("Have {} commits, reply={}", have.knowledge.commits(), have.reply),
+        Message::Summary(summary) => format!("Summary reply={}", summary.reply),
         Message::Want(want) => format!("Want #{} {} commits", want.id, want.ranges.commits()),
         Message::Ops(ops) => {
             let commits: usize = ops.runs.iter().map(|run| run.commits.len()).sum();

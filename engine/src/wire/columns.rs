@@ -1,4 +1,4 @@
-//! The form in which a run of commits travels: by columns, which is about half of the canonical form
+//! The form in which the runs of a frame travel: by columns, which is half of the canonical form
 //! after DEFLATE, because like lies beside like and what can be computed is left out.
 //!
 //! A run is 1 to [`RUN_COMMITS_MAX`] contiguous commits of one replica. What is hashed and signed stays
@@ -12,17 +12,19 @@
 //! `indices` are strictly ascending places in a dictionary: a varint count, then for each the number of
 //! places skipped since the one before (since the start, for the first), as a varint.
 //! All differences wrap around at 64 bits. Before the first commit the stamp is taken to be 0, and the
-//! sequence numbers in the dictionary of dependencies too.
+//! sequence numbers in the dictionary of dependencies too. "The commit before" is that of the frame, of
+//! whichever run by columns.
 //!
 //! ```text
-//! run      = 0, list of bytes                  the canonical form of each commit, or
-//!          | 1, columns                        whichever is shorter; 0 if they are equal, or for a statement
-//! columns  = varint                            commits in the run
+//! runs     = list of (run, 64 bytes signature), then columns if there is a run by columns
+//! run      = 0, list of bytes                  by rows: the canonical form of each commit, or
+//!          | 1, head                           by columns; not for a statement
+//! head     = varint                            commits in the run
 //!            replica                           of all commits
 //!            varint                            sequence number of the first commit; the others follow it
 //!            certificate                       if that number is 1: as in the canonical form; else:
 //!            32 bytes                          hash of the commit before the first
-//!            list of replica                   dictionary of dependencies, strictly ascending
+//! columns  = list of replica                   dictionary of dependencies, strictly ascending
 //!            list of text                      dictionary of tables, strictly ascending
 //!            list of text                      dictionary of field names, strictly ascending
 //!            list of shape                     dictionary of shapes
@@ -32,7 +34,7 @@
 //!                                              expected: one more than that of the commit before if the
 //!                                              milliseconds are the same, else 0
 //!            column deps                       for each commit: indices of replicas, then for each of them
-//!                                              zigzag: sequence number minus the last in this run for it
+//!                                              zigzag: sequence number minus the last one for it
 //!            column ops                        for each commit: varint, number of operations
 //!            column shape                      for each operation: varint, place of its shape
 //!            column row                        for each operation: varint, 0 for a new row key, else n
@@ -45,31 +47,39 @@
 //!            column tags                       for each value: u8, as in the canonical form
 //!            column numbers                    for each integer: zigzag, minus the integer before in this
 //!                                              column (minus 0 for the first);
-//!                                              for each text or byte string: varint, its length
+//!                                              for each text or byte string: varint, the bytes it does not
+//!                                              share
+//!            column shared                     for each text or byte string: varint, bytes it starts with
+//!                                              that the one before it in this field starts with too
 //!            column contents                   for each float: 8 bytes, little-endian; for each text or
-//!                                              byte string: its bytes; for each list or map: its
-//!                                              canonical form, tag included
+//!                                              byte string: the bytes it does not share; for each list or
+//!                                              map: its canonical form, tag included
 //! shape    = u8 kind, varint place of the table, indices of field names
 //! ```
 //!
 //! # Limits
 //! Every commit must pass [`Commit::check`] and the limits of [`crate::config`]. What a few bytes can
-//! name again and again through a dictionary is counted by its canonical size before it is copied:
-//! [`COMMIT_BYTES_MAX`] bytes a commit, [`RUN_BYTES_MAX`] a run.
+//! name again and again, through a dictionary or by sharing, is counted by its canonical size before it is
+//! copied: [`COMMIT_BYTES_MAX`] bytes a commit, [`RUNS_BYTES_MAX`] all runs of a frame.
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::commit::{Commit, CommitHash, hash_commit};
 use crate::config::{COMMIT_BYTES_MAX, INFLATED_BYTES_MAX, RUN_COMMITS_MAX};
 use crate::hlc::Hlc;
-use crate::identity::AccountId;
+use crate::identity::{AccountId, Sig};
+use crate::wire::message::Run;
 
 mod decode;
 mod encode;
 #[cfg(test)]
 mod tests;
 
-/// Most bytes that the commits of one run may have together in canonical form.
-pub const RUN_BYTES_MAX: usize = 2 * INFLATED_BYTES_MAX;
+use decode::{Columns, Head};
+
+/// Most bytes that the commits of all runs of a frame may have together in canonical form.
+pub const RUNS_BYTES_MAX: usize = 2 * INFLATED_BYTES_MAX;
+/// Up to so many commits, both forms are made and the shorter is taken. More are always shorter by columns.
+const COMPARED_COMMITS_MAX: usize = 8;
 
 const ROWS: u8 = 0;
 const COLUMNS: u8 = 1;
@@ -85,38 +95,76 @@ pub struct HashedCommit {
     pub bytes: usize,
 }
 
-/// Writes a run, uncompressed. It takes at most a few bytes more than the canonical encodings, each
-/// behind its length; [`decode_run`] refuses it if these exceed [`RUN_BYTES_MAX`] together.
+/// Writes runs, uncompressed. They take at most a few bytes more than the canonical encodings, each
+/// behind its length; [`decode_runs`] refuses them if these exceed [`RUNS_BYTES_MAX`] together. Gives the places in the
+/// writer where long columns begin and end, ascending.
 ///
 /// # Panics
-/// If there is no commit or there are more than [`RUN_COMMITS_MAX`]. That they are contiguous commits of one
-/// replica is up to the caller: else what is read is not what was written.
-pub fn encode_run(commits: &[Commit], writer: &mut Writer) {
-    assert!((1..=RUN_COMMITS_MAX).contains(&commits.len()), "a run has 1 to {RUN_COMMITS_MAX} commits");
-    debug_assert!(commits.windows(2).all(|pair| {
-        pair[0].dot.replica == pair[1].dot.replica && pair[0].dot.seq + 1 == pair[1].dot.seq
-    }));
-    let (mut rows, mut columns) = (Writer::new(), Writer::new());
-    rows.varint(commits.len() as u64);
-    commits.iter().for_each(|commit| rows.bytes(&commit.encode()));
-    encode::columns(commits, &mut columns);
-    if rows.len() <= columns.len() || commits.iter().any(|commit| commit.statement.is_some()) {
-        writer.u8(ROWS);
-        writer.raw(&rows.into_bytes());
-    } else {
-        writer.u8(COLUMNS);
-        writer.raw(&columns.into_bytes());
+/// If a run has no commit or more than [`RUN_COMMITS_MAX`]. That they are contiguous commits of one replica is up to
+/// the caller: else what is read is not what was written.
+pub fn encode_runs(runs: &[Run<Commit>], writer: &mut Writer) -> Vec<usize> {
+    for run in runs {
+        let len = run.commits.len();
+        assert!((1..=RUN_COMMITS_MAX).contains(&len), "a run has 1 to {RUN_COMMITS_MAX} commits");
+        debug_assert!(run.commits.windows(2).all(|pair| {
+            pair[0].dot.replica == pair[1].dot.replica && pair[0].dot.seq + 1 == pair[1].dot.seq
+        }));
     }
+    let mut columns = Writer::new();
+    let cuts = encode::by_columns(runs, &mut columns);
+    if runs.iter().map(|run| run.commits.len()).sum::<usize>() <= COMPARED_COMMITS_MAX {
+        let mut rows = Writer::new();
+        encode::by_rows(runs, &mut rows);
+        if rows.len() <= columns.len() {
+            writer.raw(rows.as_bytes());
+            return Vec::new();
+        }
+    }
+    let start = writer.len();
+    writer.raw(columns.as_bytes());
+    cuts.into_iter().map(|cut| start + cut).collect()
 }
 
-/// Reads a run of the account: 1 to [`RUN_COMMITS_MAX`] commits of one replica, contiguous and chained by
+/// Reads runs of the account: each 1 to [`RUN_COMMITS_MAX`] commits of one replica, contiguous and chained by
 /// their hashes. Who signed them is not checked here, nor whether the first follows what is known.
-pub fn decode_run(reader: &mut Reader<'_>, account: &AccountId) -> Result<Vec<HashedCommit>, DecodeError> {
-    match reader.u8()? {
-        ROWS => decode_rows(reader, account),
-        COLUMNS => decode::columns(reader, account),
-        tag => Err(DecodeError::UnknownTag(tag)),
+pub fn decode_runs(
+    reader: &mut Reader<'_>,
+    account: &AccountId,
+) -> Result<Vec<Run<HashedCommit>>, DecodeError> {
+    /// A run that has been read, or whose commits are in the columns.
+    enum Part {
+        Read(Vec<HashedCommit>),
+        Head(Box<Head>),
     }
+    let count = reader.count(RUN_COMMITS_MAX, 66, "runs")?;
+    let (mut parts, mut bytes) = (Vec::new(), 0);
+    for _ in 0..count {
+        let part = match reader.u8()? {
+            ROWS => Part::Read(decode_rows(reader, account, &mut bytes)?),
+            COLUMNS => Part::Head(Box::new(Head::read(reader, account)?)),
+            tag => return Err(DecodeError::UnknownTag(tag)),
+        };
+        parts.push((part, Sig(reader.array()?)));
+    }
+    let by_columns = parts.iter().any(|(part, _)| matches!(part, Part::Head(_)));
+    let mut columns = by_columns.then(|| Columns::open(reader)).transpose()?;
+    let mut runs = Vec::with_capacity(parts.len());
+    for (part, sig) in parts {
+        let commits = match (part, &mut columns) {
+            (Part::Read(commits), _) => commits,
+            (Part::Head(head), Some(columns)) => columns.run(*head, &mut bytes)?,
+            (Part::Head(_), None) => return Err(DecodeError::Truncated),
+        };
+        runs.push(Run { commits, sig });
+    }
+    columns.map_or(Ok(()), Columns::finish)?;
+    Ok(runs)
+}
+
+/// Counts canonical bytes of the runs of a frame.
+fn count_bytes(bytes: &mut usize, more: usize) -> Result<(), DecodeError> {
+    *bytes += more;
+    if *bytes > RUNS_BYTES_MAX { Err(DecodeError::TooLarge("the runs of a frame")) } else { Ok(()) }
 }
 
 /// Reads the number of commits in a run, each of which takes at least `bytes_each_min` bytes.
@@ -127,16 +175,16 @@ fn run_len(reader: &mut Reader<'_>, bytes_each_min: usize) -> Result<usize, Deco
     }
 }
 
-fn decode_rows(reader: &mut Reader<'_>, account: &AccountId) -> Result<Vec<HashedCommit>, DecodeError> {
+fn decode_rows(
+    reader: &mut Reader<'_>,
+    account: &AccountId,
+    runs_bytes: &mut usize,
+) -> Result<Vec<HashedCommit>, DecodeError> {
     let count = run_len(reader, 1)?;
     let mut run = Vec::<HashedCommit>::new();
-    let mut run_bytes = 0;
     for _ in 0..count {
         let bytes = reader.bytes(COMMIT_BYTES_MAX, "a commit")?;
-        run_bytes += bytes.len();
-        if run_bytes > RUN_BYTES_MAX {
-            return Err(DecodeError::TooLarge("a run of commits"));
-        }
+        count_bytes(runs_bytes, bytes.len())?;
         let commit = Commit::decode(bytes, account)?;
         let follows = run.last().is_none_or(|last| {
             let (before, after) = (last.commit.dot, commit.dot);

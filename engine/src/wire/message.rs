@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::columns::{HashedCommit, decode_run, encode_run};
-use super::frame::{FrameError, pack, unpack};
+use super::columns::{HashedCommit, decode_runs, encode_runs};
+use super::frame::{FrameError, pack, pack_cut, unpack};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::commit::Commit;
 use crate::config::CONTROL_BYTES_MAX;
@@ -48,18 +48,32 @@ pub struct Hello {
 /// What the speaker has applied durably.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Have {
-    /// Digest of the speaker's knowledge.
-    pub digest: [u8; 16],
     /// Digest of the speaker's rows: equal on devices of equal knowledge, or something is very wrong.
     pub state: [u8; 16],
-    /// The knowledge itself; left out where the digest is expected to be equal.
-    pub knowledge: Option<Knowledge>,
+    /// The knowledge itself.
+    pub knowledge: Knowledge,
     /// Asks the receiver to state its own.
     pub reply: bool,
-    /// Digest of the tags of the speaker's heads.
-    pub heads_digest: [u8; 16],
     /// The tags of the heads of the replicas in `knowledge`, in its order.
     pub tags: Vec<Tag>,
+}
+
+/// The same in few bytes, for a receiver that is expected to have the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// [`summary`] of the speaker's knowledge and rows.
+    pub digest: [u8; 16],
+    /// Asks the receiver to state its own.
+    pub reply: bool,
+}
+
+/// One digest of knowledge and rows: the first 16 bytes of a BLAKE3 hash.
+pub fn summary(knowledge: &Knowledge, state: u128) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"ahenk summary 1").update(&knowledge.digest()).update(&state.to_be_bytes());
+    let mut digest = [0; 16];
+    digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    digest
 }
 
 /// Asks for commits. Replaces the speaker's earlier request.
@@ -140,7 +154,9 @@ pub struct Audited {
 }
 
 /// Why a session ends by a fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, thiserror::Error,
+)]
 pub enum Fault {
     /// The other side belongs to another account.
     #[error("the device belongs to another account")]
@@ -216,6 +232,7 @@ pub struct Ops<C> {
 pub enum Message {
     Hello(Hello),
     Have(Have),
+    Summary(Summary),
     Want(Want),
     Ops(Ops<HashedCommit>),
     Ack(Ack),
@@ -243,6 +260,7 @@ const PONG: u8 = 8;
 const ERROR: u8 = 9;
 const BYE: u8 = 10;
 const GRANT: u8 = 11;
+const SUMMARY: u8 = 12;
 
 /// Feature bit in `Hello`: the speaker holds the account's root key.
 pub const HAS_ROOT: u64 = 1;
@@ -255,6 +273,7 @@ const AUDITED: u8 = 33;
 pub enum Control {
     Hello(Box<Hello>),
     Have(Have),
+    Summary(Summary),
     Want(Want),
     Ack(Ack),
     Announce(Announce),
@@ -272,6 +291,7 @@ pub fn pack_control(session: u32, message: &Control) -> Option<Vec<u8>> {
     let payload = match message {
         Control::Hello(body) => with_kind(HELLO, &**body),
         Control::Have(body) => with_kind(HAVE, body),
+        Control::Summary(body) => with_kind(SUMMARY, body),
         Control::Want(body) => with_kind(WANT, body),
         Control::Ack(body) => with_kind(ACK, body),
         Control::Announce(body) => with_kind(ANNOUNCE, body),
@@ -297,12 +317,8 @@ pub fn pack_ops(session: u32, ops: &Ops<Commit>) -> Option<Vec<u8>> {
     writer.varint(u64::from(ops.want));
     writer.varint(ops.offset);
     writer.u8(u8::from(ops.done));
-    writer.varint(ops.runs.len() as u64);
-    for run in &ops.runs {
-        encode_run(&run.commits, &mut writer);
-        writer.raw(&run.sig.0);
-    }
-    pack(session, &writer.into_bytes())
+    let cuts = encode_runs(&ops.runs, &mut writer);
+    pack_cut(session, writer.as_bytes(), &cuts)
 }
 
 /// Reads a frame: the sender's session number and the message. Certificates inside are not verified, those
@@ -318,6 +334,7 @@ pub fn parse(frame: &[u8], account: &AccountId) -> Result<(u32, Message), FrameE
     let message = match kind {
         HELLO => Message::Hello(control(body)?),
         HAVE => Message::Have(control(body)?),
+        SUMMARY => Message::Summary(control(body)?),
         WANT => Message::Want(control(body)?),
         OPS => Message::Ops(read_ops(&mut reader, account)?),
         ACK => Message::Ack(control::<Ack>(body).and_then(|ack| heads_ok(&ack.heads).map(|()| ack))?),
@@ -369,11 +386,6 @@ fn read_ops(reader: &mut Reader<'_>, account: &AccountId) -> Result<Ops<HashedCo
         1 => true,
         tag => return Err(DecodeError::UnknownTag(tag)),
     };
-    let count = reader.count(crate::config::RUN_COMMITS_MAX, 64, "runs")?;
-    let mut runs = Vec::new();
-    for _ in 0..count {
-        let commits = decode_run(reader, account)?;
-        runs.push(Run { commits, sig: Sig(reader.array()?) });
-    }
+    let runs = decode_runs(reader, account)?;
     Ok(Ops { want, offset, done, runs })
 }

@@ -13,7 +13,7 @@ use engine::value::Value;
 use engine::wire::frame::{FrameError, MAJOR, pack, unpack};
 use engine::wire::message::{
     Ack, Announce, Audit, Audited, Bye, Control, ErrorMessage, Fault, Have, Hello, Message, Ops, Ping, Pong,
-    Run, Want, pack_control, pack_ops, parse,
+    Run, Summary, Want, pack_control, pack_ops, parse, summary,
 };
 use flate2::{Compression, write::DeflateEncoder};
 use serde_json::{Value as Json, json};
@@ -30,6 +30,7 @@ fn vector(name: &str, message: &Json, session: u32, control: &Control) -> Json {
     let same = match (&parsed.1, control) {
         (Message::Hello(a), Control::Hello(b)) => a == &**b,
         (Message::Have(a), Control::Have(b)) => a == b,
+        (Message::Summary(a), Control::Summary(b)) => a == b,
         (Message::Want(a), Control::Want(b)) => a == b,
         (Message::Ack(a), Control::Ack(b)) => a == b,
         (Message::Announce(a), Control::Announce(b)) => a == b,
@@ -53,16 +54,9 @@ pub(crate) fn control() -> Json {
     let cert = test_identity(0).cert;
     let hello =
         Hello { minor: 0, features: 0, cert, replica: a.replica, echo: 9, digest, heads_digest: [3; 16] };
-    let full = Have {
-        digest,
-        state,
-        knowledge: Some(knowledge.clone()),
-        reply: true,
-        heads_digest: [3; 16],
-        tags: vec![[4; 8]; knowledge.replicas()],
-    };
-    let short =
-        Have { digest, state, knowledge: None, reply: false, heads_digest: [3; 16], tags: Vec::new() };
+    let full =
+        Have { state, knowledge: knowledge.clone(), reply: true, tags: vec![[4; 8]; knowledge.replicas()] };
+    let short = Summary { digest: summary(&knowledge, u128::from_be_bytes(state)), reply: false };
     let want = Want { id: 1, ranges: knowledge.clone(), credit: 4 << 20 };
     let heads = vec![(a.replica, 4), (b.replica, 300)];
     let head_json = || json::heads(heads.iter().copied());
@@ -74,8 +68,8 @@ pub(crate) fn control() -> Json {
         "echo": 9, "digest": digest, "heads_digest": hex(&[3; 16]),
     });
     let tags = |tags: &[[u8; 8]]| tags.iter().map(|tag| hex(tag)).collect::<Vec<_>>();
-    let full_json = json!({ "digest": digest, "state": state, "knowledge": known, "reply": true, "heads_digest": hex(&[3; 16]), "tags": tags(&full.tags) });
-    let short_json = json!({ "digest": digest, "state": state, "knowledge": null, "reply": false, "heads_digest": hex(&[3; 16]), "tags": [] });
+    let full_json = json!({ "state": state, "knowledge": known, "reply": true, "tags": tags(&full.tags) });
+    let short_json = json!({ "digest": hex(&short.digest), "reply": false });
     let want_json = json!({ "id": 1, "ranges": known, "credit": want.credit.to_string() });
     let ack_json =
         json!({ "want": 1, "credit": ack.credit.to_string(), "pushed": "0", "heads": head_json() });
@@ -84,8 +78,8 @@ pub(crate) fn control() -> Json {
     let (nonce, wall_ms) = (0xdead_beef, MS);
     let mut all = vec![
         vector("Hello", &hello_json, SESSION, &Control::Hello(Box::new(hello))),
-        vector("Have, with knowledge", &full_json, SESSION, &Control::Have(full)),
-        vector("Have, digest only", &short_json, SESSION, &Control::Have(short)),
+        vector("Have", &full_json, SESSION, &Control::Have(full)),
+        vector("Summary, of the Have before", &short_json, SESSION, &Control::Summary(short)),
         vector("Want", &want_json, SESSION, &Control::Want(want)),
         vector("Ack", &ack_json, SESSION, &Control::Ack(ack)),
         vector("Announce", &announce_json, SESSION, &Control::Announce(announce.clone())),
@@ -293,12 +287,12 @@ fn changed(commit: &Commit, change: impl FnOnce(&mut Commit)) -> Vec<u8> {
     rows(&[commit.encode()])
 }
 
-/// A commit's columns as they travel, the form byte included.
+/// The payload of an `Ops` with one run by columns.
 fn columns(commits: &[(Commit, Sig)]) -> Vec<u8> {
     let ops = Ops { want: 0, offset: 0, done: true, runs: vec![run(commits)] };
     let payload = unpack(&pack_ops(SESSION, &ops).unwrap()).unwrap().1;
     assert_eq!(payload[5], 1, "by columns");
-    payload[5..payload.len() - 64].to_vec()
+    payload
 }
 
 fn damaged_frames() -> Vec<(&'static str, Vec<u8>)> {
@@ -311,8 +305,8 @@ fn damaged_frames() -> Vec<(&'static str, Vec<u8>)> {
         ("ten bytes: no payload", good[..10].to_vec()),
         ("cut short", good[..good.len() - 1].to_vec()),
         ("a flipped bit", flipped),
-        ("another major version", framed([2, 0], &body)),
-        ("another major version and unknown flags", framed([2, 0x80], &body)),
+        ("another major version", framed([MAJOR + 1, 0], &body)),
+        ("another major version and unknown flags", framed([MAJOR - 1, 0x80], &body)),
         ("unknown flags", framed([MAJOR, 2], &body)),
         ("inflates to less than stated", deflated(&[10, 1, b'x'], 4)),
         ("inflates to more than stated", deflated(&[10, 1, b'x'], 2)),
@@ -333,15 +327,15 @@ fn damaged_frames() -> Vec<(&'static str, Vec<u8>)> {
 
 fn bad_messages() -> Vec<(&'static str, Vec<u8>)> {
     let a = Author::new(0).replica;
-    let have = |sets: &[u8]| packed(&[&[2][..], &[0; 32], sets].concat());
-    let device = |ranges: &[u8]| [&[1, 1, 16][..], a.device.0.as_bytes(), &[1], ranges, &[0]].concat();
+    let have = |sets: &[u8]| packed(&[&[2][..], &[0; 16], sets].concat());
+    let device = |ranges: &[u8]| [&[1, 16][..], a.device.0.as_bytes(), &[1], ranges, &[0]].concat();
     let reversed = {
         let entry = |n: u8| [&[16][..], &[n; 16], &[1, 1, 1, 1]].concat();
-        [&[1, 2][..], &entry(2), &entry(1), &[0]].concat()
+        [&[2][..], &entry(2), &entry(1), &[0]].concat()
     };
     vec![
         ("a body cut short", packed(&[7, 1])),
-        ("a truth value of 2", packed(&[&[2][..], &[0; 32], &[0, 2]].concat())),
+        ("a truth value of 2", packed(&[&[2][..], &[0; 16], &[0, 2]].concat())),
         ("text that is not UTF-8", packed(&[10, 1, 0xff])),
         ("an unknown fault", packed(&[9, 99, 0])),
         ("ranges that touch", have(&device(&[2, 1, 2, 3, 4]))),
@@ -381,7 +375,7 @@ fn bad_commits() -> Vec<(&'static str, Vec<u8>)> {
         ("a first commit that has one before it", changed(first, |commit| commit.prev = CommitHash([1; 32]))),
         (
             "a certificate of another device",
-            changed(first, |commit| commit.introduces = Some(test_identity(1).cert)),
+            changed(first, |commit| commit.introduces = Some(Box::new(test_identity(1).cert))),
         ),
         (
             "a certificate whose name was changed",
@@ -430,7 +424,7 @@ fn bad_runs() -> Vec<(&'static str, Vec<u8>)> {
     let with = |at: usize, byte: u8| {
         let mut columns = columns.clone();
         columns[at] = byte;
-        with_run(&columns)
+        packed(&columns)
     };
     let mut count = Writer::new();
     count.varint(RUN_COMMITS_MAX as u64 + 1);
@@ -442,10 +436,10 @@ fn bad_runs() -> Vec<(&'static str, Vec<u8>)> {
         ("a column with an entry too many", {
             // The last column, of the last field name, is empty here.
             assert_eq!(columns[last], 0);
-            with_run(&[&columns[..last], &[1, 0]].concat())
+            packed(&[&columns[..last], &[1, 0]].concat())
         }),
-        ("columns that promise more commits than they hold", with(1, 4)),
-        ("columns that hold more commits than they say", with(1, 2)),
+        ("columns that promise more commits than they hold", with(6, 4)),
+        ("columns that hold more commits than they say", with(6, 2)),
         ("done is neither 0 nor 1", packed(&[4, 0, 0, 2, 0])),
         ("a request number of 33 bits", packed(&[4, 0x80, 0x80, 0x80, 0x80, 0x10, 0, 1, 0])),
         ("more runs than bytes for them", packed(&[4, 0, 0, 1, 9, 0, 0])),

@@ -61,8 +61,8 @@ pub(crate) fn commit(commit: &Commit) -> Json {
         "ms": commit.hlc.ms().to_string(),
         "counter": commit.hlc.counter(),
         "deps": heads(commit.deps.iter().map(|(replica, seq)| (*replica, *seq))),
-        "introduces": commit.introduces.as_ref().map(cert),
-        "statement": commit.statement.as_ref().map(statement),
+        "introduces": commit.introduces.as_deref().map(cert),
+        "statement": commit.statement.as_deref().map(statement),
         "ops": commit.ops.iter().map(op).collect::<Vec<_>>(),
     })
 }

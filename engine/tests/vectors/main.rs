@@ -95,7 +95,7 @@ fn the_limits_in_the_document_are_those_of_the_code() {
         config::INFLATED_BYTES_MAX,
         config::DEFLATE_BYTES_MIN,
         config::COMMIT_BYTES_MAX,
-        wire::columns::RUN_BYTES_MAX,
+        wire::columns::RUNS_BYTES_MAX,
         config::RUN_COMMITS_MAX,
         config::COMMIT_OPS_MAX,
         config::ROW_FIELDS_MAX,

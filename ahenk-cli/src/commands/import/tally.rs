@@ -1,10 +1,7 @@
 //! What an import has done so far: counts, the progress bar, and the report on what was skipped.
 
 use std::collections::HashSet;
-use std::io::IsTerminal as _;
-use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
 
@@ -13,6 +10,7 @@ use crate::data::source::Unusable;
 use crate::data::{Exported, ImportState, Imported, time};
 use crate::error::Result;
 use crate::output::printable;
+use crate::progress::Progress;
 
 /// Skipped records that are shown to people one by one.
 const SHOWN_MAX: usize = 10;
@@ -20,8 +18,6 @@ const SHOWN_MAX: usize = 10;
 const KEYS_MAX: usize = 4 * 1024 * 1024;
 /// Records between two looks at the bar.
 const PROGRESS_EVERY: u64 = 64;
-/// The bar shows when the import takes longer than this.
-const BAR_AFTER: Duration = Duration::from_secs(1);
 
 /// The numbers. Field names are stable: `--json` prints them.
 #[derive(Debug, Default, Serialize)]
@@ -50,10 +46,8 @@ pub(super) struct Tally<'a> {
     found: ImportState,
     shown: Vec<String>,
     keys: HashSet<[u8; 8]>,
-    started: Instant,
-    /// The length of the file, if a bar is wanted.
-    bar_bytes: Option<u64>,
-    bar: Option<ProgressBar>,
+    /// The bar; none if the file's length is not known.
+    bar: Option<Progress>,
 }
 
 impl<'a> Tally<'a> {
@@ -64,9 +58,7 @@ impl<'a> Tally<'a> {
             found: ImportState::default(),
             shown: Vec::new(),
             keys: HashSet::new(),
-            started: Instant::now(),
-            bar_bytes: bytes.filter(|_| env.out.remarks() && std::io::stderr().is_terminal()),
-            bar: None,
+            bar: bytes.map(|bytes| Progress::of_bytes(&env.out, bytes)),
         }
     }
 
@@ -137,24 +129,15 @@ impl<'a> Tally<'a> {
     pub(super) fn progress(&mut self, read: u64) {
         // A record takes microseconds; looking at the clock and the screen for each would be most of the work.
         let due = self.counts.records.is_multiple_of(PROGRESS_EVERY);
-        let Some(bytes) = self.bar_bytes.filter(|_| due) else { return };
-        if self.bar.is_none() && self.started.elapsed() > BAR_AFTER {
-            let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg} rows  {eta} left");
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            self.bar = Some(bar);
-        }
-        if let Some(bar) = &self.bar {
-            bar.set_position(read);
-            bar.set_message(self.counts.rows.to_string());
+        if let Some(bar) = self.bar.as_ref().filter(|_| due) {
+            bar.at(read);
+            bar.say(|| format!("{} rows", self.counts.rows));
         }
     }
 
     /// Takes the bar away.
     pub(super) fn finish(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
+        self.bar = None;
         // A failure that follows should not hide what was skipped.
         if !self.shown.is_empty() {
             self.env.out.note(&format!("Skipped {}:", plural(self.counts.skipped, "record")));

@@ -14,6 +14,7 @@ use crate::backend::{Backend, read_item};
 use crate::data::json::{self, JsonFields};
 use crate::data::{ConflictEntry, DataRequest, Exported, LogEntry};
 use crate::error::{CliError, Kind, Result};
+use crate::progress::Progress;
 use crate::protocol::Request;
 use crate::report::{Peer, Status};
 
@@ -58,17 +59,24 @@ pub(super) struct Snapshot<'a> {
     backend: &'a Backend,
     /// The statement, in lower case.
     sql: String,
+    progress: &'a Progress,
 }
 
 impl Snapshot<'_> {
     /// Copies what the statement may mention. False if the copy mixes two states.
-    pub(super) async fn fill(connection: &mut Connection, backend: &Backend, sql: &str) -> Result<bool> {
+    pub(super) async fn fill(
+        connection: &mut Connection,
+        backend: &Backend,
+        sql: &str,
+        progress: &Progress,
+    ) -> Result<bool> {
         let position = async || Ok::<u64, CliError>(backend.one::<Status>(Request::Status).await?.position);
         for attempt in 1..=ATTEMPTS_MAX {
             clear(connection)?;
             let before = position().await?;
             let transaction = connection.transaction().map_err(|error| failed(&error))?;
-            Snapshot { connection: &transaction, backend, sql: sql.to_lowercase() }.copy().await?;
+            let snapshot = Snapshot { connection: &transaction, backend, sql: sql.to_lowercase(), progress };
+            snapshot.copy().await?;
             transaction.commit().map_err(|error| failed(&error))?;
             if position().await? == before {
                 return Ok(true);
@@ -108,6 +116,7 @@ impl Snapshot<'_> {
                 values[at] = sql_value(value);
             }
             table.insert(values)?;
+            self.progress.one_more();
         }
         Ok(())
     }
@@ -133,6 +142,7 @@ impl Snapshot<'_> {
                 crate::commands::kind_name(entry.kind).to_owned().into(),
                 fields.into(),
             ])?;
+            self.progress.one_more();
         }
         Ok(())
     }

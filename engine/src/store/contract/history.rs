@@ -45,7 +45,7 @@ impl History {
             head.hash = hash_commit(&commit.encode());
             head.seen.extend(deps);
             batch.heads.insert(author.replica, head.clone());
-            batch.members.extend(commit.introduces.clone());
+            batch.members.extend(commit.introduces.as_deref().cloned());
             for op in &commit.ops {
                 let key = (op.table.clone(), op.row.clone());
                 if let Some(row) = self.rows.get(&key) {

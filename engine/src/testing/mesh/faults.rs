@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use super::super::rounds::Rounds;
 use super::{Cut, Instant, KEPT_MAX, LinkFaults, Mesh, pair, way};
+use crate::identity::Identity;
 use crate::io::Input;
 use crate::store::MemStore;
 
@@ -135,6 +136,25 @@ impl Mesh {
         if let Some(kept) = &mut self.kept {
             kept.retain(|(from, to, _)| *from != node && *to != node);
         }
+    }
+
+    /// Makes a stopped device another one, with an empty database: it was paired anew.
+    pub fn become_device(&mut self, node: usize, identity: Identity) {
+        assert!(self.nodes[node].engine.is_none(), "the node is stopped");
+        self.nodes[node].identity = identity;
+        self.nodes[node].store = MemStore::new();
+        if let Some(kept) = &mut self.kept {
+            kept.retain(|(from, to, _)| *from != node && *to != node);
+        }
+    }
+
+    /// Two connected devices get another connection while the last one still seems open; what is under way is lost.
+    pub fn roam(&mut self, a: usize, b: usize) {
+        let Some(link) = self.links.get_mut(&pair(a, b)).filter(|link| link.up) else { return };
+        link.epoch += 1;
+        let (key_a, key_b) = (self.key(a), self.key(b));
+        self.input(a, Input::PeerUp(key_b));
+        self.input(b, Input::PeerUp(key_a));
     }
 
     /// Whether two nodes are one device, and its copy.

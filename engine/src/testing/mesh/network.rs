@@ -1,14 +1,12 @@
 //! The network of a [`Mesh`]: what becomes of frames between leaving one device and reaching another, and the record of it.
 
-use super::super::moment::{Happened, Moment, describe_commit};
-use super::super::transcript::describe;
-use super::{HELD_MAX, Happening, Mesh, RECONNECT_MICROS, pair};
-use crate::commit::Commit;
-use crate::identity::PeerKey;
+use super::super::moment::{Happened, Moment, describe_batch};
+use super::super::transcript::describe_frame;
+use super::{DOUBLINGS_MAX, HELD_MAX, Happening, Mesh, RECONNECT_MICROS, STEADY_MICROS, pair};
+use crate::identity::{DeviceId, PeerKey};
 use crate::io::Input;
 use crate::prng::Prng;
 use crate::store::Batch;
-use crate::wire::message::parse;
 
 impl Mesh {
     pub(super) fn transmit(&mut self, from: usize, peer: PeerKey, frame: &[u8]) {
@@ -64,19 +62,24 @@ impl Mesh {
         // The transport flushes before it closes.
         self.flush(node, other);
         let key = self.key(node);
+        let mut wait = RECONNECT_MICROS;
         if let Some(link) = self.links.get_mut(&pair(node, other)) {
             link.epoch += 1;
+            link.cuts = if self.now.0 - link.since.0 < STEADY_MICROS { link.cuts + 1 } else { 1 };
+            wait <<= (link.cuts - 1).min(DOUBLINGS_MAX);
         }
         self.input(other, Input::PeerDown(key));
         self.input(node, Input::PeerDown(peer));
-        self.schedule(RECONNECT_MICROS, Happening::Reconnect { a: node, b: other });
+        self.schedule(wait, Happening::Reconnect { a: node, b: other });
     }
 
-    /// What was sent before arrives at once.
+    /// What was sent before on this connection arrives at once.
     pub(super) fn flush(&mut self, node: usize, other: usize) {
         let key = self.key(node);
+        let Some(current) = self.links.get(&pair(node, other)).map(|link| link.epoch) else { return };
+        let way = (node, other, current);
         let pending: Vec<_> = self.queue.extract_if(.., |_, happening| {
-            matches!(happening, Happening::Arrival { from, to, .. } if (*from, *to) == (node, other))
+            matches!(happening, Happening::Arrival { from, to, epoch, .. } if (*from, *to, *epoch) == way)
         }).collect();
         for (_, happening) in pending {
             if let Happening::Arrival { frame, number, .. } = happening {
@@ -119,13 +122,11 @@ impl Mesh {
         if self.moments.is_none() {
             return;
         }
-        let author = |commit: &Commit| {
-            let device = commit.dot.replica.device;
-            let node = self.nodes.iter().position(|node| node.identity.device() == device);
+        let author = |device: &DeviceId| {
+            let node = self.nodes.iter().position(|node| node.identity.device() == *device);
             node.map_or('?', |node| char::from(b'A' + node as u8))
         };
-        let commits = batch.commits.iter().map(|(commit, _)| describe_commit(commit, author(commit)));
-        let commits = commits.collect::<Vec<_>>().join("; ");
+        let commits = describe_batch(batch, author);
         let text = if taken { commits } else { format!("not taken: {commits}") };
         self.moment(|| Happened::Applied { node, text });
     }
@@ -148,10 +149,7 @@ impl Mesh {
     }
 
     pub(super) fn read(&self, to: usize, frame: &[u8]) -> String {
-        match parse(frame, &self.nodes[to].identity.account()) {
-            Ok((_, message)) => describe(&message),
-            Err(error) => format!("({error})"),
-        }
+        describe_frame(frame, &self.nodes[to].identity.account())
     }
 
     pub(super) fn record(&mut self, from: usize, to: usize, frame: &[u8]) {

@@ -1,4 +1,4 @@
-//! Reads the columns of a run. The format is specified in the parent module.
+//! Reads runs by columns. The format is specified in the parent module.
 //!
 //! Everything here is hostile. Invariants: each commit, operation and value takes bytes of the input; names,
 //! which cost a byte to repeat, are counted before they are copied.
@@ -17,42 +17,34 @@ use crate::identity::{AccountId, DeviceCert, Dot, ReplicaId};
 use crate::name::{FieldName, RowKey, TableName};
 use crate::value::Value;
 
-use super::{HashedCommit, RUN_BYTES_MAX};
+use super::HashedCommit;
 
-/// Reads what [`super::encode::columns`] wrote.
-pub(super) fn columns(
-    reader: &mut Reader<'_>,
-    account: &AccountId,
-) -> Result<Vec<HashedCommit>, DecodeError> {
-    // Each commit takes a byte at least in each of four columns.
-    let count = super::run_len(reader, 4)?;
-    let mut dot = Dot { replica: get_replica(reader)?, seq: reader.varint()? };
-    let (mut introduces, mut prev) = (None, CommitHash::default());
-    if dot.seq == 1 {
-        introduces = get_introduction(reader, account)?;
-    } else {
-        prev = CommitHash(reader.array()?);
-    }
-    let mut columns = Columns::open(reader)?;
-    let (mut run, mut run_bytes) = (Vec::with_capacity(count), 0);
-    for _ in 0..count {
-        let next = columns.commit(dot, prev, introduces.take())?;
-        run_bytes += next.bytes;
-        if run_bytes > RUN_BYTES_MAX {
-            return Err(DecodeError::TooLarge("a run of commits"));
+/// What stands in front of a run's columns.
+pub(super) struct Head {
+    count: usize,
+    dot: Dot,
+    prev: CommitHash,
+    introduces: Option<Box<DeviceCert>>,
+}
+
+impl Head {
+    pub(super) fn read(reader: &mut Reader<'_>, account: &AccountId) -> Result<Head, DecodeError> {
+        // Each commit takes a byte at least in each of four columns.
+        let count = super::run_len(reader, 4)?;
+        let dot = Dot { replica: get_replica(reader)?, seq: reader.varint()? };
+        let (mut introduces, mut prev) = (None, CommitHash::default());
+        if dot.seq == 1 {
+            introduces = get_introduction(reader, account)?;
+        } else {
+            prev = CommitHash(reader.array()?);
         }
-        // `check` keeps sequence numbers far below the overflow.
-        dot.seq += 1;
-        prev = next.hash;
-        run.push(next);
+        Ok(Head { count, dot, prev, introduces })
     }
-    columns.finish()?;
-    Ok(run)
 }
 
 /// The dictionaries, and the columns as they shrink.
-struct Columns<'a> {
-    /// With the last sequence number in this run.
+pub(super) struct Columns<'a> {
+    /// With the last sequence number so far.
     replicas: Vec<(ReplicaId, u64)>,
     tables: Vec<TableName>,
     fields: Vec<Field<'a>>,
@@ -78,8 +70,23 @@ struct Shape {
 }
 
 impl<'a> Columns<'a> {
+    /// The commits of the next run. `bytes` counts what all runs have together in canonical form.
+    pub(super) fn run(&mut self, head: Head, bytes: &mut usize) -> Result<Vec<HashedCommit>, DecodeError> {
+        let Head { count, mut dot, mut prev, mut introduces } = head;
+        let mut run = Vec::with_capacity(count);
+        for _ in 0..count {
+            let next = self.commit(dot, prev, introduces.take())?;
+            super::count_bytes(bytes, next.bytes)?;
+            // `check` keeps sequence numbers far below the overflow.
+            dot.seq += 1;
+            prev = next.hash;
+            run.push(next);
+        }
+        Ok(run)
+    }
+
     /// Reads the dictionaries and finds where the columns lie.
-    fn open(reader: &mut Reader<'a>) -> Result<Columns<'a>, DecodeError> {
+    pub(super) fn open(reader: &mut Reader<'a>) -> Result<Columns<'a>, DecodeError> {
         let replicas = ascending(reader, 24, "replicas", get_replica)?;
         let tables = ascending(reader, 2, "tables", get_table)?;
         let names = ascending(reader, 2, "fields", get_field)?;
@@ -105,7 +112,7 @@ impl<'a> Columns<'a> {
         &mut self,
         dot: Dot,
         prev: CommitHash,
-        introduces: Option<DeviceCert>,
+        introduces: Option<Box<DeviceCert>>,
     ) -> Result<HashedCommit, DecodeError> {
         let (hlc, deps) = (self.hlc()?, self.dependencies()?);
         let count = usize::try_from(self.ops.varint()?).unwrap_or(usize::MAX);
@@ -161,14 +168,15 @@ impl<'a> Columns<'a> {
         let mut fields = BTreeMap::new();
         for field in &shape.fields {
             let field = &mut self.fields[*field];
-            fields.insert(field.name.clone(), field.value()?);
+            fields.insert(field.name.clone(), field.value(names_bytes)?);
         }
         Ok(Op { table: self.tables[shape.table].clone(), row, kind: shape.kind, fields })
     }
 
-    fn finish(self) -> Result<(), DecodeError> {
+    pub(super) fn finish(self) -> Result<(), DecodeError> {
         let rows = [self.rows.row, self.rows.shared, self.rows.rest, self.rows.keys];
-        let values = self.fields.into_iter().flat_map(|field| [field.tags, field.numbers, field.contents]);
+        let four = |field: Field<'a>| [field.tags, field.numbers, field.shared, field.contents];
+        let values = self.fields.into_iter().flat_map(four);
         let fixed = [self.ms, self.counter, self.deps, self.ops, self.shape];
         fixed.into_iter().chain(rows).chain(values).try_for_each(Reader::finish)
     }
@@ -220,18 +228,22 @@ impl<'a> Rows<'a> {
 struct Field<'a> {
     name: FieldName,
     last_int: i64,
+    last_string: Vec<u8>,
     tags: Reader<'a>,
     numbers: Reader<'a>,
+    shared: Reader<'a>,
     contents: Reader<'a>,
 }
 
 impl<'a> Field<'a> {
     fn open(name: FieldName, reader: &mut Reader<'a>) -> Result<Field<'a>, DecodeError> {
-        let [tags, numbers, contents] = [column(reader)?, column(reader)?, column(reader)?];
-        Ok(Field { name, last_int: 0, tags, numbers, contents })
+        let [tags, numbers, shared, contents] =
+            [column(reader)?, column(reader)?, column(reader)?, column(reader)?];
+        Ok(Field { name, last_int: 0, last_string: Vec::new(), tags, numbers, shared, contents })
     }
 
-    fn value(&mut self) -> Result<Value, DecodeError> {
+    /// The next value. What it shares with another is counted in `names_bytes` before it is copied.
+    fn value(&mut self, names_bytes: &mut usize) -> Result<Value, DecodeError> {
         Ok(match self.tags.u8()? {
             0 => Value::Null,
             1 => Value::Bool(false),
@@ -242,10 +254,10 @@ impl<'a> Field<'a> {
             }
             4 => Value::Float(f64::from_bits(u64::from_le_bytes(self.contents.array()?))),
             5 => {
-                let text = str::from_utf8(self.string()?).map_err(|_| DecodeError::BadText)?;
+                let text = str::from_utf8(self.string(names_bytes)?).map_err(|_| DecodeError::BadText)?;
                 Value::Text(text.to_owned())
             }
-            6 => Value::Bytes(self.string()?.to_owned()),
+            6 => Value::Bytes(self.string(names_bytes)?.to_owned()),
             tag @ (7 | 8) => {
                 let value = Value::decode(&mut self.contents)?;
                 if value.tag() != tag {
@@ -257,9 +269,17 @@ impl<'a> Field<'a> {
         })
     }
 
-    fn string(&mut self) -> Result<&'a [u8], DecodeError> {
-        let len = usize::try_from(self.numbers.varint()?).unwrap_or(usize::MAX);
-        self.contents.raw(len)
+    fn string(&mut self, names_bytes: &mut usize) -> Result<&[u8], DecodeError> {
+        let rest = usize::try_from(self.numbers.varint()?).unwrap_or(usize::MAX);
+        let shared = usize::try_from(self.shared.varint()?).unwrap_or(usize::MAX);
+        if shared > self.last_string.len() {
+            return Err(DecodeError::Invalid("a shared start of a value"));
+        }
+        count_names(names_bytes, shared)?;
+        let rest = self.contents.raw(rest)?;
+        self.last_string.truncate(shared);
+        self.last_string.extend_from_slice(rest);
+        Ok(&self.last_string)
     }
 }
 
@@ -330,7 +350,7 @@ fn get_indices(
     Ok(indices)
 }
 
-/// Counts names that a commit repeats.
+/// Counts what a commit repeats.
 fn count_names(names_bytes: &mut usize, more: usize) -> Result<(), DecodeError> {
     *names_bytes += more;
     if *names_bytes > COMMIT_BYTES_MAX { Err(DecodeError::TooLarge("a commit")) } else { Ok(()) }

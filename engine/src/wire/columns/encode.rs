@@ -1,4 +1,4 @@
-//! Writes the columns of a run. The format is specified in the parent module.
+//! Writes runs. The format is specified in the parent module.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,28 +8,63 @@ use crate::hlc::Hlc;
 use crate::identity::ReplicaId;
 use crate::name::{FieldName, RowKey, TableName};
 use crate::value::Value;
+use crate::wire::message::Run;
 
-/// Writes a run that has at least one commit.
-pub(super) fn columns(commits: &[Commit], writer: &mut Writer) {
-    let Some(first) = commits.first() else { return };
-    let mut columns = Columns::of(commits);
-    commits.iter().for_each(|commit| columns.commit(commit));
+use super::{COLUMNS, ROWS};
 
-    writer.varint(commits.len() as u64);
-    put_replica(writer, &first.dot.replica);
-    writer.varint(first.dot.seq);
-    if first.dot.seq == 1 {
-        put_introduction(writer, first.introduces.as_ref());
-    } else {
-        writer.raw(&first.prev.0);
+/// Shared starts of values shorter than this are not worth telling.
+const SHARED_BYTES_MIN: usize = 3;
+/// A column of so many bytes is worth a DEFLATE block of its own.
+const LONG_COLUMN_BYTES: usize = 1024;
+
+/// Writes runs by columns, except those of statements. Gives the places where long columns begin and end.
+pub(super) fn by_columns(runs: &[Run<Commit>], writer: &mut Writer) -> Vec<usize> {
+    let stated = |run: &&Run<Commit>| run.commits.iter().any(|commit| commit.statement.is_some());
+    let mut columns = Columns::of(&runs.iter().filter(|run| !stated(run)).flat_map(|run| &run.commits));
+    writer.varint(runs.len() as u64);
+    for run in runs {
+        if stated(&run) {
+            rows(run, writer);
+            continue;
+        }
+        let Some(first) = run.commits.first() else { continue };
+        writer.u8(COLUMNS);
+        writer.varint(run.commits.len() as u64);
+        put_replica(writer, &first.dot.replica);
+        writer.varint(first.dot.seq);
+        if first.dot.seq == 1 {
+            put_introduction(writer, first.introduces.as_deref());
+        } else {
+            writer.raw(&first.prev.0);
+        }
+        writer.raw(&run.sig.0);
+        run.commits.iter().for_each(|commit| columns.commit(commit));
     }
-    columns.write(writer);
+    if runs.iter().all(|run| stated(&run)) { Vec::new() } else { columns.write(writer) }
+}
+
+/// Writes runs by rows.
+pub(super) fn by_rows(runs: &[Run<Commit>], writer: &mut Writer) {
+    writer.varint(runs.len() as u64);
+    runs.iter().for_each(|run| rows(run, writer));
+}
+
+fn rows(run: &Run<Commit>, writer: &mut Writer) {
+    writer.u8(ROWS);
+    writer.varint(run.commits.len() as u64);
+    let mut canonical = Writer::new();
+    for commit in &run.commits {
+        canonical.clear();
+        commit.encode_to(&mut canonical);
+        writer.bytes(canonical.as_bytes());
+    }
+    writer.raw(&run.sig.0);
 }
 
 /// The dictionaries, and the columns as they grow.
 #[derive(Default)]
 struct Columns<'a> {
-    /// Place in the dictionary, and the last sequence number in this run.
+    /// Place in the dictionary, and the last sequence number so far.
     replicas: BTreeMap<&'a ReplicaId, (usize, u64)>,
     tables: BTreeMap<&'a TableName, usize>,
     fields: BTreeMap<&'a FieldName, usize>,
@@ -49,23 +84,25 @@ struct Columns<'a> {
     shared: Writer,
     rest: Writer,
     keys: Writer,
-    values: Vec<Values>,
+    values: Vec<Values<'a>>,
 }
 
 /// The columns of one field.
 #[derive(Default)]
-struct Values {
+struct Values<'a> {
     last_int: i64,
+    last_string: &'a [u8],
     tags: Writer,
     numbers: Writer,
+    shared: Writer,
     contents: Writer,
 }
 
 impl<'a> Columns<'a> {
     /// Empty columns with the dictionaries that must be known before: those in ascending order.
-    fn of(commits: &'a [Commit]) -> Columns<'a> {
-        let ops = || commits.iter().flat_map(|commit| &commit.ops);
-        let replicas = places(commits.iter().flat_map(|commit| commit.deps.keys()));
+    fn of(commits: &(impl Iterator<Item = &'a Commit> + Clone)) -> Columns<'a> {
+        let ops = || commits.clone().flat_map(|commit| &commit.ops);
+        let replicas = places(commits.clone().flat_map(|commit| commit.deps.keys()));
         let fields = places(ops().flat_map(|op| op.fields.keys()));
         Columns {
             replicas: replicas.into_iter().map(|(replica, place)| (replica, (place, 0))).collect(),
@@ -127,14 +164,14 @@ impl<'a> Columns<'a> {
         self.row.varint(0);
         self.rows.insert(row, self.rows.len());
         let key = row.as_str().as_bytes();
-        let shared = key.iter().zip(self.last_new_row).take_while(|(a, b)| a == b).count();
+        let shared = shared_len(key, self.last_new_row);
         self.shared.varint(shared as u64);
         self.rest.varint((key.len() - shared) as u64);
         self.keys.raw(&key[shared..]);
         self.last_new_row = key;
     }
 
-    fn write(self, writer: &mut Writer) {
+    fn write(self, writer: &mut Writer) -> Vec<usize> {
         writer.varint(self.replicas.len() as u64);
         self.replicas.keys().for_each(|replica| put_replica(writer, replica));
         writer.varint(self.tables.len() as u64);
@@ -154,13 +191,27 @@ impl<'a> Columns<'a> {
             self.rest,
             self.keys,
         ];
-        let values = self.values.into_iter().flat_map(|field| [field.tags, field.numbers, field.contents]);
-        fixed.into_iter().chain(values).for_each(|column| writer.bytes(&column.into_bytes()));
+        let values = self
+            .values
+            .into_iter()
+            .flat_map(|field| [field.tags, field.numbers, field.shared, field.contents]);
+        let mut cuts = Vec::new();
+        for column in fixed.into_iter().chain(values) {
+            let long = column.len() >= LONG_COLUMN_BYTES;
+            if long && cuts.last().is_none_or(|last| *last < writer.len()) {
+                cuts.push(writer.len());
+            }
+            writer.bytes(column.as_bytes());
+            if long {
+                cuts.push(writer.len());
+            }
+        }
+        cuts
     }
 }
 
-impl Values {
-    fn value(&mut self, value: &Value) {
+impl<'a> Values<'a> {
+    fn value(&mut self, value: &'a Value) {
         self.tags.u8(value.tag());
         match value {
             Value::Null | Value::Bool(_) => {}
@@ -175,10 +226,19 @@ impl Values {
         }
     }
 
-    fn string(&mut self, bytes: &[u8]) {
-        self.numbers.varint(bytes.len() as u64);
-        self.contents.raw(bytes);
+    fn string(&mut self, bytes: &'a [u8]) {
+        let shared = shared_len(bytes, self.last_string);
+        let shared = if shared < SHARED_BYTES_MIN { 0 } else { shared };
+        self.numbers.varint((bytes.len() - shared) as u64);
+        self.shared.varint(shared as u64);
+        self.contents.raw(&bytes[shared..]);
+        self.last_string = bytes;
     }
+}
+
+/// How many bytes two strings have in common at their starts.
+fn shared_len(one: &[u8], other: &[u8]) -> usize {
+    one.iter().zip(other).take_while(|(a, b)| a == b).count()
 }
 
 /// The distinct items in ascending order, each with its place.

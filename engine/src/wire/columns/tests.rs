@@ -9,39 +9,49 @@ use super::*;
 use crate::commit::{Deps, Op, OpKind, put_replica, sign_commit, verify_commit};
 use crate::config::COMMIT_OPS_MAX;
 use crate::identity::{Dot, ReplicaId};
-use crate::testing::{Author, any_op, op, test_identity};
+use crate::statement::Statement;
+use crate::testing::{Author, any_op, op, test_identity, test_root};
 use crate::value::Value;
 
 fn account() -> AccountId {
     test_identity(0).account()
 }
 
+const SIG: Sig = Sig([9; 64]);
+
+fn run(commits: &[Commit]) -> Run<Commit> {
+    Run { commits: commits.to_vec(), sig: SIG }
+}
+
 fn encoded(commits: &[Commit]) -> Vec<u8> {
     let mut writer = Writer::new();
-    encode_run(commits, &mut writer);
+    encode_runs(&[run(commits)], &mut writer);
     writer.into_bytes()
 }
 
-fn decoded(bytes: &[u8]) -> Result<Vec<HashedCommit>, DecodeError> {
+fn decoded_runs(bytes: &[u8]) -> Result<Vec<Run<HashedCommit>>, DecodeError> {
     let mut reader = Reader::new(bytes);
-    let run = decode_run(&mut reader, &account())?;
+    let runs = decode_runs(&mut reader, &account())?;
     reader.finish()?;
-    Ok(run)
+    Ok(runs)
+}
+
+/// The commits of the only run.
+fn decoded(bytes: &[u8]) -> Result<Vec<HashedCommit>, DecodeError> {
+    let mut runs = decoded_runs(bytes)?;
+    if runs.len() == 1 { Ok(runs.remove(0).commits) } else { Err(DecodeError::Invalid("not one run")) }
 }
 
 /// Columns of a run, even where rows are shorter.
 fn as_columns(commits: &[Commit]) -> Vec<u8> {
     let mut writer = Writer::new();
-    writer.u8(COLUMNS);
-    encode::columns(commits, &mut writer);
+    encode::by_columns(&[run(commits)], &mut writer);
     writer.into_bytes()
 }
 
 fn as_rows(commits: &[Commit]) -> Vec<u8> {
     let mut writer = Writer::new();
-    writer.u8(ROWS);
-    writer.varint(commits.len() as u64);
-    commits.iter().for_each(|commit| writer.bytes(&commit.encode()));
+    encode::by_rows(&[run(commits)], &mut writer);
     writer.into_bytes()
 }
 
@@ -100,6 +110,29 @@ proptest! {
     }
 
     #[test]
+    fn runs_of_a_frame_come_back_in_their_order(
+        runs in proptest::collection::vec(any_run(5), 0..5),
+        statement: prop::sample::Index,
+    ) {
+        let mut runs: Vec<Run<Commit>> = runs.iter().map(|commits| run(commits)).collect();
+        let stated = Statement::Certify(test_identity(1).cert);
+        let stated = stated.into_commit(&test_root(), Hlc::new(1, 0));
+        runs.insert(statement.index(runs.len() + 1), Run { commits: vec![stated.0], sig: stated.1 });
+        for (at, run) in (1..).zip(&mut runs) {
+            run.sig.0[0] = at;
+        }
+        let expected: Vec<_> =
+            runs.iter().map(|run| Run { commits: hashed(&run.commits), sig: run.sig }).collect();
+        let (mut chosen, mut columns, mut rows) = (Writer::new(), Writer::new(), Writer::new());
+        encode_runs(&runs, &mut chosen);
+        encode::by_columns(&runs, &mut columns);
+        encode::by_rows(&runs, &mut rows);
+        for writer in [chosen, columns, rows] {
+            prop_assert_eq!(decoded_runs(writer.as_bytes()), Ok(expected.clone()));
+        }
+    }
+
+    #[test]
     fn a_run_is_never_longer_than_its_rows(run in any_run(4)) {
         let (chosen, columns, rows) = (encoded(&run), as_columns(&run), as_rows(&run));
         prop_assert_eq!(chosen.len(), columns.len().min(rows.len()));
@@ -134,8 +167,17 @@ proptest! {
 
     #[test]
     fn any_bytes_read_without_panic(tag in 0u8..3, bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let bytes = [&[tag], &bytes[..]].concat();
-        let _ = decoded(&bytes);
+        let _ = decoded_runs(&[&[1, tag], &bytes[..]].concat());
+    }
+
+    #[test]
+    fn any_bytes_behind_a_good_head_read_without_panic(
+        bytes in proptest::collection::vec(prop_oneof![3 => 0u8..6, 1 => any::<u8>()], 0..200),
+    ) {
+        let good = as_columns(&[long_keys(0)]);
+        // A count of runs, the head of one, and its signature.
+        let head = 2 + 1 + 24 + 1 + 32 + 64;
+        let _ = decoded_runs(&[&good[..head], &bytes[..]].concat());
     }
 }
 
@@ -198,7 +240,58 @@ fn names_repeated_beyond_the_limit_of_a_run_are_refused() {
     let (below, beyond) = (blow_up(80, 80), blow_up(81, 80));
     assert!(beyond.len() < 32 * 1024);
     assert!(decoded(&below).is_ok());
-    assert_eq!(decoded(&beyond), Err(DecodeError::TooLarge("a run of commits")));
+    assert_eq!(decoded(&beyond), Err(DecodeError::TooLarge("the runs of a frame")));
+}
+
+/// `commits` commits of one operation, which writes the same long text each time in about two bytes.
+fn long_values(commits: usize) -> Vec<u8> {
+    let mut author = Author::new(0);
+    let write =
+        |text: &str| op("t", "r", OpKind::Put, [("f".to_owned(), Value::Text(text.to_owned()))].into());
+    let ops = vec![write(&"v".repeat(50_000))];
+    let run: Vec<Commit> =
+        (0..commits).map(|_| author.commit(Hlc::new(1, 0), Deps::new(), ops.clone()).0).collect();
+    as_columns(&run)
+}
+
+#[test]
+fn values_shared_beyond_the_limit_of_a_frame_are_refused() {
+    let (below, beyond) = (long_values(RUNS_BYTES_MAX / 50_200), long_values(RUNS_BYTES_MAX / 50_000 + 1));
+    assert!(beyond.len() < 60_000);
+    assert!(decoded(&below).is_ok());
+    assert_eq!(decoded(&beyond), Err(DecodeError::TooLarge("the runs of a frame")));
+    // Within one commit it is found out before the text is put together.
+    let ops = (0..30).map(|n| {
+        let fields = [("f".to_owned(), Value::Text("v".repeat(50_000)))].into();
+        op("t", &format!("{n:02}"), OpKind::Put, fields)
+    });
+    let commit = Commit { ops: ops.collect(), ..long_keys(0) };
+    assert_eq!(decoded(&as_columns(&[commit])), Err(DecodeError::TooLarge("a commit")));
+}
+
+#[test]
+fn a_value_may_not_share_more_than_there_is_nor_less_than_a_character() {
+    let texts = |a: &str, b: &str| {
+        let row = |row: &str, text: &str| {
+            op("t", row, OpKind::Put, [("f".to_owned(), Value::Text(text.to_owned()))].into())
+        };
+        as_columns(&[Commit { ops: vec![row("a", a), row("b", b)], ..long_keys(0) }])
+    };
+    // The columns of the field end with: rests 5 and 2, shares 0 and 3, and the rests themselves.
+    let good = texts("abcde", "abcxy");
+    let end = [2, 5, 2, 2, 0, 3, 7];
+    let at = good.windows(end.len()).position(|window| window == end).expect("columns") + 5;
+    assert!(decoded(&good).is_ok());
+    let mut bad = good;
+    bad[at] = 6;
+    assert_eq!(decoded(&bad), Err(DecodeError::Invalid("a shared start of a value")));
+    // Two texts that share the first byte of a character and are whole all the same.
+    assert!(decoded(&texts("abc\u{e9}", "abc\u{e8}")).is_ok());
+    let cut = texts("abc\u{e9}", "abcdefg");
+    let at = cut.windows(7).position(|window| window == [2, 5, 4, 2, 0, 3, 9]).expect("columns") + 5;
+    let mut bad = cut;
+    bad[at] = 4;
+    assert_eq!(decoded(&bad), Err(DecodeError::BadText));
 }
 
 /// One commit of `ops` operations, each in a row of its own whose key is told in 6 bytes and is 512 long.
@@ -231,18 +324,28 @@ fn a_commit_that_grows_beyond_its_limit_is_refused_before_it_is_put_together() {
 
 #[test]
 fn counts_beyond_the_input_are_refused_before_allocation() {
-    let mut writer = Writer::new();
-    writer.u8(COLUMNS);
-    writer.varint(RUN_COMMITS_MAX as u64);
-    put_replica(&mut writer, &Author::new(0).replica);
-    assert_eq!(decoded(&writer.into_bytes()), Err(DecodeError::Truncated));
-    for tag in [ROWS, COLUMNS] {
-        assert_eq!(decoded(&[tag, 0]), Err(DecodeError::Invalid("a run without commits")));
+    let one = |write: &dyn Fn(&mut Writer)| {
         let mut writer = Writer::new();
-        writer.u8(tag);
-        writer.varint(RUN_COMMITS_MAX as u64 + 1);
-        assert_eq!(decoded(&writer.into_bytes()), Err(DecodeError::TooLarge("a run of commits")));
+        writer.u8(1);
+        write(&mut writer);
+        decoded(&[writer.as_bytes(), &[0; 66]].concat())
+    };
+    let claimed = one(&|writer| {
+        writer.u8(COLUMNS);
+        writer.varint(RUN_COMMITS_MAX as u64);
+        put_replica(writer, &Author::new(0).replica);
+    });
+    assert_eq!(claimed, Err(DecodeError::Truncated));
+    for tag in [ROWS, COLUMNS] {
+        let none = one(&|writer| writer.raw(&[tag, 0]));
+        assert_eq!(none, Err(DecodeError::Invalid("a run without commits")));
+        let many = one(&|writer| {
+            writer.u8(tag);
+            writer.varint(RUN_COMMITS_MAX as u64 + 1);
+        });
+        assert_eq!(many, Err(DecodeError::TooLarge("a run of commits")));
     }
+    assert_eq!(decoded_runs(&[9, 0, 0]), Err(DecodeError::Truncated));
     let ops = (0..=COMMIT_OPS_MAX).map(|n| op("t", &format!("{n:05x}"), OpKind::Delete, Default::default()));
     let commit = Commit { ops: ops.collect(), ..long_keys(0) };
     assert_eq!(decoded(&as_columns(&[commit])), Err(DecodeError::TooLarge("operations of a commit")));
@@ -286,7 +389,7 @@ fn commits_that_break_an_invariant_are_refused_in_columns_too() {
         Commit { dot: seq(0), ..good.clone() },
         Commit { dot: seq(1), ..good.clone() },
         Commit { dot: seq(u64::MAX), ..good.clone() },
-        Commit { dot: seq(1), introduces: Some(test_identity(1).cert), ..good.clone() },
+        Commit { dot: seq(1), introduces: Some(Box::new(test_identity(1).cert)), ..good.clone() },
         Commit { prev: CommitHash::default(), ..good.clone() },
         Commit { hlc: Hlc(0), ..good.clone() },
         Commit { hlc: Hlc(u64::MAX), ..good.clone() },

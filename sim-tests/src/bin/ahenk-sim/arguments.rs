@@ -51,11 +51,21 @@ pub(crate) struct Run {
     #[arg(long, value_enum, default_value = "p")]
     pub(crate) harness: Kind,
     /// The seeds: the first, and the one after the last.
-    #[arg(long, default_value = "0..1000", value_parser = seeds)]
-    pub(crate) seeds: Range<u64>,
+    /// By default the first 1000, or with `--minutes` as many as there is time for.
+    #[arg(long, value_parser = seeds)]
+    pub(crate) seeds: Option<Range<u64>>,
+    /// Begin no seed after so many minutes.
+    #[arg(long)]
+    pub(crate) minutes: Option<f64>,
     /// Threads; by default one for each processor.
     #[arg(long)]
     pub(crate) jobs: Option<usize>,
+    /// Exit code 1, too, if a mark is not hit: for runs that are large enough to reach each situation.
+    #[arg(long)]
+    pub(crate) all_marks: bool,
+    /// Put a bug of this name in force (`mutants` lists them), to see what a failure looks like.
+    #[arg(long)]
+    pub(crate) bug: Option<String>,
     /// Seconds to spend on shrinking a failure; 0 for none.
     #[arg(long, default_value_t = 20.0)]
     pub(crate) shrink_seconds: f64,

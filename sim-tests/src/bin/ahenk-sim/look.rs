@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sim_tests::{Plan, html, record, run_plan, shiviz};
 
-use crate::arguments::{Chosen, Kind, Show, Shrink};
+use crate::arguments::{Chosen, Show, Shrink};
 use crate::plant_chosen;
 
 pub(crate) fn replay(chosen: &Chosen) -> Result<bool, String> {
@@ -15,7 +15,7 @@ pub(crate) fn replay(chosen: &Chosen) -> Result<bool, String> {
     let (report, result) = run_plan(&plan, chosen.harness.harness(), true);
     report.transcript.iter().for_each(|line| println!("{line}"));
     println!();
-    for (name, times) in &report.counts.0 {
+    for (name, times) in report.counts.0.iter().chain(&report.faults.0) {
         println!("  {times:>10}  {name}");
     }
     match result {
@@ -69,10 +69,7 @@ pub(crate) fn show(ask: &Show) -> Result<bool, String> {
 }
 
 fn draw(ask: &Show, plan: &Plan) -> Result<bool, String> {
-    if ask.chosen.harness != Kind::P {
-        return Err("only the pure harness records what can be drawn".into());
-    }
-    let (mut report, result) = record(plan);
+    let (mut report, result) = record(plan, ask.chosen.harness.harness());
     let until_micros = ask.until_ms.map_or(u64::MAX, |ms| ms.saturating_mul(1000));
     report.moments.retain(|moment| moment.at_micros <= until_micros);
     if let Some(file) = &ask.html {

@@ -15,6 +15,10 @@ use engine::planted::{Bug, plant};
 
 use arguments::{Arguments, Chosen, Task};
 
+/// A fifth of a run is allocation with that of the system.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Task::Run(run) => run::run(&run),
