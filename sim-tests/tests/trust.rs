@@ -16,13 +16,15 @@ use engine::wire::message::{Control, Hello, Ops, Run, pack_control, pack_ops};
 
 const SESSION: u32 = 77;
 /// Bugs that show only where devices are revoked.
-const OF_TRUST: [Bug; 6] = [
+const OF_TRUST: [Bug; 8] = [
     Bug::FenceIgnored,
     Bug::FenceSparesBuffer,
     Bug::LargerFenceWins,
     Bug::NoRollback,
     Bug::FencedDepsBlock,
     Bug::RevokedMayConnect,
+    Bug::ForkUnproven,
+    Bug::ForkUnnoticed,
 ];
 
 fn put(mesh: &mut Mesh, node: usize, row: &str, value: i64) {
@@ -133,6 +135,9 @@ fn a_fork(longer: bool) -> bool {
     let mut mesh = Mesh::with_identities(identities, 4, Config::default());
     mesh.crash(3);
     put(&mut mesh, 2, "r", 1);
+    // So that a signature of it is held by those who prove the fork.
+    meet(&mut mesh, 0, 2);
+    meet(&mut mesh, 1, 2);
     mesh.replace_store(3, mesh.store(2).clone());
     mesh.restart(3);
     put(&mut mesh, 2, "r", 2);
