@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::fs;
 use std::io::{Read, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -90,13 +89,7 @@ fn what_passes_through_a_relay_shows_no_value_no_table_and_no_row() {
     a.start();
     a.admit(&b);
     a.run(&["stop"]).ok();
-    for device in [&a, &b] {
-        // As behind a NAT that lets nothing in, and with no memory of where the other was.
-        device.run(&["config", "set", "network.listen"]).ok();
-        device.run(&["config", "set", "network.relay_servers", &address]).ok();
-        fs::remove_file(device.home.join("addresses.json")).expect("removed");
-        device.start();
-    }
+    [&a, &b].into_iter().for_each(|device| device.start_behind(&address));
     until_status(&a, "they meet", |status| status["peers"][0]["path"] == "relayed");
     let before = recorder.bytes();
     let field = format!("{FIELD}={VALUE}");

@@ -45,13 +45,7 @@ fn devices_that_nobody_can_dial_meet_at_the_relay_and_again_after_its_restart() 
     a.start();
     a.admit(&b);
     a.run(&["stop"]).ok();
-    for device in [&a, &b] {
-        // As behind a NAT that lets nothing in, and with no memory of where the other was.
-        device.run(&["config", "set", "network.listen"]).ok();
-        device.run(&["config", "set", "network.relay_servers", &address]).ok();
-        fs::remove_file(device.home.join("addresses.json")).expect("removed");
-        device.start();
-    }
+    [&a, &b].into_iter().for_each(|device| device.start_behind(&address));
     until_status(&a, "they meet", |status| status["peers"][0]["path"] == "relayed");
     until_status(&b, "the relay is used", |status| status["relays"][0]["reserved"] == true);
     assert!(counter(&metrics, "relay_circuits") >= 1);

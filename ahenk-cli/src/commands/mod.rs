@@ -122,6 +122,11 @@ pub(crate) fn fields_inline(fields: &JsonFields) -> String {
     fields.0.iter().map(field).collect::<Vec<_>>().join(" ")
 }
 
+/// An operation on one line, for people: what it does, to which row, and the fields that it writes.
+pub(crate) fn operation_inline(kind: OpKind, table: &str, row: &str, fields: &JsonFields) -> String {
+    format!("{} {}/{}  {}", kind_name(kind), printable(table), printable(row), fields_inline(fields))
+}
+
 /// What an operation does, in one word.
 pub(crate) fn kind_name(kind: OpKind) -> &'static str {
     match kind {

@@ -1,6 +1,6 @@
 //! `oplog`: who wrote what when.
 
-use super::{Env, fields_inline};
+use super::{Env, operation_inline};
 use crate::backend::{Need, read_item};
 use crate::data::time::{self, now_ms};
 use crate::data::{DataRequest, LogEntry, Since};
@@ -39,14 +39,11 @@ pub(crate) async fn oplog(env: &Env, args: Args) -> Result<()> {
     env.stream(Need::Store, Request::Data(request), |item| {
         let entry: LogEntry = read_item(item)?;
         let line = format!(
-            "{:>6}  {}  {}  {} {}/{}  {}",
+            "{:>6}  {}  {}  {}",
             entry.position,
             time::format(entry.by.time_ms),
             printable(&entry.by.device),
-            super::kind_name(entry.kind),
-            printable(&entry.table),
-            printable(&entry.row),
-            fields_inline(&entry.fields)
+            operation_inline(entry.kind, &entry.table, &entry.row, &entry.fields)
         );
         env.out.line(line.trim_end())
     })

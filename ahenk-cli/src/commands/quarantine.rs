@@ -1,6 +1,6 @@
 //! `quarantine`: commits of revoked devices that had been applied here and were retracted.
 
-use super::{Env, confirm, fields_inline, kind_name};
+use super::{Env, confirm, kind_name, operation_inline};
 use crate::backend::{Need, read_item};
 use crate::data::admin::{AdminRequest, Moved, NO_RETRACTED, RETRACTED, Retracted};
 use crate::data::{DataRequest, time};
@@ -129,10 +129,12 @@ async fn show(env: &Env, commit: &str) -> Result<()> {
     let found = found.ok_or_else(|| CliError::internal("an id is among those that it is of"))?;
     env.out.show(found, |found| {
         let mut lines = vec![line(found), format!("  retracted by {}", found.because)];
-        lines.extend(found.operations.iter().map(|op| {
-            let (table, row) = (printable(&op.table), printable(&op.row));
-            format!("  {} {table}/{row}  {}", kind_name(op.kind), fields_inline(&op.fields))
-        }));
+        lines.extend(
+            found
+                .operations
+                .iter()
+                .map(|op| format!("  {}", operation_inline(op.kind, &op.table, &op.row, &op.fields))),
+        );
         lines.join("\n")
     })
 }

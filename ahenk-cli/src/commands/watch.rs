@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Env, fields_inline};
+use super::{Env, operation_inline};
 use crate::backend::{Backend, Need, read_item};
 use crate::data::{Changed, DataRequest, Watched, time};
 use crate::error::{CliError, Kind, Result};
@@ -104,12 +104,9 @@ impl Watching<'_> {
 
 fn human(change: &Changed) -> String {
     format!(
-        "{}  {}  {} {}/{}  {}",
+        "{}  {}  {}",
         time::format(change.by.time_ms),
         printable(&change.by.device),
-        super::kind_name(change.kind),
-        printable(&change.table),
-        printable(&change.row),
-        fields_inline(&change.fields)
+        operation_inline(change.kind, &change.table, &change.row, &change.fields)
     )
 }

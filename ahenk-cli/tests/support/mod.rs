@@ -141,6 +141,14 @@ impl Device {
         self.json(&["start", "--daemon"]).json()["pid"].as_u64().expect("a process id")
     }
 
+    /// Starts the daemon as behind a NAT that lets nothing in, at a relay, and with no memory of where others were.
+    pub(crate) fn start_behind(&self, relay: &str) {
+        self.run(&["config", "set", "network.listen"]).ok();
+        self.run(&["config", "set", "network.relay_servers", relay]).ok();
+        std::fs::remove_file(self.home.join("addresses.json")).expect("removed");
+        self.start();
+    }
+
     pub(crate) fn status(&self) -> Json {
         self.json(&["status"]).json()
     }

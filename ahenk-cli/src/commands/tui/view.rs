@@ -12,7 +12,7 @@ use ratatui::widgets::{Block, Clear, List, ListState, Paragraph, Row, Sparkline,
 use super::model::{Model, Pane};
 use super::source::Look as Seen;
 use crate::commands::conflicts::why;
-use crate::commands::{fields_inline, inline, kind_name, peer};
+use crate::commands::{inline, operation_inline, peer};
 use crate::data::time;
 use crate::output::printable;
 use crate::report::{Peer, Status};
@@ -68,9 +68,9 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, look: Look) {
     draw_devices(frame, top, model, seen, look);
     draw_rates(frame, rates, model, look);
     let lines = seen.changes.iter().map(|entry| {
-        let (table, row) = (printable(&entry.table), printable(&entry.row));
         let (when, who) = (clock(entry.by.time_ms), printable(&entry.by.device));
-        format!("{when}  {who}  {} {table}/{row}  {}", kind_name(entry.kind), fields_inline(&entry.fields))
+        let what = operation_inline(entry.kind, &entry.table, &entry.row, &entry.fields);
+        format!("{when}  {who}  {what}")
     });
     draw_lines(frame, changes, model, Pane::Changes, "Changes", lines.collect());
     let lines = seen.conflicts.iter().map(|one| {
