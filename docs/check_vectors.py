@@ -547,11 +547,12 @@ PLACE = optional(pair(TEXT, TEXT))
 ROW_DIGEST = triple(TEXT, TEXT, fixed(16))
 TIME = struct_of(nonce=U32, wall_ms=U64_)
 CONTROL = {
-    1: struct_of(minor=number(16), features=U64_, cert=CERT, replica=REPLICA, echo=U32, digest=fixed(16)),
-    2: struct_of(state=fixed(16), knowledge=KNOWLEDGE, reply=FLAG),
+    1: struct_of(minor=number(16), features=U64_, cert=CERT, replica=REPLICA, echo=U32, digest=fixed(16),
+                 heads_digest=fixed(16)),
+    2: struct_of(state=fixed(16), knowledge=KNOWLEDGE, reply=FLAG, tags=listing(fixed(8))),
     3: struct_of(id=U32, ranges=KNOWLEDGE, credit=U64_),
     5: struct_of(want=U32, credit=U64_, pushed=U64_, heads=HEADS),
-    6: struct_of(heads=HEADS),
+    6: struct_of(heads=HEADS, tags=listing(fixed(8))),
     7: TIME,
     8: TIME,
     9: struct_of(fault=FAULT, text=TEXT),
@@ -886,6 +887,7 @@ def commit_of(v):
 FIELDS = {
     "cert": cert_of, "replica": replica_of, "knowledge": lambda v: v and knowledge_of(v),
     "key": unhex, "ranges": knowledge_of, "heads": heads_of, "digest": unhex, "state": unhex,
+    "heads_digest": unhex, "tags": lambda v: [unhex(tag) for tag in v],
     "after": lambda v: v and tuple(v), "upto": lambda v: v and tuple(v),
     "rows": lambda v: [(table, row, unhex(digest)) for table, row, digest in v],
     "features": int, "credit": int, "pushed": int, "wall_ms": int,

@@ -128,14 +128,20 @@ impl Engine {
     }
 
     /// Takes a verified statement in: at once if it retracts nothing, else when it can be alone. True if it was applied.
-    pub(crate) fn take_statement(&mut self, now: Now, hashed: HashedCommit, sig: Sig, from: PeerKey) -> bool {
+    pub(crate) fn take_statement(
+        &mut self,
+        now: Now,
+        hashed: HashedCommit,
+        sig: Sig,
+        from: Option<PeerKey>,
+    ) -> bool {
         let Some(statement) = &hashed.commit.statement else { return false };
         if !self.state.exceeding(statement) {
             return true;
         }
         let queued = self.fencing.iter().any(|waiting| waiting.hashed.commit.dot == hashed.commit.dot);
         if !queued && self.fencing.len() < FENCING_MAX {
-            self.fencing.push_back(Fencing { hashed, sig, from: Some(from) });
+            self.fencing.push_back(Fencing { hashed, sig, from });
         }
         self.timers.set(Timer::Fence, now.mono);
         false
@@ -219,7 +225,8 @@ impl Engine {
             self.event(event);
         }
         for peer in self.peers.values_mut() {
-            for knowledge in [&mut peer.known, &mut peer.pushed] {
+            peer.heads_differ = false;
+            for knowledge in [&mut peer.known, &mut peer.pushed, &mut peer.disputed] {
                 self.state.fences.clamp_all(knowledge);
             }
             if let Some(want) = &mut peer.want {

@@ -11,7 +11,7 @@ use crate::identity::{DeviceId, Dot, ReplicaId, Sig};
 use crate::knowledge::Knowledge;
 use crate::marks::{ON, mark};
 use crate::planted::{self, Bug};
-use crate::statement::{Fence, Revocation, Statement};
+use crate::statement::{Fence, Forked, Revocation, Statement};
 use crate::wire::columns::HashedCommit;
 use crate::wire::message::Run;
 
@@ -21,7 +21,9 @@ pub(crate) struct Fences {
     own: Option<DeviceId>,
     /// With the commit of one statement that says so.
     revoked: BTreeMap<DeviceId, (Revocation, Dot)>,
-    forked: BTreeMap<ReplicaId, Option<Fence>>,
+    forked: BTreeMap<ReplicaId, (Option<Fence>, Dot)>,
+    /// Proofs of forks taken in.
+    proofs: usize,
 }
 
 /// Where a replica ends.
@@ -69,10 +71,14 @@ impl Fences {
                 }
             },
             Statement::Fork(proof) => {
+                self.proofs += 1;
                 self.forked
                     .entry(proof.replica())
-                    .and_modify(|known| *known = known.zip(proof.fence).map(|(a, b)| smaller(a, b)))
-                    .or_insert(proof.fence);
+                    .and_modify(|(known, dot)| {
+                        *known = known.zip(proof.fence).map(|(a, b)| smaller(a, b));
+                        *dot = because.min(*dot);
+                    })
+                    .or_insert((proof.fence, because));
             }
         }
     }
@@ -91,11 +97,26 @@ impl Fences {
         self.revoked.values().map(|(revocation, _)| revocation)
     }
 
+    /// How many proofs of forks there are.
+    pub(crate) fn proofs(&self) -> usize {
+        self.proofs
+    }
+
+    /// All replicas that forked, joined.
+    pub(crate) fn forks(&self) -> impl Iterator<Item = Forked> {
+        let forked = |(replica, (fence, because)): (&ReplicaId, &(Option<Fence>, Dot))| Forked {
+            replica: *replica,
+            seq: fence.map_or(0, |fence| fence.seq),
+            because: *because,
+        };
+        self.forked.iter().map(forked)
+    }
+
     /// Where a replica ends; `None` if it does not.
     pub(crate) fn limit(&self, replica: &ReplicaId) -> Option<Limit> {
         let revoked = self.revoked.get(&replica.device).filter(|_| self.own != Some(replica.device));
         let revoked = revoked.map(|(revocation, _)| Limit::of(revocation.fences.get(&replica.incarnation)));
-        let forked = self.forked.get(replica).map(|fence| Limit::of(fence.as_ref()));
+        let forked = self.forked.get(replica).map(|(fence, _)| Limit::of(fence.as_ref()));
         match (revoked, forked) {
             (Some(one), Some(other)) => Some(if other.seq < one.seq { other } else { one }),
             (one, other) => one.or(other),

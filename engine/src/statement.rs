@@ -62,6 +62,17 @@ pub struct ForkProof {
     pub branches: [Branch; 2],
 }
 
+/// A replica that is proven to have forked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forked {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// The last of its commits that counts; 0 if none does.
+    pub seq: u64,
+    /// The commit of a statement that proves it.
+    pub because: Dot,
+}
+
 impl ForkProof {
     /// The replica that forked.
     pub fn replica(&self) -> ReplicaId {

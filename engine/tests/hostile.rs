@@ -64,7 +64,15 @@ impl Attack {
 
     fn hello(&self) -> Hello {
         let cert = self.author.identity.cert.clone();
-        Hello { minor: 0, features: 0, cert, replica: self.author.replica, echo: 0, digest: [0; 16] }
+        Hello {
+            minor: 0,
+            features: 0,
+            cert,
+            replica: self.author.replica,
+            echo: 0,
+            digest: [0; 16],
+            heads_digest: [0; 16],
+        }
     }
 
     fn control(&mut self, message: &Control) {
@@ -202,6 +210,7 @@ fn a_stolen_certificate_is_of_no_use_without_its_key() {
         replica: victim.replica,
         echo: 0,
         digest: [0; 16],
+        heads_digest: [0; 16],
     };
     mesh.inject(0, thief, pack_control(SESSION, &Control::Hello(Box::new(hello))).unwrap());
     assert_eq!(faults(&mesh, 0), [Fault::Unauthorised]);
@@ -216,7 +225,15 @@ fn a_certificate_that_the_root_key_did_not_sign_is_refused() {
     let replica = engine::identity::ReplicaId { device: identity.device(), incarnation: 1 };
     mesh.input(0, Input::PeerUp(identity.peer_key()));
     let peer = identity.peer_key();
-    let hello = Hello { minor: 0, features: 0, cert: identity.cert, replica, echo: 0, digest: [0; 16] };
+    let hello = Hello {
+        minor: 0,
+        features: 0,
+        cert: identity.cert,
+        replica,
+        echo: 0,
+        digest: [0; 16],
+        heads_digest: [0; 16],
+    };
     mesh.inject(0, peer, pack_control(SESSION, &Control::Hello(Box::new(hello))).unwrap());
     assert_eq!(faults(&mesh, 0), [Fault::Unauthorised]);
 }
@@ -254,7 +271,8 @@ fn another_major_version_is_told_apart_from_noise_and_said_on_both_sides() {
 #[test]
 fn damaged_frames_are_passed_over_until_there_are_too_many() {
     let mut attack = Attack::new(Config::default());
-    let good = pack_control(SESSION, &Control::Announce(Announce { heads: Vec::new() })).unwrap();
+    let good =
+        pack_control(SESSION, &Control::Announce(Announce { heads: Vec::new(), tags: Vec::new() })).unwrap();
     for n in 0..200 {
         let mut frame = good.clone();
         frame[n % good.len()] ^= 0x40;
@@ -397,7 +415,11 @@ fn arbitrary_payloads_from_a_member_never_panic_and_change_nothing() {
         vec![
             pack_ops(SESSION, &ops).unwrap(),
             pack_control(SESSION, &Control::Want(Want { id: 1, ranges, credit: 9 })).unwrap(),
-            pack_control(SESSION, &Control::Announce(Announce { heads: vec![(author.replica, 4)] })).unwrap(),
+            pack_control(
+                SESSION,
+                &Control::Announce(Announce { heads: vec![(author.replica, 4)], tags: Vec::new() }),
+            )
+            .unwrap(),
         ]
     };
     for _ in 0..3_000 {
@@ -451,7 +473,7 @@ fn dependencies_that_overflow_when_added_up_are_missing_all_the_same() {
 fn heads_beyond_all_measure_can_be_counted() {
     let mut attack = Attack::new(Config::default());
     let heads = (0..5).map(|n| (Author::new(n).replica, i64::MAX as u64)).collect();
-    attack.control(&Control::Announce(Announce { heads }));
+    attack.control(&Control::Announce(Announce { heads, tags: Vec::new() }));
     assert_eq!(attack.mesh.engine(0).stats().peers[0].ahead, u64::MAX);
     attack.assert_unharmed(2);
 }
@@ -488,7 +510,7 @@ fn a_peer_that_speaks_of_ever_more_scattered_commits_is_cut_off() {
         (0..60).for_each(|k| {
             knowledge.insert(attack.author.replica, 1000 * n + 2 * k + 1, 1000 * n + 2 * k + 1);
         });
-        attack.control(&Control::Have(Have { state: [0; 16], knowledge, reply: false }));
+        attack.control(&Control::Have(Have { state: [0; 16], knowledge, reply: false, tags: Vec::new() }));
     }
     assert_eq!(faults(&attack.mesh, 0), [Fault::Protocol]);
     attack.assert_unharmed(2);
@@ -537,7 +559,7 @@ fn no_more_is_pushed_to_a_peer_that_confirms_nothing_than_the_limit() {
     let mut attack = Attack::new(Config { push_bytes_max: 10_000, ..Config::default() });
     let engine = attack.mesh.engine(0);
     let (knowledge, state) = (engine.knowledge().clone(), engine.digest().to_be_bytes());
-    attack.control(&Control::Have(Have { state, knowledge, reply: false }));
+    attack.control(&Control::Have(Have { state, knowledge, reply: false, tags: Vec::new() }));
     for n in 0..500 {
         attack.mesh.write(0, put(&format!("row {n}"), n));
     }
@@ -550,7 +572,12 @@ fn equal_knowledge_and_different_rows_raise_an_alarm_once() {
     let mut attack = Attack::new(Config::default());
     let knowledge = attack.mesh.engine(0).knowledge().clone();
     for _ in 0..3 {
-        attack.control(&Control::Have(Have { state: [9; 16], knowledge: knowledge.clone(), reply: false }));
+        attack.control(&Control::Have(Have {
+            state: [9; 16],
+            knowledge: knowledge.clone(),
+            reply: false,
+            tags: Vec::new(),
+        }));
     }
     let alarms = attack.mesh.events.iter().filter(|(_, event)| matches!(event, Event::Diverged { .. }));
     assert_eq!(alarms.count(), 1);
