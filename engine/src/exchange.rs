@@ -13,7 +13,7 @@ use crate::marks::mark;
 use crate::peer::OpenWant;
 use crate::planted::{self, Bug};
 use crate::replicated::{Draft, Fit};
-use crate::statement::Statement;
+use crate::statement::NO_SIG;
 use crate::store::{Batch, StoreError, StoreRead};
 use crate::time::Now;
 use crate::timer::Timer;
@@ -302,7 +302,14 @@ impl Engine {
         // One that is not durable yet is taken for the same: if it is not, the tags will say so.
         let known =
             reached && self.state.hash_at(&replica, last_seq, draft.store)?.is_none_or(|ours| ours == hash);
-        if !known && !verify_commit(&self.state.account, &author, &hash, &run.sig) {
+        let signed = known || verify_commit(&self.state.account, &author, &hash, &run.sig);
+        let vouched = !signed && self.state.fences.vouch(&run);
+        if !signed && !vouched && run.sig == NO_SIG {
+            // It ends at a fence of which we have not heard. The statement comes too, and then it is asked for again.
+            mark!(FenceUnheard);
+            return Ok(Ok(()));
+        }
+        if !signed && !vouched {
             mark!(ForgedRun);
             return Ok(Err((Fault::BadSignature, "")));
         }
@@ -312,11 +319,21 @@ impl Engine {
             return Ok(Err((Fault::Protocol, "the account has too many replicas")));
         }
         let commits = run.commits.len();
+        if self.state.fences.contradict(&run) && !planted::is(Bug::FenceIgnored) {
+            // A third branch, which parts before the fence.
+            mark!(ThirdBranch);
+            self.refused(from, commits);
+            self.contradicted(now, from, &run, draft.store)?;
+            return Ok(Ok(()));
+        }
         let run = if planted::is(Bug::FenceIgnored) { Some(run) } else { self.state.fences.cut(run) };
-        let Some(run) = run else {
+        let Some(mut run) = run else {
             self.refused(from, commits);
             return Ok(Ok(()));
         };
+        if vouched {
+            run.sig = NO_SIG;
+        }
         mark!(CutAtFence if run.commits.len() < commits);
         self.refused(from, commits - run.commits.len());
         let last_seq = run.commits.last().map_or(last_seq, |last| last.commit.dot.seq);
@@ -333,43 +350,6 @@ impl Engine {
             return Ok(Ok(()));
         }
         self.place(draft, now, from, run)?;
-        Ok(Ok(()))
-    }
-
-    /// Takes in a run that is a statement of the account: verified by itself, and applied whatever else is known.
-    fn receive_statement(
-        &mut self,
-        draft: &mut Draft<'_>,
-        now: Now,
-        from: PeerKey,
-        run: Run<HashedCommit>,
-    ) -> Result<Result<(), (Fault, &'static str)>, StoreError> {
-        let Run { commits, sig } = run;
-        let Some(hashed) = commits.into_iter().next() else { return Ok(Ok(())) };
-        let (dot, statement) = (hashed.commit.dot, hashed.commit.statement.clone());
-        if self.state.knowledge.contains(&dot) {
-            mark!(StatementTwice);
-            self.count(from, 0, 0, 1);
-            return Ok(Ok(()));
-        }
-        let Some(statement) = statement else { return Ok(Ok(())) };
-        if !statement.genuine(&self.state.account, &hashed.hash, &sig) {
-            mark!(StatementForged);
-            return Ok(Err((Fault::BadSignature, "")));
-        }
-        let proof = matches!(*statement, Statement::Fork(_));
-        if self.state.heads.len() >= REPLICAS_MAX || (proof && !self.state.room_for_proof()) {
-            return Ok(Err((Fault::Protocol, "the account has too many replicas")));
-        }
-        if let Some(peer) = self.peers.get_mut(&from) {
-            peer.brought(dot.replica, 1, 1);
-        }
-        if self.take_statement(now, hashed.clone(), sig, Some(from)) {
-            mark!(NothingRetracted if matches!(*statement, Statement::Revoke(_)));
-            self.count(from, 1, 0, 0);
-            self.state.apply_remote(draft, now, hashed, Some(sig))?;
-            self.stated(&statement, dot, 0);
-        }
         Ok(Ok(()))
     }
 
@@ -471,7 +451,7 @@ impl Engine {
         self.event(Event::Rewound { from, to });
     }
 
-    fn count(&mut self, from: PeerKey, commits: usize, ops: usize, doubled: usize) {
+    pub(crate) fn count(&mut self, from: PeerKey, commits: usize, ops: usize, doubled: usize) {
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.traffic.commits_received += commits as u64;
             peer.traffic.ops_received += ops as u64;

@@ -72,13 +72,14 @@ impl Fences {
             },
             Statement::Fork(proof) => {
                 self.proofs += 1;
-                self.forked
-                    .entry(proof.replica())
-                    .and_modify(|(known, dot)| {
-                        *known = known.zip(proof.fence).map(|(a, b)| smaller(a, b));
-                        *dot = because.min(*dot);
-                    })
-                    .or_insert((proof.fence, because));
+                let new = (proof.fence(), because);
+                let known = self.forked.entry(proof.replica()).or_insert(new);
+                // With the fence goes a proof of that very fence: its branches continue it.
+                let order =
+                    |(fence, dot): &(Option<Fence>, Dot)| (fence.map(|fence| (fence.seq, fence.hash)), *dot);
+                if order(&new) < order(known) {
+                    *known = new;
+                }
             }
         }
     }
@@ -110,6 +111,11 @@ impl Fences {
             because: *because,
         };
         self.forked.iter().map(forked)
+    }
+
+    /// Where a replica ends because it forked, and the commit of a statement that proves just this.
+    pub(crate) fn fork(&self, replica: &ReplicaId) -> Option<(Option<Fence>, Dot)> {
+        self.forked.get(replica).copied()
     }
 
     /// Where a replica ends; `None` if it does not.
@@ -144,6 +150,24 @@ impl Fences {
         let before = if ON { knowledge.commits() } else { 0 };
         knowledge.cut(|replica| self.limit(replica).map(|limit| limit.seq));
         mark!(FencedClaimed if knowledge.commits() < before);
+    }
+
+    /// Whether statements vouch for what a run has up to the fence, whatever its signature: it has the very commit there.
+    pub(crate) fn vouch(&self, run: &Run<HashedCommit>) -> bool {
+        self.at_fence(run).is_some_and(|(here, fence)| here == fence)
+    }
+
+    /// Whether a run has another commit at the fence.
+    pub(crate) fn contradict(&self, run: &Run<HashedCommit>) -> bool {
+        self.at_fence(run).is_some_and(|(here, fence)| here != fence)
+    }
+
+    /// The hash that a run has at the fence of its replica, and the hash of the fence.
+    fn at_fence(&self, run: &Run<HashedCommit>) -> Option<(CommitHash, CommitHash)> {
+        let first = run.commits.first()?.commit.dot;
+        let limit = self.limit(&first.replica)?;
+        let index = usize::try_from(limit.seq.checked_sub(first.seq)?).ok()?;
+        Some((run.commits.get(index)?.hash, limit.signed?.0))
     }
 
     /// The part of a run that counts, still ending in a signature; `None` if nothing does. A run that is on another

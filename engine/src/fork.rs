@@ -2,8 +2,9 @@
 //!
 //! Invariants: a tag is a hint that makes a device look, and accuses nobody; an alarm is raised only for a run whose
 //! signature verifies, and a fence only by a proof that holds the author's signatures of both branches. The proof is a
-//! statement, so the outcome is the same everywhere: both branches end at the last signed commit before they part, and what
-//! was applied beyond is quarantined, on each device what that device had.
+//! statement, so the outcome is the same everywhere: the replica ends at the last commit before its branches part, and what
+//! was applied beyond is quarantined, on each device what that device had. That commit needs no signature of its own: the
+//! author signed its hash with either branch, so the proof vouches for all before it, whoever hands it on.
 //!
 //! Where a branch begins before what a peer has given, the part before it is asked for, each time further back. What
 //! peers know is compared by `(replica, seq)` as ever; tags (8 bytes of the hash of a replica's head) tell whether what
@@ -12,17 +13,18 @@
 use crate::commit::{Commit, CommitHash, hash_commit};
 use crate::config::{COMMIT_BYTES_MAX, REPLICAS_FOR_STATEMENTS, REPLICAS_MAX, RUN_COMMITS_MAX};
 use crate::engine::Engine;
-use crate::identity::{Dot, PeerKey, ReplicaId, Sig};
+use crate::identity::{DeviceCert, Dot, PeerKey, ReplicaId};
 use crate::io::Event;
+use crate::marks::mark;
 use crate::planted::{self, Bug};
 use crate::replicated::Replicated;
-use crate::statement::{Branch, Fence, ForkProof, NO_SIG, fork_commit};
+use crate::statement::{Branch, ForkProof, NO_SIG, Statement, fork_commit};
 use crate::store::{StoreError, StoreRead};
 use crate::time::Now;
 use crate::wire::columns::HashedCommit;
 use crate::wire::message::{Run, Tag};
 
-/// Commits that are read (or asked for) before a run whose branch begins earlier; each time four times as many.
+/// Commits that are asked for before a run whose branch begins earlier; each time four times as many.
 const BACK_COMMITS: u64 = 64;
 /// What the rest of a proof may take beside its commits, in bytes.
 const PROOF_REST_BYTES: usize = 1024;
@@ -35,16 +37,8 @@ enum Shown {
     Earlier,
     /// A fork whose proof would not fit a commit.
     TooLarge,
-    /// Nothing: there is no difference, or not all of our branch is durable yet.
+    /// Nothing: there is no difference, or not all of a branch and its signature is durable yet.
     Nothing,
-}
-
-/// A commit of our log, as a proof needs it.
-struct Ours {
-    seq: u64,
-    bytes: Vec<u8>,
-    hash: CommitHash,
-    sig: Option<Sig>,
 }
 
 impl Replicated {
@@ -93,85 +87,28 @@ impl Replicated {
 
     /// What a verified run shows that has another commit than the log, or builds on another.
     fn shown_by(&self, run: &Run<HashedCommit>, store: &dyn StoreRead) -> Result<Shown, StoreError> {
-        let Some(first) = run.commits.first() else { return Ok(Shown::Nothing) };
-        let Dot { replica, seq } = first.commit.dot;
-        if self.hash_at(&replica, seq - 1, store)? != Some(first.commit.prev) {
-            return Ok(Shown::Earlier);
-        }
-        let mut back = BACK_COMMITS;
-        loop {
-            let start = seq.saturating_sub(back).max(1);
-            let Some((ours, parting)) = self.our_branch(run, start, store)? else {
-                return Ok(Shown::Nothing);
-            };
-            let fence = ours[..parting].iter().rposition(|one| one.sig.is_some());
-            let bytes: usize = ours.iter().map(|one| one.bytes.len()).sum();
-            match fence {
-                None if bytes > COMMIT_BYTES_MAX => return Ok(Shown::TooLarge),
-                None if start > 1 => back = back.saturating_mul(4),
-                fence => return self.proof(run, &ours, parting, fence, store),
-            }
-        }
-    }
-
-    /// Our commits from `start` to the first signature at or after the one that differs from the run's, and which that is.
-    /// `None` if there is none.
-    fn our_branch(
-        &self,
-        run: &Run<HashedCommit>,
-        start: u64,
-        store: &dyn StoreRead,
-    ) -> Result<Option<(Vec<Ours>, usize)>, StoreError> {
-        let Some(first) = run.commits.first().map(|first| first.commit.dot) else { return Ok(None) };
-        let (mut ours, mut parting) = (Vec::<Ours>::new(), None);
-        loop {
-            let page =
-                store.commits(&first.replica, start + ours.len() as u64, RUN_COMMITS_MAX, 256 * 1024)?;
-            if page.is_empty() {
-                return Ok(None);
-            }
-            for stored in page {
-                let seq = stored.commit.dot.seq;
-                let bytes = stored.commit.encode();
-                let hash = hash_commit(&bytes);
-                let theirs = seq.checked_sub(first.seq).and_then(|index| run.commits.get(index as usize));
-                if theirs.is_none() && seq >= first.seq && parting.is_none() {
-                    return Ok(None);
-                }
-                if parting.is_none() && theirs.is_some_and(|theirs| theirs.hash != hash) {
-                    parting = Some(ours.len());
-                }
-                ours.push(Ours { seq, bytes, hash, sig: stored.sig });
-                if let Some(parting) = parting.filter(|_| stored.sig.is_some()) {
-                    return Ok(Some((ours, parting)));
-                }
-            }
-        }
-    }
-
-    fn proof(
-        &self,
-        run: &Run<HashedCommit>,
-        ours: &[Ours],
-        parting: usize,
-        fence: Option<usize>,
-        store: &dyn StoreRead,
-    ) -> Result<Shown, StoreError> {
-        let (Some(first), Some(last)) = (run.commits.first(), ours.last()) else { return Ok(Shown::Nothing) };
-        let (replica, Some(sig), parted) = (first.commit.dot.replica, last.sig, ours[parting].seq) else {
+        let (Some(first), Some(last)) = (run.commits.first(), run.commits.last()) else {
             return Ok(Shown::Nothing);
         };
-        let beyond = fence.map_or(0, |fence| fence + 1);
-        let bytes = |some: &[Ours]| some.iter().map(|one| one.bytes.clone()).collect::<Vec<_>>();
-        let theirs = run.commits.iter().filter(|hashed| hashed.commit.dot.seq >= parted);
-        let theirs = theirs.map(|hashed| hashed.commit.encode());
-        let mut branches = [
-            Branch { commits: bytes(&ours[beyond..]), sig },
-            Branch {
-                commits: bytes(&ours[beyond..parting]).into_iter().chain(theirs).collect(),
-                sig: run.sig,
-            },
-        ];
+        let Dot { replica, seq } = first.commit.dot;
+        match self.hash_at(&replica, seq - 1, store)? {
+            None => return Ok(Shown::Nothing),
+            Some(ours) if ours != first.commit.prev => return Ok(Shown::Earlier),
+            Some(_) => {}
+        }
+        let Some((parting, ours)) = self.our_branch(run, store)? else { return Ok(Shown::Nothing) };
+        let mut theirs = Branch {
+            commits: run.commits[parting..].iter().map(|hashed| hashed.commit.encode()).collect(),
+            sig: run.sig,
+        };
+        if run.sig == NO_SIG && !self.close(&mut theirs, &last.commit.dot, last.hash, store)? {
+            return Ok(Shown::Nothing);
+        }
+        let author = self.author_of(&replica, store)?;
+        let (Some(author), Some(parts)) = (author, run.commits.get(parting)) else {
+            return Ok(Shown::Nothing);
+        };
+        let mut branches = [ours, theirs];
         // Equal proofs shall be equal commits, whichever branch their maker had.
         branches.sort_by(|one, other| one.commits.cmp(&other.commits));
         let sizes = branches.iter().flat_map(|branch| &branch.commits).map(|commit| commit.len() + 4);
@@ -179,17 +116,77 @@ impl Replicated {
         if long || sizes.sum::<usize>() + PROOF_REST_BYTES > COMMIT_BYTES_MAX {
             return Ok(Shown::TooLarge);
         }
-        let introduced = store.commits(&replica, 1, 1, 1)?.pop().and_then(|stored| stored.commit.introduces);
-        let Some(author) =
-            introduced.map(|cert| *cert).or_else(|| self.members.get(&replica.device).cloned())
-        else {
-            return Ok(Shown::Nothing);
-        };
-        let fence = fence.and_then(|at| ours.get(at));
-        let fence = fence.and_then(|one| Some(Fence { seq: one.seq, hash: one.hash, sig: one.sig? }));
-        let proof = ForkProof { author, incarnation: replica.incarnation, fence, branches };
+        let (seq, hash) = (parts.commit.dot.seq - 1, parts.commit.prev);
+        let proof = ForkProof { author, incarnation: replica.incarnation, seq, hash, branches };
         debug_assert!(proof.holds(&self.account), "what is made here holds");
         Ok(Shown::Fork(Box::new(proof)))
+    }
+
+    /// The index in a run of its first commit that is another than ours, and our commits from there to a signature.
+    fn our_branch(
+        &self,
+        run: &Run<HashedCommit>,
+        store: &dyn StoreRead,
+    ) -> Result<Option<(usize, Branch)>, StoreError> {
+        let Some(first) = run.commits.first().map(|first| first.commit.dot) else { return Ok(None) };
+        let (mut seq, mut parting, mut last) = (first.seq, None, None);
+        let mut ours = Branch { commits: Vec::new(), sig: NO_SIG };
+        loop {
+            let page = store.commits(&first.replica, seq, RUN_COMMITS_MAX, 256 * 1024)?;
+            if page.is_empty() {
+                break;
+            }
+            for stored in page {
+                let bytes = stored.commit.encode();
+                let hash = hash_commit(&bytes);
+                if parting.is_none() {
+                    let index = (seq - first.seq) as usize;
+                    let Some(theirs) = run.commits.get(index) else { return Ok(None) };
+                    parting = (theirs.hash != hash).then_some(index);
+                }
+                seq += 1;
+                let Some(parting) = parting else { continue };
+                ours.commits.push(bytes);
+                last = Some((stored.commit.dot, hash));
+                if let Some(sig) = stored.sig.filter(|sig| *sig != NO_SIG) {
+                    ours.sig = sig;
+                    return Ok(Some((parting, ours)));
+                }
+            }
+        }
+        let (Some(parting), Some((dot, hash))) = (parting, last) else { return Ok(None) };
+        Ok(self.close(&mut ours, &dot, hash, store)?.then_some((parting, ours)))
+    }
+
+    /// Completes a branch that ends where an earlier proof lets its replica end: with that proof's commits and signature.
+    fn close(
+        &self,
+        branch: &mut Branch,
+        at: &Dot,
+        hash: CommitHash,
+        store: &dyn StoreRead,
+    ) -> Result<bool, StoreError> {
+        let Some((Some(fence), because)) = self.fences.fork(&at.replica) else { return Ok(false) };
+        if (fence.seq, fence.hash) != (at.seq, hash) {
+            return Ok(false);
+        }
+        let stored = store.commits(&because.replica, because.seq, 1, usize::MAX)?.pop();
+        let statement = stored.and_then(|stored| stored.commit.statement);
+        let Some(Statement::Fork(proof)) = statement.map(|statement| *statement) else { return Ok(false) };
+        let ForkProof { branches: [beyond, _], .. } = *proof;
+        branch.commits.extend(beyond.commits);
+        branch.sig = beyond.sig;
+        Ok(true)
+    }
+
+    fn author_of(
+        &self,
+        replica: &ReplicaId,
+        store: &dyn StoreRead,
+    ) -> Result<Option<DeviceCert>, StoreError> {
+        let introduced =
+            store.commits(replica, 1, 1, usize::MAX)?.pop().and_then(|stored| stored.commit.introduces);
+        Ok(introduced.map(|cert| *cert).or_else(|| self.members.get(&replica.device).cloned()))
     }
 
     /// Whether another proof of a fork may be kept. A device can fork itself as often as it likes, and must not keep
@@ -221,6 +218,7 @@ impl Engine {
                 let commit: Commit = fork_commit(&self.state.account, *proof);
                 let encoded = commit.encode();
                 let hashed = HashedCommit { hash: hash_commit(&encoded), bytes: encoded.len(), commit };
+                mark!(ForkProven);
                 if self.take_statement(now, hashed, NO_SIG, None) {
                     debug_assert!(
                         false,
@@ -234,6 +232,7 @@ impl Engine {
                 self.alarm(run, store)
             }
             Shown::Earlier if seq > 1 => {
+                mark!(BranchFollowed);
                 let width = (4 * run.commits.len() as u64).max(BACK_COMMITS);
                 if let Some(peer) = self.peers.get_mut(&from) {
                     peer.disputed.insert(replica, seq.saturating_sub(width).max(1), seq - 1);

@@ -5,7 +5,7 @@ mod common;
 use common::{equal, full_mesh, put, quarantined, read};
 use engine::config::Config;
 use engine::identity::ReplicaId;
-use engine::io::Event;
+use engine::io::{Event, Order};
 use engine::store::StoreRead;
 use engine::testing::{LinkFaults, Mesh, test_identity};
 use proptest::prelude::*;
@@ -141,10 +141,102 @@ fn branches_that_parted_long_ago_are_followed_back_to_where_they_parted() {
     settle(&mut mesh);
     for node in 0..5 {
         let [(forked, seq)] = forked_at(&mesh, node)[..] else { panic!("device {node} knows no fork") };
-        // No further back than the last signature that somebody held there.
-        assert!(forked == replica && seq <= 302, "{seq}");
+        // Its introduction, and 301 commits before they part.
+        assert_eq!((forked, seq), (replica, 302));
         assert_eq!(mesh.engine(node).knowledge().prefix_len(&replica), seq);
         assert_eq!(read(&mesh, node, "other"), None);
+    }
+}
+
+#[test]
+fn what_came_in_one_run_ends_where_the_branches_part_and_is_handed_on() {
+    let (mut mesh, replica) = cloned(6, 1, 20);
+    put(&mut mesh, 3, "one", 1);
+    put(&mut mesh, 4, "other", 1);
+    // One run each, with a signature at its end only.
+    meet(&mut mesh, 0, 3);
+    meet(&mut mesh, 1, 4);
+    let signed = |mesh: &Mesh, node: usize| {
+        let log = mesh.store(node).commits(&replica, 3, 100, usize::MAX).expect("a read");
+        log.iter()
+            .filter(|stored| stored.sig.is_some())
+            .map(|stored| stored.commit.dot.seq)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!((signed(&mesh, 0), signed(&mesh, 1)), (vec![23], vec![23]));
+    meet(&mut mesh, 0, 1);
+    equal(&mut mesh, &[0, 1]);
+    mesh.crash(0);
+    mesh.restart(0);
+    // One who knows nothing of the author gets all that counts, and gives it to another clone.
+    meet(&mut mesh, 0, 2);
+    for node in [0, 1, 2] {
+        assert_eq!(forked_at(&mesh, node), [(replica, 22)], "device {node}");
+        assert_eq!(mesh.engine(node).knowledge().prefix_len(&replica), 22, "device {node}");
+        assert_eq!(read(&mesh, node, "shared"), Some(21), "device {node}");
+    }
+    assert_eq!([0, 1, 2].map(|node| quarantined(&mesh, node)), [vec![23], vec![23], vec![]]);
+    settle(&mut mesh);
+    assert!(!mesh.events.iter().any(|(_, event)| matches!(event, Event::PeerFault { .. })));
+}
+
+#[test]
+fn a_third_branch_that_parts_earlier_ends_the_replica_earlier_everywhere() {
+    let identities = [0, 1, 2, 3, 3, 3].map(test_identity).to_vec();
+    let mut mesh = Mesh::with_identities(identities, 8, Config::default());
+    mesh.crash(4);
+    mesh.crash(5);
+    (1..=3).for_each(|n| put(&mut mesh, 3, "shared", n));
+    mesh.replace_store(5, mesh.store(3).clone());
+    mesh.restart(5);
+    (1..=3).for_each(|n| put(&mut mesh, 3, "later", n));
+    mesh.replace_store(4, mesh.store(3).clone());
+    mesh.restart(4);
+    let replica = mesh.engine(3).replica();
+    for (clone, device) in [(3, 0), (4, 1), (5, 2)] {
+        (1..=5).for_each(|n| put(&mut mesh, clone, &format!("of{clone}"), n));
+        meet(&mut mesh, device, clone);
+    }
+    meet(&mut mesh, 0, 1);
+    assert_eq!(forked_at(&mesh, 0), [(replica, 7)]);
+    // The third hears of it, has no signature before the fence, and takes what the others have.
+    meet(&mut mesh, 2, 1);
+    full_mesh(&mut mesh, &[0, 1, 2]);
+    equal(&mut mesh, &[0, 1, 2]);
+    assert_eq!(quarantined(&mesh, 2), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    // Then the third copy comes. The others' logs end without a signature: the first proof completes their side of the
+    // second.
+    for clone in [3, 4, 5, 3, 4, 5] {
+        full_mesh(&mut mesh, &[0, 1, 2, clone]);
+        mesh.run_ms(40_000);
+    }
+    for clone in [3, 4, 5] {
+        full_mesh(&mut mesh, &[0, 1, 2, clone]);
+        equal(&mut mesh, &[0, 1, 2, clone]);
+        assert_eq!(forked_at(&mesh, clone), [(replica, 4)]);
+        assert_eq!((read(&mesh, clone, "shared"), read(&mesh, clone, "later")), (Some(3), None));
+        assert_eq!(quarantined(&mesh, clone).first(), Some(&5));
+    }
+}
+
+#[test]
+fn a_device_is_revoked_after_a_fork_and_what_counts_of_it_still_spreads() {
+    let (mut mesh, replica) = cloned(9, 1, 4);
+    put(&mut mesh, 3, "one", 1);
+    put(&mut mesh, 4, "other", 1);
+    meet(&mut mesh, 0, 3);
+    meet(&mut mesh, 1, 4);
+    meet(&mut mesh, 0, 1);
+    assert_eq!(forked_at(&mesh, 0), [(replica, 6)]);
+    let revoke = Order::Revoke { device: mesh.key(3).device(), reason: String::new() };
+    let id = mesh.administer(0, revoke);
+    assert!(mesh.administered[&id].is_ok());
+    meet(&mut mesh, 0, 2);
+    full_mesh(&mut mesh, &[0, 1, 2]);
+    equal(&mut mesh, &[0, 1, 2]);
+    for node in [0, 1, 2] {
+        assert_eq!(mesh.engine(node).knowledge().prefix_len(&replica), 6);
+        assert_eq!(read(&mesh, node, "shared"), Some(5), "device {node}");
     }
 }
 

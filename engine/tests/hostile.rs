@@ -12,7 +12,7 @@ use engine::io::{Change, Event, Input};
 use engine::knowledge::Knowledge;
 use engine::name::{FieldName, RowKey, TableName};
 use engine::prng::Prng;
-use engine::statement::{Branch, Fence, ForkProof, Revocation, Statement, fork_commit};
+use engine::statement::{Branch, ForkProof, Revocation, Statement, fork_commit};
 use engine::store::StoreRead;
 use engine::testing::{Author, Mesh, identity_of, op, test_identity, test_root};
 use engine::value::Value;
@@ -125,7 +125,8 @@ fn a_proof_of_a_fork_that_does_not_hold_is_refused() {
     let proof = ForkProof {
         author: attack.author.identity.cert.clone(),
         incarnation: attack.author.replica.incarnation,
-        fence: None,
+        seq: 0,
+        hash: CommitHash::default(),
         branches: [branch.clone(), branch],
     };
     let commit = fork_commit(&attack.author.identity.account(), proof);
@@ -153,12 +154,12 @@ fn a_proof_of_a_fork_ends_the_replica_at_the_fence_and_leaves_the_device() {
         attack.raw(pack_ops(SESSION, &Ops { want: 0, offset: 0, done: true, runs }).unwrap());
     }
     assert_eq!(attack.mesh.engine(0).knowledge().prefix_len(&attack.author.replica), 2);
-    let fence = Fence { seq: 1, hash: hash_commit(&first.0.encode()), sig: first.1 };
     let branch = |(commit, sig): &(Commit, Sig)| Branch { commits: vec![commit.encode()], sig: *sig };
     let proof = ForkProof {
         author: attack.author.identity.cert.clone(),
         incarnation: attack.author.replica.incarnation,
-        fence: Some(fence),
+        seq: 1,
+        hash: hash_commit(&first.0.encode()),
         branches: [branch(&second), branch(&forked)],
     };
     let commit = fork_commit(&attack.author.identity.account(), proof);
