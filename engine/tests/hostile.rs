@@ -175,6 +175,48 @@ fn a_proof_of_a_fork_ends_the_replica_at_the_fence_and_leaves_the_device() {
 }
 
 #[test]
+fn a_run_without_a_signature_counts_only_as_far_as_a_fence_vouches_for_it() {
+    let mut attack = Attack::new(Config::default());
+    let [mut one, mut other] = [Author::new(9), Author::new(9)];
+    let write = |author: &mut Author, n: i64| {
+        let fields = BTreeMap::from([("x".to_owned(), Value::Int(n))]);
+        let at = Hlc::new(1_700_000_000_000, author.seq as u16);
+        author.commit(at, Default::default(), vec![op("t", "forked", OpKind::Put, fields)])
+    };
+    let shared = [write(&mut one, 1), write(&mut one, 2)].map(|(commit, _)| commit);
+    (1..=2).for_each(|n| drop(write(&mut other, n)));
+    let (third, forked) = (write(&mut one, 3), write(&mut other, 4));
+    let [first, second] = shared.clone();
+    let bring = |attack: &mut Attack, commits: Vec<Commit>| {
+        let runs = vec![Run { commits, sig: Sig([0; 64]) }];
+        attack.raw(pack_ops(SESSION, &Ops { want: 0, offset: 0, done: true, runs }).unwrap());
+        attack.mesh.run_ms(10);
+        attack.mesh.engine(0).knowledge().prefix_len(&attack.author.replica)
+    };
+    assert_eq!(bring(&mut attack, vec![first.clone(), second.clone()]), 0, "nobody vouches yet");
+    let branch = |(commit, sig): &(Commit, Sig)| Branch { commits: vec![commit.encode()], sig: *sig };
+    let proof = ForkProof {
+        author: attack.author.identity.cert.clone(),
+        incarnation: attack.author.replica.incarnation,
+        seq: 2,
+        hash: hash_commit(&second.encode()),
+        branches: [branch(&third), branch(&forked)],
+    };
+    let proof = fork_commit(&attack.author.identity.account(), proof);
+    assert_eq!(bring(&mut attack, vec![proof]), 0);
+    assert_eq!(bring(&mut attack, vec![first.clone()]), 0, "it ends before the fence");
+    // Commits that are like the author's and were never signed.
+    let mut made_up = Author::new(9);
+    let invented = [write(&mut made_up, 1), write(&mut made_up, 7)].map(|(commit, _)| commit);
+    assert_eq!(bring(&mut attack, invented.to_vec()), 0, "another commit at the fence");
+    assert_eq!(bring(&mut attack, vec![first, second, third.0]), 2, "cut at the fence");
+    let log = attack.mesh.store(0).commits(&attack.author.replica, 2, 9, usize::MAX).unwrap();
+    assert_eq!(log.iter().map(|stored| stored.sig).collect::<Vec<_>>(), [Some(Sig([0; 64]))]);
+    assert!(attack.connected() && faults(&attack.mesh, 0).is_empty());
+    engine::store::contract::state_follows_from_log(attack.mesh.store(0));
+}
+
+#[test]
 fn a_peer_of_another_account_is_refused_with_a_word_on_both_sides() {
     let foreign = identity_of(&SecretKey::from_bytes(&[7; 32]), 1);
     let mut mesh = Mesh::with_identities(vec![test_identity(0), foreign], 1, Config::default());

@@ -11,14 +11,10 @@ use sim_tests::{Harness, Trial, try_bug};
 use crate::arguments::Mutants;
 use crate::{bug, processors};
 
-/// Bugs that show only where a database runs twice unnoticed, which plans do not do: `sim-tests/tests/trust.rs` shows that
-/// each is noticed.
-const OF_FORKS: [Bug; 2] = [Bug::ForkUnproven, Bug::ForkUnnoticed];
-
 pub(crate) fn mutants(ask: &Mutants) -> Result<bool, String> {
     let bugs: Vec<Bug> = match &ask.only {
         Some(name) => vec![bug(name)?],
-        None => Bug::ALL.iter().copied().filter(|bug| !OF_FORKS.contains(bug)).collect(),
+        None => Bug::ALL.to_vec(),
     };
     let seconds = |seconds: f64| Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string());
     let (next, start) = (AtomicUsize::new(0), Instant::now());
