@@ -188,18 +188,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether no commit of others is applied any more, because this device is revoked.
-    pub(crate) fn gets_nothing(&self) -> bool {
-        self.revoked() && !planted::is(Bug::RevokedMayConnect) && !planted::is(Bug::RevokedStillApplies)
-    }
-
     /// What follows at once from a statement that was applied: nothing beyond its fences waits any more. The rest is
     /// done at the end of the input, when the statement's batch has gone out.
     pub(crate) fn stated(&mut self, statement: &Statement, because: Dot, retracted: u64) {
         if !planted::is(Bug::FenceSparesBuffer) {
             self.reorder.cut(&self.state.fences);
         }
-        if self.gets_nothing() {
+        if self.revoked() && !planted::is(Bug::RevokedStillApplies) {
+            // A revoked device gets nothing any more, not even what had arrived.
             self.reorder.clear();
         }
         self.fences_changed = true;

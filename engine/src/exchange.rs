@@ -257,12 +257,6 @@ impl Engine {
         if last.commit.statement.is_some() {
             return self.receive_statement(draft, now, from, run);
         }
-        if self.gets_nothing() {
-            // Its revocation came before this in the same frame.
-            mark!(RevokedGetsNothing);
-            self.refused(from, run.commits.len());
-            return Ok(Ok(()));
-        }
         let replica = last.commit.dot.replica;
         if self.state.fences.limit(&replica).is_some_and(|limit| first.commit.dot.seq > limit.seq)
             && !planted::is(Bug::FenceIgnored)

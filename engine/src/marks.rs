@@ -131,7 +131,6 @@ marks! {
     OwnProofShown "own-proof-shown" "A revoked device showed the proof against itself."
     RevokedHears "revoked-hears" "A device learnt of its own revocation."
     RevokedWaiting "revoked-waiting" "A device that learnt of its own revocation gave up runs that waited."
-    RevokedGetsNothing "revoked-gets-nothing" "Commits were refused that came in one frame with the revocation of their receiver."
     RevokedWrites "revoked-writes" "A revoked device wrote for itself."
 }
 
