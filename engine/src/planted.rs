@@ -76,6 +76,7 @@ bugs! {
     ForkUnproven "fork-unproven" "A fork raises an alarm, and no proof of it is made."
     ForkUnnoticed "fork-unnoticed" "Tags of heads are not compared: what is known under one name is taken for one thing."
     RevokedMayConnect "revoked-may-connect" "A revoked device may go on with its sessions."
+    RevokedStillApplies "revoked-still-applies" "What waits when a device learns of its own revocation is applied later."
     DigestForgetsDeletes "digest-forgets-deletes" "The state digest does not follow deletes."
 }
 
