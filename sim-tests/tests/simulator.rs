@@ -79,6 +79,7 @@ fn every_fault_is_injected_within_a_hundred_plans() {
         "frame of another version",
         "garbage frame",
         "hold",
+        "invitation",
         "latency",
         "leave",
         "oversize frame",
