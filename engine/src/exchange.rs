@@ -302,7 +302,8 @@ impl Engine {
         // One that is not durable yet is taken for the same: if it is not, the tags will say so.
         let known =
             reached && self.state.hash_at(&replica, last_seq, draft.store)?.is_none_or(|ours| ours == hash);
-        let signed = known || verify_commit(&self.state.account, &author, &hash, &run.sig);
+        let trusted = known || planted::is(Bug::SignatureUnchecked);
+        let signed = trusted || verify_commit(&self.state.account, &author, &hash, &run.sig);
         let vouched = !signed && self.state.fences.vouch(&run);
         if !signed && !vouched && run.sig == NO_SIG {
             // It ends at a fence of which we have not heard. The statement comes too, and then it is asked for again.
