@@ -501,11 +501,8 @@ impl Event {
         Ok(match self {
             Event::Write { node, steps } => {
                 let steps = steps.iter().map(|it| {
-                    step(
-                        &it.row,
-                        it.kind,
-                        it.fields.iter().map(|(name, value)| (name.as_str(), *value)).collect(),
-                    )
+                    let fields = it.fields.iter().map(|(name, value)| (name.as_str(), *value));
+                    step(&it.row, it.kind, fields.collect())
                 });
                 Some((*node, steps.collect::<Result<_, NameError>>()?))
             }
@@ -554,38 +551,6 @@ impl Event {
     }
 }
 
-impl Intrusion {
-    /// All of them.
-    pub const ALL: [Intrusion; 10] = [
-        Intrusion::Noise,
-        Intrusion::Oversize,
-        Intrusion::Bomb,
-        Intrusion::Version,
-        Intrusion::Forged,
-        Intrusion::Smuggled,
-        Intrusion::Slander,
-        Intrusion::Babble,
-        Intrusion::Foreign,
-        Intrusion::Uncertified,
-    ];
-
-    /// A few words for summaries.
-    pub fn kind(self) -> &'static str {
-        match self {
-            Intrusion::Noise => "garbage frame",
-            Intrusion::Oversize => "oversize frame",
-            Intrusion::Bomb => "decompression bomb",
-            Intrusion::Version => "frame of another version",
-            Intrusion::Forged => "forged commit",
-            Intrusion::Smuggled => "commit of an author without a certificate",
-            Intrusion::Slander => "forged revocation",
-            Intrusion::Babble => "damaged frames only",
-            Intrusion::Foreign => "device of another account",
-            Intrusion::Uncertified => "device without a certificate",
-        }
-    }
-}
-
 /// Which device each machine is in the end (copies are one with their original), and which of them are revoked, if
 /// every order is carried out.
 fn fates(nodes: usize, events: &[Timed]) -> (Vec<usize>, BTreeSet<usize>) {
@@ -619,6 +584,10 @@ pub const PAIR: [&str; 2] = ["pair-left", "pair-right"];
 /// A device's letter.
 pub fn letter(node: usize) -> char {
     char::from(b'A' + node as u8)
+}
+
+fn noticed(unguarded: bool) -> &'static str {
+    if unguarded { " and does not notice" } else { "" }
 }
 
 impl fmt::Display for Event {
@@ -660,12 +629,10 @@ impl fmt::Display for Event {
             Event::Restart { node } => write!(f, "{} starts", letter(*node)),
             Event::Backup { node } => write!(f, "{} is backed up", letter(*node)),
             Event::Restore { node, unguarded } => {
-                let noticed = if *unguarded { " and does not notice" } else { "" };
-                write!(f, "{} is restored from its backup{noticed}", letter(*node))
+                write!(f, "{} is restored from its backup{}", letter(*node), noticed(*unguarded))
             }
             Event::Clone { node, of, unguarded } => {
-                let noticed = if *unguarded { " and does not notice" } else { "" };
-                write!(f, "{} becomes a copy of {}{noticed}", letter(*node), letter(*of))
+                write!(f, "{} becomes a copy of {}{}", letter(*node), letter(*of), noticed(*unguarded))
             }
             Event::Revoke { by, node } => write!(f, "{} revokes {}", letter(*by), letter(*node)),
             Event::Promote { by, node } => {
