@@ -11,10 +11,12 @@
 //! IO), `carrier` (one sync stream), `handler`, `gate` and `behaviour` (opening streams, keeping the
 //! door), `dialer`, `addresses`, `connections` and `discovery` (decisions, without IO), `relays`
 //! (reservations with relays, without IO), `reach` (how others see us, without IO), `punch` (from a relayed path to a
-//! direct one), `watch` (interfaces and sleep), `relay_server` (a relay for others), `pairing`, `stack`
+//! direct one), `watch` (interfaces and sleep), `relay_server` (a relay for others), `relay_gate` (whom it
+//! serves), `outside` (where it can be dialed), `admission` (showing it a certificate), `pairing`, `stack`
 //! (putting libp2p together), `driver` and `events` (the task that owns the swarm), `control`.
 
 mod addresses;
+mod admission;
 mod behaviour;
 mod carrier;
 mod config;
@@ -29,9 +31,11 @@ mod gate;
 mod handler;
 mod hub;
 mod keys;
+mod outside;
 mod pairing;
 mod punch;
 mod reach;
+mod relay_gate;
 mod relay_server;
 mod relays;
 mod slot;
