@@ -232,6 +232,7 @@ async fn spawn_network(
     libp2p.mdns = config.mdns;
     libp2p.addresses = addresses.peers();
     libp2p.relays = config.relays();
+    libp2p.certificate = Some(identity.cert.clone());
     libp2p.upnp = config.upnp;
     loop {
         let error = match Libp2pTransport::spawn(libp2p.clone()).await {
