@@ -74,6 +74,7 @@ bugs! {
     NoRollback "no-rollback" "A fence retracts nothing that is applied already."
     FencedDepsBlock "fenced-deps-block" "Commits that depend on what is fenced wait for ever."
     RevokedMayConnect "revoked-may-connect" "A revoked device may go on with its sessions."
+    RevokedStillApplies "revoked-still-applies" "What waits when a device learns of its own revocation is applied later."
     DigestForgetsDeletes "digest-forgets-deletes" "The state digest does not follow deletes."
 }
 
