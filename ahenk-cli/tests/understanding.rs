@@ -45,12 +45,6 @@ fn conflict(a: &Device, b: &Device) {
     exchange(a, b);
 }
 
-fn exchange(a: &Device, b: &Device) {
-    a.start();
-    b.run(&["sync"]).ok();
-    a.run(&["stop"]).ok();
-}
-
 #[test]
 fn lists_are_filtered_sorted_and_cut_to_columns_with_a_daemon_and_without() {
     let world = World::new();

@@ -254,7 +254,7 @@ mod tests {
             "/dns/localhost/tcp/1",
         ];
         let refused = Arc::new(AtomicU64::new(0));
-        let mut dials = |private: bool, text: &str| {
+        let dials = |private: bool, text: &str| {
             let address = text.parse().expect(text);
             let mut gate = TestsOnly::new(private, Arc::clone(&refused));
             let id = ConnectionId::new_unchecked(1);
