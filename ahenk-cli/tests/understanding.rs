@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::{Value as Json, json};
-use support::{Device, Ran, World};
+use support::{Device, Ran, World, exchange};
 
 fn documents(ran: &Ran) -> Vec<Json> {
     ran.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
