@@ -128,7 +128,7 @@ impl<B: StorageBackend> Encrypted<B> {
         nonce[16..].copy_from_slice(&count.to_be_bytes());
         let (text, tag) = rest.split_at_mut(rest.len() - TAG_BYTES);
         let sealed = self.cipher.encrypt_in_place_detached((&*nonce).into(), place, text);
-        tag.copy_from_slice(&sealed.map_err(io::Error::other)?);
+        tag.copy_from_slice(&sealed.map_err(|error| io::Error::other(error.to_string()))?);
         Ok(())
     }
 

@@ -139,6 +139,18 @@ pub fn head_note(path: &Path) -> Result<Option<Vec<u8>>, OpenError> {
         .ok_or_else(|| OpenError::Damaged { path: path.to_owned(), reason: "its head makes no sense".into() })
 }
 
+/// Whether this is the key that an encrypted file was written with.
+pub fn opens(path: &Path, key: &DataKey) -> Result<bool, OpenError> {
+    let io = |error| OpenError::io(path, error);
+    let backend = FileBackend::new(File::open(path).map_err(io)?);
+    let backend = backend.map_err(|error| OpenError::database(path, error))?;
+    match read_head(&backend, key) {
+        Ok(_) => Ok(true),
+        Err(HeadError::WrongKey) => Ok(false),
+        Err(error) => Err(OpenError::head(path, error)),
+    }
+}
+
 /// Random bytes of the operating system.
 pub(crate) fn random<const N: usize>() -> io::Result<[u8; N]> {
     use rand::TryRng as _;

@@ -28,7 +28,7 @@ mod view;
 
 pub use error::{BackupError, OpenError};
 pub use files::{guard_path, move_aside};
-pub use key::{DataKey, NOTE_BYTES_MAX, head_note};
+pub use key::{DataKey, NOTE_BYTES_MAX, head_note, opens};
 pub use limits::{StoreLimits, StoreOptions};
 pub use redb::StorageBackend;
 pub use redb_store::RedbStore;
