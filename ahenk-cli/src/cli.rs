@@ -23,7 +23,7 @@ Examples:
 Exit codes:
   0 success          1 internal error   2 usage            3 not found
   4 not running      5 not authorised   6 conflict         7 network
-  8 storage
+  8 storage          9 locked (no passphrase, or a wrong one)
 
 With --json, results are JSON documents on stdout, one a line, and an error is
 {\"error\":{\"kind\",\"message\",\"hint\"}} on stderr.";

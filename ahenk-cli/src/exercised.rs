@@ -15,6 +15,7 @@ use crate::reference::{command_line, leaves, own_arguments};
 const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("device invite", "--yes", "tests/pairing.rs"),
     ("device invite", "--address", "tests/pairing.rs"),
+    ("device invite", "--expires", "tests/pairing.rs"),
     ("device invite", "--admin", "tests/trust.rs"),
     ("device join", "--listen", "tests/pairing.rs"),
     ("device join", "--no-mdns", "tests/pairing.rs"),
@@ -53,6 +54,7 @@ const SHOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("account recover", "tests/trust.rs"),
     ("tui", "tests/tui.rs"),
     ("vault passphrase", "tests/vault.rs"),
+    ("vault status", "tests/vault.rs"),
     ("metrics", "tests/health.rs"),
     ("relay", "tests/relay.rs"),
     ("quarantine show", "tests/trust.rs"),

@@ -153,7 +153,7 @@ fn a_device_joins_with_an_encrypted_home_and_syncs_like_any_other() {
     assert_eq!(found(&b.home, VALUE.as_bytes()), [] as [PathBuf; 0]);
     let root = fs::read_to_string(b.home.join("account.key")).expect("it administers");
     assert!(root.starts_with("ahenk sealed key 1 "));
-    assert_eq!(b.json(&["account", "show"]).json()["admin"], true);
+    assert_eq!(b.status()["admin"], true);
 }
 
 #[test]

@@ -4,10 +4,16 @@
 //! only its header. Both are kept: a page and its tag lie together and are written together, so that a torn page is one
 //! that does not authenticate; the header has two places, of which the one that was synced last is left alone.
 //!
+//! One thing is different: redb's checksum of a node covers what the node uses of its pages. A torn page behind that is
+//! none of its business, but one that does not authenticate here. So pages that did not authenticate while redb looked for
+//! a state that is whole, and found one, read as zeros until they are written again, at the latest before the file is
+//! marked as closed in good order.
+//!
 //! Invariants: nothing is written under a nonce that was used before; what does not authenticate is an error, and while
 //! redb looks for what an unclean end has left, a page of zeros, which no checksum fits; between two syncs only one of
 //! the header's two places is written.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -57,6 +63,8 @@ pub(crate) struct Encrypted<B> {
     /// Read when it is first asked for, because then redb has locked the file.
     header: Mutex<Option<Header>>,
     lenient: Arc<AtomicBool>,
+    /// Pages that did not authenticate while that was allowed.
+    torn: Mutex<BTreeSet<u64>>,
 }
 
 impl<B> std::fmt::Debug for Encrypted<B> {
@@ -104,6 +112,7 @@ impl<B: StorageBackend> Encrypted<B> {
             count: AtomicU64::new(0),
             header: Mutex::new(None),
             lenient: Arc::default(),
+            torn: Mutex::default(),
         })
     }
 
@@ -114,6 +123,10 @@ impl<B: StorageBackend> Encrypted<B> {
     /// For whoever only copies, and has what was copied checked.
     pub(crate) fn be_lenient(&self) {
         self.lenient.store(true, Ordering::Release);
+    }
+
+    fn torn(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.torn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn header(&self) -> MutexGuard<'_, Option<Header>> {
@@ -182,6 +195,10 @@ impl<B: StorageBackend> Encrypted<B> {
 
     /// Writes the header where it may be torn. The other place, which is read then, has what was synced last.
     fn write_header(&self, within: usize, data: &[u8]) -> io::Result<()> {
+        let flags = (FLAGS_OFFSET as usize).checked_sub(within).and_then(|at| data.get(at));
+        if flags.is_some_and(|flags| flags & RECOVERY_REQUIRED == 0) {
+            self.mend()?;
+        }
         self.with_header(|header| {
             if !header.settled {
                 // What the last process wrote may be in the system's cache only.
@@ -208,7 +225,11 @@ impl<B: StorageBackend> Encrypted<B> {
         for (page, (out, record)) in (first..).zip(pages) {
             match self.unseal(record, &page.to_be_bytes()) {
                 Some(text) => out.copy_from_slice(text),
-                None if self.lenient.load(Ordering::Acquire) => out.fill(0),
+                None if self.lenient.load(Ordering::Acquire) => {
+                    self.torn().insert(page);
+                    out.fill(0);
+                }
+                None if self.torn().contains(&page) => out.fill(0),
                 None => return Err(not_authentic(&format!("page {page}"))),
             }
         }
@@ -222,7 +243,21 @@ impl<B: StorageBackend> Encrypted<B> {
             record[NONCE_BYTES..NONCE_BYTES + PAGE_BYTES].copy_from_slice(data);
             self.seal(record, &page.to_be_bytes())?;
         }
-        self.inner.write(record_at(first), &records)
+        self.inner.write(record_at(first), &records)?;
+        let mut torn = self.torn();
+        let count = (data.len() / PAGE_BYTES) as u64;
+        torn.retain(|page| !(first..first + count).contains(page));
+        Ok(())
+    }
+
+    /// Writes the pages that are torn still, so that all of the file authenticates.
+    fn mend(&self) -> io::Result<()> {
+        let torn: Vec<u64> = self.torn().iter().copied().collect();
+        if torn.is_empty() {
+            return Ok(());
+        }
+        torn.iter().try_for_each(|page| self.write_pages(*page, &[0; PAGE_BYTES]))?;
+        self.inner.sync_data()
     }
 }
 
@@ -286,6 +321,7 @@ impl<B: StorageBackend> StorageBackend for Encrypted<B> {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "its length is not in whole pages"));
         }
         let pages = len / PAGE_BYTES as u64;
+        let _ = self.torn().split_off(&pages);
         self.inner.set_len(if pages == 0 { HEAD_BYTES as u64 } else { record_at(pages) })
     }
 

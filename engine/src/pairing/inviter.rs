@@ -77,6 +77,7 @@ pub struct Offer {
     sessions: u64,
     used: bool,
     made_ms: u64,
+    lifetime_ms: u64,
     made_wall_ms: u64,
 }
 
@@ -111,8 +112,16 @@ impl Offer {
             sessions: 0,
             used: false,
             made_ms: now_ms,
+            lifetime_ms: OFFER_MS,
             made_wall_ms: wall_ms,
         })
+    }
+
+    /// The same for a shorter time: no longer than [`OFFER_MS`].
+    #[must_use]
+    pub fn lasting(mut self, lifetime_ms: u64) -> Offer {
+        self.lifetime_ms = lifetime_ms.min(OFFER_MS);
+        self
     }
 
     /// The code to show to the user.
@@ -122,7 +131,7 @@ impl Offer {
 
     /// When the offer ends by itself, on the caller's monotonic clock, in milliseconds.
     pub fn deadline_ms(&self) -> u64 {
-        self.made_ms.saturating_add(OFFER_MS)
+        self.made_ms.saturating_add(self.lifetime_ms)
     }
 
     /// Where the offer stands.
