@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{Env, init_logging};
-use crate::backend::{Backend, Need};
+use crate::backend::{Backend, Need, connect};
 use crate::data::{DataRequest, Verified};
 use crate::error::{CliError, Kind, Result};
 use crate::home::Home;
@@ -85,7 +85,8 @@ fn human(check: &Check) -> String {
 /// All checks, in the order in which one would look.
 pub(crate) async fn checks(home: &Home) -> Result<Vec<Check>> {
     home.require()?;
-    let mut checks = vec![permissions(home), keys(home), config(home), space(home)];
+    let running = matches!(connect(home).await, Ok(Some(_)));
+    let mut checks = vec![permissions(home), keys(home, running), config(home), space(home)];
     match Backend::open(home, Need::Store).await {
         Err(error) => checks.push(Check::error("database", &error)),
         Ok(backend) => {
@@ -102,7 +103,7 @@ pub(crate) async fn checks(home: &Home) -> Result<Vec<Check>> {
 fn permissions(home: &Home) -> Check {
     let open_to_others =
         |path: &Path| fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0);
-    let files = [home.device_key_path(), home.account_key_path(), home.config_path()];
+    let files = [home.device_key_path(), home.account_key_path(), home.vault_path(), home.config_path()];
     let wrong: Vec<String> = std::iter::once(home.dir().to_owned())
         .chain(files)
         .chain(home.database_path())
@@ -119,7 +120,11 @@ fn permissions(home: &Home) -> Check {
     )
 }
 
-fn keys(home: &Home) -> Check {
+fn keys(home: &Home, running: bool) -> Check {
+    // Nobody is asked for a passphrase to see what the daemon has seen.
+    if running && home.encrypted().unwrap_or(false) {
+        return Check::ok("keys", "encrypted; the daemon has opened them");
+    }
     match home.identity().and_then(|identity| Ok((identity, home.root()?))) {
         Err(error) => Check::error("keys", &error),
         Ok((_, root)) => {

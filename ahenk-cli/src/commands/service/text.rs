@@ -57,7 +57,7 @@ impl Unit {
              ExecStart={program} --home {home} start --log-to-file\n\
              Restart=on-failure\n\
              RestartSec=5\n\
-             RestartPreventExitStatus=2 3 5 6\n\
+             RestartPreventExitStatus=2 3 5 6 9\n\
              TimeoutStopSec=20\n\
              UMask=0077\n\
              NoNewPrivileges=yes\n\
