@@ -20,10 +20,9 @@ use engine::value::Value;
 use transport_sim::{Form, LinkOptions, LinkSettings, Skew};
 
 use crate::disk::{DiskImage, SimDisk};
+use crate::history::Global;
 use crate::marks::Situation;
-use crate::oracle::{
-    Global, Injected, Observer, Violation, check_bounds, check_equal, check_event, violation,
-};
+use crate::oracle::{Injected, Observer, Violation, check_bounds, check_equal, check_event, violation};
 use crate::pairing::invite;
 use crate::plan::{Event, Plan, letter};
 use crate::pure::check_acknowledged;
@@ -310,7 +309,7 @@ impl<'a> Full<'a> {
         for event in events {
             self.note(&format!("{name} {event:?}"));
             self.record(|| Happened::Told { node, text: format!("{event:?}") });
-            check_event(node, &event, &self.injected)?;
+            check_event(node, &event, &self.injected, &self.global.forked)?;
             let machine = &mut self.machines[node];
             machine.told |=
                 matches!(event, engine::io::Event::Revoked { device, .. } if device == machine.device);
@@ -396,7 +395,7 @@ impl<'a> Full<'a> {
         }
         let equal: Vec<(usize, &Knowledge, u128)> =
             equal.iter().map(|(node, knowledge, digest)| (*node, knowledge, *digest)).collect();
-        check_equal(&equal)
+        check_equal(&equal, |_, _| true)
     }
 
     fn perform(&mut self, event: &Event) -> Result<(), Violation> {
@@ -448,7 +447,10 @@ impl<'a> Full<'a> {
             Event::Backup { node } => {
                 self.machines[*node].backup = Some(self.machines[*node].disk.image());
             }
-            Event::Restore { node } => return self.restore(*node),
+            Event::Restore { unguarded: true, .. } => {
+                return violation("the full harness can carry the plan out", event.to_string());
+            }
+            Event::Restore { node, .. } => return self.restore(*node),
             Event::DiskFull { node, full } => self.machines[*node].disk.fill(*full),
             Event::Read { node } => return self.read(*node),
             Event::Revoke { by, node } => {
@@ -492,7 +494,7 @@ impl<'a> Full<'a> {
             return violation("a backup can be opened", format!("{}: {recovered:?}", letter(node)));
         };
         let observers: Vec<&Observer> = self.machines.iter().map(|machine| &machine.observer).collect();
-        let (kept, lost) = self.global.restored(node, &recovered.knowledge(), &observers);
+        let (kept, lost) = self.global.restored(node, &recovered.heads, &observers);
         self.report.marks.note(Situation::WriteReturned, kept);
         self.report.marks.note(Situation::WriteInBackupOnly, lost);
         let machine = &mut self.machines[node];

@@ -78,6 +78,7 @@ pub(crate) fn by_stranger(by: Intrusion, number: u64, mut fate: Prng) -> Option<
         replica: author.replica,
         echo: 0,
         digest: [0; 16],
+        heads_digest: [0; 16],
     };
     let hello = pack_control(SESSION, &Control::Hello(Box::new(hello))).expect("a short frame");
     let frames = [hello, commits(SESSION, Author::new(OUTSIDER), &mut fate, false)];

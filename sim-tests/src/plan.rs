@@ -169,6 +169,9 @@ pub enum Event {
     Restore {
         /// The device.
         node: usize,
+        /// Whether its guard went back with it, so that it does not notice. (Pure harness.)
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unguarded: bool,
     },
     /// A machine becomes a copy of another device, key and database, and both run from now on. (Pure harness.)
     Clone {
@@ -176,6 +179,9 @@ pub enum Event {
         node: usize,
         /// The device.
         of: usize,
+        /// Whether the copy does not notice that it is one.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unguarded: bool,
     },
     /// An administrator declares that the device which a machine is now is one of the account's no longer.
     Revoke {
@@ -442,7 +448,7 @@ impl Event {
             | Event::Cut { a, b }
             | Event::CutOneWay { from: a, to: b }
             | Event::Hold { a, b }
-            | Event::Clone { node: a, of: b }
+            | Event::Clone { node: a, of: b, .. }
             | Event::Revoke { by: a, node: b }
             | Event::Promote { by: a, node: b } => vec![a, b],
             Event::Write { node, .. }
@@ -452,7 +458,7 @@ impl Event {
             | Event::Leave { node }
             | Event::Intrude { node, .. }
             | Event::Backup { node }
-            | Event::Restore { node }
+            | Event::Restore { node, .. }
             | Event::DiskFull { node, .. }
             | Event::Read { node }
             | Event::Busy { node }
@@ -528,7 +534,9 @@ impl Event {
             Event::Crash { .. } => "crash",
             Event::Restart { .. } => "restart",
             Event::Backup { .. } => "backup",
+            Event::Restore { unguarded: true, .. } => "restore unnoticed",
             Event::Restore { .. } => "restore",
+            Event::Clone { unguarded: true, .. } => "clone unnoticed",
             Event::Clone { .. } => "clone",
             Event::Revoke { .. } => "revocation",
             Event::Promote { .. } => "promotion",
@@ -585,7 +593,7 @@ fn fates(nodes: usize, events: &[Timed]) -> (Vec<usize>, BTreeSet<usize>) {
     let mut next = nodes;
     for timed in events {
         match timed.event {
-            Event::Clone { node, of } if node.max(of) < nodes => devices[node] = devices[of],
+            Event::Clone { node, of, .. } if node.max(of) < nodes => devices[node] = devices[of],
             Event::Readmit { node } if node < nodes => {
                 devices[node] = next;
                 next += 1;
@@ -651,8 +659,14 @@ impl fmt::Display for Event {
             }
             Event::Restart { node } => write!(f, "{} starts", letter(*node)),
             Event::Backup { node } => write!(f, "{} is backed up", letter(*node)),
-            Event::Restore { node } => write!(f, "{} is restored from its backup", letter(*node)),
-            Event::Clone { node, of } => write!(f, "{} becomes a copy of {}", letter(*node), letter(*of)),
+            Event::Restore { node, unguarded } => {
+                let noticed = if *unguarded { " and does not notice" } else { "" };
+                write!(f, "{} is restored from its backup{noticed}", letter(*node))
+            }
+            Event::Clone { node, of, unguarded } => {
+                let noticed = if *unguarded { " and does not notice" } else { "" };
+                write!(f, "{} becomes a copy of {}{noticed}", letter(*node), letter(*of))
+            }
             Event::Revoke { by, node } => write!(f, "{} revokes {}", letter(*by), letter(*node)),
             Event::Promote { by, node } => {
                 write!(f, "{} makes {} an administrator", letter(*by), letter(*node))
