@@ -58,27 +58,35 @@ fn a_home_that_runs_twice_is_told_of_everywhere_and_all_devices_end_in_one_state
     let (a, b, c) = (world.founder("a"), world.device("b"), world.device("c"));
     a.admit(&b);
     a.admit(&c);
-    [&a, &b, &c].map(Device::start);
+    for device in [&a, &b, &c] {
+        device.start();
+    }
     let address = b.status()["listening"][0].as_str().expect("an address").to_owned();
     c.json(&["peer", "add", &address]).json();
     c.run(&["put", "t", "shared", "x=1"]).ok();
     for device in [&a, &b] {
         until("the shared row arrives", || device.run(&["get", "t", "shared"]).code == 0);
     }
-    [&a, &b, &c].map(|device| device.run(&["stop"]).ok());
+    for device in [&a, &b, &c] {
+        device.run(&["stop"]).ok();
+    }
     let twin = twin(&world, &c);
 
     // The one is met by a alone, the other by b alone.
     for (clone, row, device) in [(&c, "one", &a), (&twin, "other", &b)] {
-        [clone, device].map(Device::start);
+        clone.start();
+        device.start();
         clone.run(&["put", "t", row, "x=1"]).ok();
         until("the row arrives", || device.run(&["get", "t", row]).code == 0);
         assert!(clone.status()["copied_ms"].is_null(), "it does not notice");
-        [clone, device].map(|device| device.run(&["stop"]).ok());
+        clone.run(&["stop"]).ok();
+        device.run(&["stop"]).ok();
     }
     assert_eq!((forks(&a), forks(&b)), (vec![], vec![]));
 
-    [&a, &b].map(Device::start);
+    for device in [&a, &b] {
+        device.start();
+    }
     for device in [&a, &b] {
         until_status(device, "the fork is told of", |status| status["forks"][0]["device"] == "c");
         let status = device.run(&["status"]).ok().stdout;

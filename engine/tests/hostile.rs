@@ -228,7 +228,7 @@ fn a_run_without_a_signature_counts_only_as_far_as_a_fence_vouches_for_it() {
     let shared = [write(&mut one, 1), write(&mut one, 2)].map(|(commit, _)| commit);
     (1..=2).for_each(|n| drop(write(&mut other, n)));
     let (third, forked) = (write(&mut one, 3), write(&mut other, 4));
-    let [first, second] = shared.clone();
+    let [first, second] = shared;
     let bring = |attack: &mut Attack, commits: Vec<Commit>| {
         let runs = vec![Run { commits, sig: Sig([0; 64]) }];
         attack.raw(pack_ops(SESSION, &Ops { want: 0, offset: 0, done: true, runs }).unwrap());

@@ -9,8 +9,9 @@ use engine::pairing::OFFER_MS;
 use engine::prng::Prng;
 
 use crate::Harness;
+use crate::intruder::Intrusion;
 use crate::pairing::{Attempt, BEGIN_MS_MAX, STEP_MS_MAX, Typed};
-use crate::plan::{Event, Intrusion, Knobs, Plan, Step, Timed, doomed};
+use crate::plan::{Event, Knobs, Plan, Step, Timed, doomed};
 
 const MINUTE_MS: i64 = 60_000;
 const YEAR_MS: i64 = 365 * 24 * 60 * MINUTE_MS;

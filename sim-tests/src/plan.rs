@@ -13,6 +13,7 @@ use engine::name::{FieldName, NameError, RowKey, TableName};
 use engine::value::Value;
 use serde::{Deserialize, Serialize};
 
+use crate::intruder::Intrusion;
 use crate::pairing::{ATTEMPTS, Attempt};
 
 /// The table that planned writes go to.
@@ -255,32 +256,6 @@ pub enum Event {
         /// Microseconds.
         micros: u64,
     },
-}
-
-/// What somebody hostile does. Nothing of it may change anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Intrusion {
-    /// A connected peer sends bytes that mean nothing.
-    Noise,
-    /// A connected peer sends a frame that is longer than any may be.
-    Oversize,
-    /// A connected peer sends a frame that inflates beyond measure.
-    Bomb,
-    /// A connected peer sends a frame of another major version.
-    Version,
-    /// A connected peer relays a commit that its author did not sign.
-    Forged,
-    /// A connected peer relays a commit of an author who certified itself, well signed.
-    Smuggled,
-    /// A connected peer brings a revocation that the root key did not sign.
-    Slander,
-    /// A connected peer sends nothing but damaged frames.
-    Babble,
-    /// A device of another account connects, and sends commits of its own.
-    Foreign,
-    /// A device connects that claims to be of the account, with a certificate of its own making, and sends commits.
-    Uncertified,
 }
 
 /// One step of a transaction on table [`TABLE`].
@@ -550,38 +525,6 @@ impl Event {
             Event::Faults { loss_ppm: 0, double_ppm: 0, damage_ppm: 0, jitter_micros: 0 } => "faults off",
             Event::Faults { .. } => "faults on",
             Event::Latency { .. } => "latency",
-        }
-    }
-}
-
-impl Intrusion {
-    /// All of them.
-    pub const ALL: [Intrusion; 10] = [
-        Intrusion::Noise,
-        Intrusion::Oversize,
-        Intrusion::Bomb,
-        Intrusion::Version,
-        Intrusion::Forged,
-        Intrusion::Smuggled,
-        Intrusion::Slander,
-        Intrusion::Babble,
-        Intrusion::Foreign,
-        Intrusion::Uncertified,
-    ];
-
-    /// A few words for summaries.
-    pub fn kind(self) -> &'static str {
-        match self {
-            Intrusion::Noise => "garbage frame",
-            Intrusion::Oversize => "oversize frame",
-            Intrusion::Bomb => "decompression bomb",
-            Intrusion::Version => "frame of another version",
-            Intrusion::Forged => "forged commit",
-            Intrusion::Smuggled => "commit of an author without a certificate",
-            Intrusion::Slander => "forged revocation",
-            Intrusion::Babble => "damaged frames only",
-            Intrusion::Foreign => "device of another account",
-            Intrusion::Uncertified => "device without a certificate",
         }
     }
 }

@@ -14,11 +14,11 @@ use engine::store::{Batch, MemStore, Store, StoreRead};
 use engine::testing::{Happened, LinkFaults, Mesh, Moment, StandIns, stand_ins, test_identity};
 
 use crate::history::Global;
-use crate::intruder::{by_peer, by_stranger};
+use crate::intruder::{Intrusion, by_peer, by_stranger};
 use crate::marks::Situation;
 use crate::oracle::{Injected, Observer, Violation, check_bounds, check_equal, check_event, violation};
 use crate::pairing::invite;
-use crate::plan::{Event, Intrusion, Plan, letter};
+use crate::plan::{Event, Plan, letter};
 use crate::run::{Failure, Report};
 use crate::view::{Sabotage, View};
 
