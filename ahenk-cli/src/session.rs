@@ -140,7 +140,8 @@ impl Session {
         )
     }
 
-    /// Says goodbye to the other devices and closes everything. The home is held until the lock is dropped.
+    /// Says goodbye to the other devices and closes everything, the file of the database included. The home is held until
+    /// the lock is dropped.
     pub(crate) async fn close(mut self) -> Result<Lock> {
         self.chores.shutdown().await;
         save_addresses(&self.context).await;
@@ -160,6 +161,9 @@ impl Session {
                 warn!("the network took too long to close");
             }
         }
+        // Others may still hold the context. Who gets the lock must find a file that nobody writes to any more.
+        let store = Arc::clone(self.context.db.store());
+        tokio::task::spawn_blocking(move || store.close()).await.map_err(CliError::internal)?;
         Ok(self.lock)
     }
 }

@@ -41,7 +41,7 @@ const TAIL_BYTES_LEFT_MAX: u64 = 256 * 1024;
 /// After a failed write the store refuses further writes until [`Store::reopen`].
 #[derive(Debug)]
 pub struct RedbStore {
-    /// Empty only if reopening failed.
+    /// Empty after [`RedbStore::close`], and if reopening failed.
     open: RwLock<Option<Open>>,
     /// Held by the one writer.
     writing: Mutex<()>,
@@ -54,7 +54,7 @@ pub struct RedbStore {
 }
 
 fn closed() -> StoreError {
-    StoreError::Io("the database could not be reopened after a failed write".into())
+    StoreError::Io("the database is closed, or could not be reopened after a failed write".into())
 }
 
 impl RedbStore {
@@ -95,6 +95,13 @@ impl RedbStore {
         let Some(path) = &self.path else { return Ok(0) };
         let file = crate::files::disk_bytes(path).map_err(|error| io_error(&error))?;
         Ok(file + self.with(|open| open.pending.bytes())? as u64)
+    }
+
+    /// Closes the file now, whoever else still holds the store: reads and writes fail from here on. Dropping the last
+    /// handle does the same, but nobody can tell when that is.
+    pub fn close(&self) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.open.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Whether the next node on it writes as a new replica: the database is new, or may be a copy or an older state.
