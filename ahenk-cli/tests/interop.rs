@@ -25,7 +25,7 @@ fn client() -> Option<PathBuf> {
 /// The account's root key, as the device keeps it.
 fn root(device: &Device) -> SecretKey {
     let text = std::fs::read_to_string(device.home.join("account.key")).expect("an administrator");
-    let digits = text.trim_end().split_whitespace().next_back().expect("digits");
+    let digits = text.split_whitespace().next_back().expect("digits");
     let byte = |at| u8::from_str_radix(&digits[at..at + 2], 16).expect("digits");
     let seed: Vec<u8> = (digits.len() - 64..digits.len()).step_by(2).map(byte).collect();
     SecretKey::from_bytes(seed[..].try_into().expect("32 bytes"))
