@@ -192,7 +192,7 @@ fn what_waits_for_others_shows_on_a_terminal_that_it_does_and_leaves_nothing_the
     // Its daemon does not run, so it cannot be reached.
     for (args, shown) in [
         (&["wait", "--peer", "b", "--timeout", "3"][..], "Waiting ("),
-        (&["sync", "--timeout", "3"], "Comparing with the other devices ("),
+        (&["sync", "--timeout", "3"][..], "Comparing with the other devices ("),
     ] {
         let mut screen = Screen::run(&a, args);
         screen.until_shown(shown);
