@@ -279,7 +279,7 @@ impl Driver {
         let table = self.connections.table.iter();
         let gone: Vec<ConnectionId> = table.filter(|(_, c)| moved(c)).map(|(id, _)| *id).collect();
         for id in gone {
-            self.drop_connection(id, "the network it went through is gone");
+            self.drop_connection(id, "the network it went through is gone", true);
         }
         self.try_all(now);
     }
@@ -294,7 +294,7 @@ impl Driver {
                 let table = self.connections.table.iter();
                 let stale: Vec<ConnectionId> = table.filter(|(_, c)| !local(c)).map(|(id, _)| *id).collect();
                 for id in stale {
-                    self.drop_connection(id, "this device has slept");
+                    self.drop_connection(id, "this device has slept", true);
                 }
                 self.network_changed(now);
             }
@@ -377,30 +377,33 @@ impl Driver {
                 connection.since = now + carrier::FLUSH;
                 self.hub.expel(&connection.peer, "it was not admitted as a device of this account in time");
             } else {
-                self.drop_connection(id, "nothing was done with it in time");
+                self.drop_connection(id, "nothing was done with it in time", false);
             }
         }
     }
 
-    /// Closes a connection and forgets it at once: closing one whose network is gone may take minutes.
-    pub(crate) fn drop_connection(&mut self, id: ConnectionId, reason: &str) {
+    /// Closes a connection and forgets it at once: closing one whose network is gone may take minutes. `broken` if it
+    /// is dead, and nobody meant to end it.
+    pub(crate) fn drop_connection(&mut self, id: ConnectionId, reason: &str, broken: bool) {
         self.swarm.close_connection(id);
         if let Some(connection) = self.connections.table.get(&id)
             && let Some(carrier) = &connection.carrier
         {
             carrier.abort();
         }
-        self.forget_connection(id, reason);
+        self.forget_connection(id, reason, broken);
     }
 
-    fn forget_connection(&mut self, id: ConnectionId, reason: &str) {
+    fn forget_connection(&mut self, id: ConnectionId, reason: &str, broken: bool) {
         let Some(connection) = self.connections.table.remove(&id) else { return };
         tracing::debug!(peer = ?connection.peer, address = connection.path.address, reason, "connection ended");
         for reply in connection.pairing {
             let _ = reply.send(Err(PairConnectError::Unreachable(reason.to_owned())));
         }
         if self.connections.with(&connection.peer).next().is_none() {
-            self.dialer.lost(&connection.peer, reason.to_owned(), Instant::now());
+            // One that never carried a session says nothing: a device that has paused ends them so.
+            let broken = broken && connection.carried;
+            self.dialer.lost(&connection.peer, reason.to_owned(), broken, Instant::now());
         } else {
             self.rate(&connection.peer, Instant::now());
         }
@@ -412,7 +415,7 @@ impl Driver {
         let Some(connection) = self.connections.table.get_mut(&id) else { return };
         connection.carrier = None;
         if !self.desk.uses(id) {
-            self.drop_connection(id, &end.to_string());
+            self.drop_connection(id, &end.to_string(), matches!(end, CarrierEnd::Io(_)));
         }
     }
 
@@ -424,9 +427,10 @@ impl Driver {
                 self.on_established(peer_id, connection_id, &endpoint, now);
             }
             SwarmEvent::ConnectionClosed { connection_id, cause, .. } => {
+                let broken = cause.is_some();
                 let reason = cause.map_or_else(|| "closed".to_owned(), |cause| cause.to_string());
                 // Its carrier ends by itself, when what has arrived is read.
-                self.forget_connection(connection_id, &reason);
+                self.forget_connection(connection_id, &reason, broken);
             }
             SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error } => {
                 if let Some(peer) = peer_id.as_ref().and_then(keys::key_of) {

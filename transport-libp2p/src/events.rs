@@ -64,6 +64,7 @@ impl Driver {
                 if connection.carrier.is_none() && dialed_by_us == connection.dialed_by_us {
                     let run =
                         carrier::run(self.hub.clone(), peer, stream, connection.path.clone(), dialed_by_us);
+                    connection.carried = true;
                     connection.carrier = Some(self.carriers.spawn(async move { (id, run.await) }));
                 }
             }
@@ -75,7 +76,7 @@ impl Driver {
             FromHandler::Opened { purpose: Purpose::Pair, dialed_by_us: false, stream } => {
                 self.desk.called(peer, id, stream);
             }
-            FromHandler::Failed { purpose: Purpose::Sync, error } => self.drop_connection(id, &error),
+            FromHandler::Failed { purpose: Purpose::Sync, error } => self.drop_connection(id, &error, false),
             FromHandler::Failed { purpose: Purpose::Pair, error } => {
                 if let Some(reply) = connection.pairing.pop_front() {
                     let _ = reply.send(Err(PairConnectError::Unreachable(error)));
@@ -101,7 +102,7 @@ impl Driver {
                 if self.connections.with(&peer).count() == 1 {
                     self.hub.expel(&peer, &reason);
                 }
-                self.drop_connection(event.connection, &reason);
+                self.drop_connection(event.connection, &reason, true);
             }
         }
     }
@@ -235,7 +236,7 @@ impl Driver {
                 // Its carrier sends what is under way and ends, and the connection with it.
                 self.hub.expel(&peer, PAUSED);
             } else {
-                self.drop_connection(id, PAUSED);
+                self.drop_connection(id, PAUSED, false);
             }
         }
         true
