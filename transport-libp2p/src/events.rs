@@ -47,6 +47,7 @@ impl Driver {
             BehaviourEvent::Punch(event) => self.on_punched(event),
             BehaviourEvent::Reach(event) => self.on_reach_tested(event),
             BehaviourEvent::Upnp(event) => self.on_port_mapping(event),
+            BehaviourEvent::Telling(event) => self.on_telling(event, now),
             // A test that we made for a member is its affair.
             BehaviourEvent::Probe(_) => {}
             // A listener says what becomes of a reservation; see `Relays`.
@@ -191,6 +192,11 @@ impl Driver {
                 let _ = reply.send(self.swarm.listeners().map(full).collect());
             }
             Command::KnownAddresses(reply) => drop(reply.send(self.book.all())),
+            Command::AddressRecords(reply) => {
+                let members = self.hub.members();
+                let _ = reply.send(self.whereabouts.all(|key| members.contains(key)));
+            }
+            Command::Ping(peer, reply) => self.ping(peer, reply, now),
             Command::AddAddress(peer, dialable) => self.note(peer, dialable, Source::Given, now),
             Command::Dial(dialable, reply) if self.is_own(&dialable) => {
                 drop(reply.send(Err(crate::DialError::Failed(OURSELVES.into()))));
@@ -206,7 +212,10 @@ impl Driver {
                 }
             }
             Command::Peers(reply) => drop(reply.send(self.peers(now))),
-            Command::Relays(reply) => drop(reply.send(self.relays.details())),
+            Command::Relays(reply) => {
+                let rtt = |relay: &PeerKey| self.connections.with(relay).find_map(|(_, c)| c.rtt_micros);
+                let _ = reply.send(self.relays.details(rtt));
+            }
             Command::Reach(reply) => drop(reply.send(self.reach_details())),
             Command::NetworkChanged => self.try_all(now),
             Command::Pause(paused, reply) => drop(reply.send(self.pause(paused, now))),
@@ -298,6 +307,7 @@ impl Driver {
                 session,
                 connections: self.connections.with(&peer).count(),
                 addresses: self.book.of(&peer).iter().map(Multiaddr::to_string).collect(),
+                said_ms: self.whereabouts.of(&peer).map(|record| record.at_ms),
                 dial_failures: outlook.failures,
                 last_error: outlook.last_error,
                 next_attempt_in: outlook.next_attempt.map(|at| at.saturating_duration_since(now)),
