@@ -17,7 +17,7 @@ async fn knowing_only(third: &Node, seed: u8, other: u8, listen: &[&str]) -> Lib
 
 #[tokio::test]
 async fn a_device_that_moved_while_the_other_was_away_is_found_through_a_third_one() {
-    let mut third = Node::new(3, &[TCP], &[1, 2]).await;
+    let third = Node::new(3, &[TCP], &[1, 2]).await;
     // The first does not listen: only it can dial.
     let mut first = Node::spawn(knowing_only(&third, 1, 2, &[]).await).await;
     let mut second = Node::spawn(knowing_only(&third, 2, 1, &[TCP]).await).await;
