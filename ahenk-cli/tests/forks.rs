@@ -52,41 +52,43 @@ fn quarantine(of: &Device) -> Vec<Json> {
     ran.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
+fn start(devices: &[&Device]) {
+    devices.iter().for_each(|device| {
+        device.start();
+    });
+}
+
+fn stop(devices: &[&Device]) {
+    devices.iter().for_each(|device| drop(device.run(&["stop"]).ok()));
+}
+
 #[test]
 fn a_home_that_runs_twice_is_told_of_everywhere_and_all_devices_end_in_one_state() {
     let world = World::new();
     let (a, b, c) = (world.founder("a"), world.device("b"), world.device("c"));
     a.admit(&b);
     a.admit(&c);
-    for device in [&a, &b, &c] {
-        device.start();
-    }
+    start(&[&a, &b, &c]);
     let address = b.status()["listening"][0].as_str().expect("an address").to_owned();
     c.json(&["peer", "add", &address]).json();
     c.run(&["put", "t", "shared", "x=1"]).ok();
     for device in [&a, &b] {
         until("the shared row arrives", || device.run(&["get", "t", "shared"]).code == 0);
     }
-    for device in [&a, &b, &c] {
-        device.run(&["stop"]).ok();
-    }
+    stop(&[&a, &b, &c]);
     let twin = twin(&world, &c);
 
     // The one is met by a alone, the other by b alone.
     for (clone, row, device) in [(&c, "one", &a), (&twin, "other", &b)] {
-        clone.start();
-        device.start();
+        start(&[clone, device]);
         clone.run(&["put", "t", row, "x=1"]).ok();
         until("the row arrives", || device.run(&["get", "t", row]).code == 0);
         assert!(clone.status()["copied_ms"].is_null(), "it does not notice");
-        clone.run(&["stop"]).ok();
-        device.run(&["stop"]).ok();
+        stop(&[clone, device]);
     }
     assert_eq!((forks(&a), forks(&b)), (vec![], vec![]));
 
-    for device in [&a, &b] {
-        device.start();
-    }
+    start(&[&a, &b]);
     for device in [&a, &b] {
         until_status(device, "the fork is told of", |status| status["forks"][0]["device"] == "c");
         let status = device.run(&["status"]).ok().stdout;
@@ -99,8 +101,7 @@ fn a_home_that_runs_twice_is_told_of_everywhere_and_all_devices_end_in_one_state
         clone.start();
         until_status(clone, "it hears of it", |status| status["forks"][0]["device"] == "c");
         until_status(clone, "it is in sync", |status| {
-            let peers = status["peers"].as_array().expect("a list");
-            peers.iter().any(|peer| peer["in_sync"] == true)
+            status["peers"].as_array().is_some_and(|peers| peers.iter().any(|peer| peer["in_sync"] == true))
         });
         for device in [&a, &b, clone] {
             assert_eq!(forks(device), ends);

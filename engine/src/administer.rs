@@ -160,6 +160,10 @@ impl Engine {
             mark!(NothingRetracted if matches!(*statement, Statement::Revoke(_)));
             self.count(from, 1, 0, 0);
             self.state.apply_remote(draft, now, hashed, Some(sig))?;
+            if self.state.own_is_fenced() {
+                mark!(OwnEndHeard);
+                self.rewound();
+            }
             self.stated(&statement, dot, 0);
         }
         Ok(Ok(()))

@@ -220,6 +220,27 @@ fn a_third_branch_that_parts_earlier_ends_the_replica_earlier_everywhere() {
 }
 
 #[test]
+fn a_device_that_is_set_back_to_the_fence_and_hears_of_it_writes_under_another_name() {
+    let (mut mesh, replica) = cloned(10, 1, 0);
+    let before = mesh.store(4).clone();
+    put(&mut mesh, 3, "one", 1);
+    put(&mut mesh, 4, "other", 1);
+    meet(&mut mesh, 0, 3);
+    meet(&mut mesh, 0, 4);
+    mesh.crash(4);
+    mesh.replace_store(4, before);
+    mesh.restart(4);
+    assert_eq!(mesh.engine(4).replica(), replica);
+    // Nothing of it is retracted here.
+    meet(&mut mesh, 0, 4);
+    assert_eq!((forked_at(&mesh, 4), quarantined(&mesh, 4)), (vec![(replica, 2)], vec![]));
+    put(&mut mesh, 4, "new", 7);
+    full_mesh(&mut mesh, &[0, 1, 2, 4]);
+    equal(&mut mesh, &[0, 1, 2, 4]);
+    assert_eq!(read(&mesh, 0, "new"), Some(7));
+}
+
+#[test]
 fn a_device_is_revoked_after_a_fork_and_what_counts_of_it_still_spreads() {
     let (mut mesh, replica) = cloned(9, 1, 4);
     put(&mut mesh, 3, "one", 1);

@@ -356,7 +356,7 @@ fn gossip_that_overtakes_a_push_has_nothing_sent_twice() {
         mesh.write(1, put(&format!("r{n}"), &[("x", n)]));
         let replica = mesh.engine(1).replica();
         let heads = vec![(replica, mesh.engine(1).knowledge().prefix_len(&replica))];
-        let frame = pack_control(0, &Control::Announce(Announce { heads })).unwrap();
+        let frame = pack_control(0, &Control::Announce(Announce { heads, tags: Vec::new() })).unwrap();
         let from = mesh.key(1);
         mesh.input(0, Input::Broadcast { from, bytes: frame });
         mesh.run_ms(100);

@@ -476,11 +476,8 @@ impl Event {
         Ok(match self {
             Event::Write { node, steps } => {
                 let steps = steps.iter().map(|it| {
-                    step(
-                        &it.row,
-                        it.kind,
-                        it.fields.iter().map(|(name, value)| (name.as_str(), *value)).collect(),
-                    )
+                    let fields = it.fields.iter().map(|(name, value)| (name.as_str(), *value));
+                    step(&it.row, it.kind, fields.collect())
                 });
                 Some((*node, steps.collect::<Result<_, NameError>>()?))
             }
@@ -564,6 +561,10 @@ pub fn letter(node: usize) -> char {
     char::from(b'A' + node as u8)
 }
 
+fn noticed(unguarded: bool) -> &'static str {
+    if unguarded { " and does not notice" } else { "" }
+}
+
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -603,12 +604,10 @@ impl fmt::Display for Event {
             Event::Restart { node } => write!(f, "{} starts", letter(*node)),
             Event::Backup { node } => write!(f, "{} is backed up", letter(*node)),
             Event::Restore { node, unguarded } => {
-                let noticed = if *unguarded { " and does not notice" } else { "" };
-                write!(f, "{} is restored from its backup{noticed}", letter(*node))
+                write!(f, "{} is restored from its backup{}", letter(*node), noticed(*unguarded))
             }
             Event::Clone { node, of, unguarded } => {
-                let noticed = if *unguarded { " and does not notice" } else { "" };
-                write!(f, "{} becomes a copy of {}{noticed}", letter(*node), letter(*of))
+                write!(f, "{} becomes a copy of {}{}", letter(*node), letter(*of), noticed(*unguarded))
             }
             Event::Revoke { by, node } => write!(f, "{} revokes {}", letter(*by), letter(*node)),
             Event::Promote { by, node } => {
