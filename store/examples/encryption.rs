@@ -91,7 +91,7 @@ fn measure(batches: &[Batch], key: Option<&DataKey>, folder: &Path) -> Figures {
         timed(&mut found.read, || {
             for n in 0..READS {
                 let key =
-                    RowKey::new(format!("row-{:05}", n.wrapping_mul(0x9e37_79b9) % ROWS)).expect("a key");
+                    RowKey::new(&format!("row-{:05}", n.wrapping_mul(0x9e37_79b9) % ROWS)).expect("a key");
                 store.row(&table, &key).expect("a read");
             }
         });
