@@ -198,35 +198,3 @@ fn reseal(mut frame: Vec<u8>) -> Vec<u8> {
     frame[2..6].copy_from_slice(&hasher.finalize().to_le_bytes());
     frame
 }
-
-impl Intrusion {
-    /// All of them.
-    pub const ALL: [Intrusion; 10] = [
-        Intrusion::Noise,
-        Intrusion::Oversize,
-        Intrusion::Bomb,
-        Intrusion::Version,
-        Intrusion::Forged,
-        Intrusion::Smuggled,
-        Intrusion::Slander,
-        Intrusion::Babble,
-        Intrusion::Foreign,
-        Intrusion::Uncertified,
-    ];
-
-    /// A few words for summaries.
-    pub fn kind(self) -> &'static str {
-        match self {
-            Intrusion::Noise => "garbage frame",
-            Intrusion::Oversize => "oversize frame",
-            Intrusion::Bomb => "decompression bomb",
-            Intrusion::Version => "frame of another version",
-            Intrusion::Forged => "forged commit",
-            Intrusion::Smuggled => "commit of an author without a certificate",
-            Intrusion::Slander => "forged revocation",
-            Intrusion::Babble => "damaged frames only",
-            Intrusion::Foreign => "device of another account",
-            Intrusion::Uncertified => "device without a certificate",
-        }
-    }
-}
