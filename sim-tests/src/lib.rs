@@ -8,6 +8,7 @@ mod diagram;
 mod disk;
 mod full;
 mod generate;
+mod intruded;
 mod intruder;
 mod kept;
 mod ledger;
