@@ -28,6 +28,7 @@ use crate::marks::Situation;
 use crate::oracle::{
     Global, Injected, Observer, Violation, check_bounds, check_equal, check_event, violation,
 };
+use crate::pairing::invite;
 use crate::plan::{Event, Plan, letter};
 use crate::pure::{READMISSIONS_MAX, check_acknowledged};
 use crate::recorder::Recording;
@@ -63,6 +64,8 @@ struct Machine {
     /// Who it is at its next start, and the root key if another administrator gave it that one.
     identity: Rc<RefCell<Identity>>,
     granted: Rc<RefCell<Option<SecretKey>>>,
+    /// The devices that it was told of when it was paired.
+    members: Rc<RefCell<Vec<DeviceCert>>>,
     device: DeviceId,
     /// How often it began anew.
     readmissions: u8,
@@ -133,7 +136,7 @@ impl<'a> Full<'a> {
                 config: config.clone(),
                 identity: Rc::new(RefCell::new(identity.clone())),
                 suspects: Suspects::default(),
-                members: members.clone(),
+                members: Rc::new(RefCell::new(members.clone())),
                 directory: directory.clone(),
                 form: if plan.knobs.datagrams { Form::Datagram } else { Form::Stream },
                 drift_ppm: plan.knobs.drift_ppm[node],
@@ -158,6 +161,7 @@ impl<'a> Full<'a> {
                 observer: Observer::new(node, identity.device(), &config),
                 identity: Rc::clone(&setup.identity),
                 granted: Rc::clone(&setup.granted),
+                members: Rc::clone(&setup.members),
                 readmissions: 0,
                 suspects: setup.suspects.clone(),
                 device: identity.device(),
@@ -486,6 +490,9 @@ impl<'a> Full<'a> {
                 self.machines[*node].holds_root |= self.machines[*by].holds_root;
                 self.ask(*by, Ask::Order(Order::Certify { device, name: None, admin: Some(true) }));
             }
+            Event::Invite { ask, attempts } => {
+                return invite(self.plan.seed, *ask, attempts, &mut self.report.marks);
+            }
             Event::Readmit { node } => return self.readmit(*node),
             Event::Clone { node, of } => return self.become_copy(*node, *of),
             Event::Intrude { node, by } => self.intrude(*node, *by),
@@ -625,7 +632,7 @@ impl<'a> Full<'a> {
             let Machine { device, observer, .. } = &self.machines[node];
             let known = &self.machines[standing[0]].observer;
             if !standing.contains(&node) && known.revoked(device) {
-                return observer.revoked(device);
+                return observer.revoked(device) || !self.can_be_told(node);
             }
             heads(node) == first && !observer.revoked(device)
         };

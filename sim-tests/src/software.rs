@@ -102,7 +102,7 @@ pub(crate) struct Setup {
     /// Who it is; a machine that begins another life may be another.
     pub(crate) identity: Rc<RefCell<Identity>>,
     pub(crate) suspects: Suspects,
-    pub(crate) members: Vec<DeviceCert>,
+    pub(crate) members: Rc<RefCell<Vec<DeviceCert>>>,
     pub(crate) directory: BTreeMap<PeerKey, String>,
     pub(crate) form: Form,
     pub(crate) drift_ppm: i64,
@@ -160,7 +160,7 @@ impl Setup {
         seed[8..12].copy_from_slice(&boots.to_be_bytes());
         let options = Options {
             config: self.config.clone(),
-            members: self.members.clone(),
+            members: self.members.borrow().clone(),
             ..Options::new(identity, seed)
         };
         let (node, db) = Node::new(options, transport, store, clock)

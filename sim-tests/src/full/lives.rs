@@ -6,7 +6,7 @@ use engine::prng::Prng;
 use engine::store::StoreRead;
 use engine::testing::test_identity;
 
-use super::Full;
+use super::{Full, Machine};
 use crate::disk::{DiskImage, SimDisk};
 use crate::intruded::Visit;
 use crate::marks::Situation;
@@ -28,9 +28,11 @@ impl Full<'_> {
         let (image, identity, device) =
             (original.disk.image(), original.identity.borrow().clone(), original.device);
         let (holds_root, granted) = (original.holds_root, original.granted.borrow().clone());
+        let members = original.members.borrow().clone();
         let machine = &mut self.machines[node];
         *machine.identity.borrow_mut() = identity;
         *machine.granted.borrow_mut() = granted;
+        *machine.members.borrow_mut() = members;
         (machine.device, machine.holds_root, machine.told) = (device, holds_root, false);
         machine.backup = None;
         self.change_life(node, &image)
@@ -44,6 +46,10 @@ impl Full<'_> {
         }
         machine.readmissions += 1;
         let identity = readmitted(machine.readmissions, node);
+        // Whoever admits a device tells it of all others, and is the only one who knows of it at once.
+        let members = self.machines.iter().map(|machine| machine.identity.borrow().cert.clone()).collect();
+        let machine = &mut self.machines[node];
+        *machine.members.borrow_mut() = members;
         (machine.device, machine.holds_root, machine.told) = (identity.device(), false, false);
         machine.backup = None;
         *machine.granted.borrow_mut() = None;
@@ -85,6 +91,17 @@ impl Full<'_> {
         self.look_at_clock(node);
         self.restart(node);
         Ok(())
+    }
+
+    /// Whether a revoked machine of the core meets somebody who can tell it so. Nobody dials a device that is known to be
+    /// revoked, so it must find the other: as a member that it knows.
+    pub(super) fn can_be_told(&self, node: usize) -> bool {
+        let Machine { observer, members, .. } = &self.machines[node];
+        self.plan.standing().into_iter().filter(|other| self.plan.in_core(node, *other)).any(|other| {
+            let device = self.machines[other].device;
+            let told_of = members.borrow().iter().any(|cert| cert.device() == device);
+            told_of || !observer.applied_of(&device).is_empty()
+        })
     }
 
     /// Has somebody hostile speak to a machine. What that may not change is what the other oracles look at.
