@@ -190,9 +190,10 @@ async fn open_store(home: &Home, identity: &Identity, limits: StoreLimits) -> Re
 
 /// Notes, for `status`, when this database turns out to be a copy or an older state: it goes on as a new replica.
 fn note_copy(store: &RedbStore, identity: &Identity) -> Result<()> {
-    let recovered = store.recover()?;
-    let wrote = recovered.heads.keys().any(|replica| replica.device == identity.device());
-    if recovered.replica.is_none() && wrote {
+    // The rest is read again when the node starts: here only where there is something to say.
+    if store.begins_anew()?
+        && store.recover()?.heads.keys().any(|replica| replica.device == identity.device())
+    {
         warn!("the database is a copy or an older state; this device goes on as a new replica");
         store.set_local(COPIED_KEY, Some(&now_ms().to_be_bytes()))?;
     }

@@ -337,7 +337,7 @@ fn gossip_of_a_stranger_is_passed_over() {
     let mut mesh = Mesh::pair(19);
     mesh.run_ms(5_000);
     let heads = vec![(mesh.engine(1).replica(), 1_000)];
-    let frame = pack_control(0, &Control::Announce(Announce { heads })).unwrap();
+    let frame = pack_control(0, &Control::Announce(Announce { heads, tags: Vec::new() })).unwrap();
     let before = mesh.engine(0).stats().total.frames_sent;
     mesh.input(0, Input::Broadcast { from: test_identity(9).peer_key(), bytes: frame.clone() });
     mesh.run_ms(2_000);

@@ -23,11 +23,10 @@ use transport_sim::{Form, LinkOptions, LinkSettings, Skew};
 
 use self::lives::readmitted;
 use crate::disk::{DiskImage, SimDisk};
+use crate::history::Global;
 use crate::intruded::Suspects;
 use crate::marks::Situation;
-use crate::oracle::{
-    Global, Injected, Observer, Violation, check_bounds, check_equal, check_event, violation,
-};
+use crate::oracle::{Injected, Observer, Violation, check_bounds, check_equal, check_event, violation};
 use crate::pairing::invite;
 use crate::plan::{Event, Plan, letter};
 use crate::pure::{READMISSIONS_MAX, check_acknowledged};
@@ -336,7 +335,7 @@ impl<'a> Full<'a> {
         for event in events {
             self.note(&format!("{name} {event:?}"));
             self.record(|| Happened::Told { node, text: format!("{event:?}") });
-            check_event(node, &event, &self.injected)?;
+            check_event(node, &event, &self.injected, &self.global.forked)?;
             let machine = &mut self.machines[node];
             machine.told |=
                 matches!(event, engine::io::Event::Revoked { device, .. } if device == machine.device);
@@ -422,7 +421,7 @@ impl<'a> Full<'a> {
         }
         let equal: Vec<(usize, &Knowledge, u128)> =
             equal.iter().map(|(node, knowledge, digest)| (*node, knowledge, *digest)).collect();
-        check_equal(&equal)
+        check_equal(&equal, |_, _| true)
     }
 
     fn perform(&mut self, event: &Event) -> Result<(), Violation> {
@@ -474,7 +473,10 @@ impl<'a> Full<'a> {
             Event::Backup { node } => {
                 self.machines[*node].backup = Some(self.machines[*node].disk.image());
             }
-            Event::Restore { node } => return self.restore(*node),
+            Event::Restore { unguarded: true, .. } | Event::Clone { unguarded: true, .. } => {
+                return violation("the full harness can carry the plan out", event.to_string());
+            }
+            Event::Restore { node, .. } => return self.restore(*node),
             Event::DiskFull { node, full } => self.machines[*node].disk.fill(*full),
             Event::Read { node } => return self.read(*node),
             Event::Revoke { by, node } => {
@@ -494,7 +496,7 @@ impl<'a> Full<'a> {
                 return invite(self.plan.seed, *ask, attempts, &mut self.report.marks);
             }
             Event::Readmit { node } => return self.readmit(*node),
-            Event::Clone { node, of } => return self.become_copy(*node, *of),
+            Event::Clone { node, of, .. } => return self.become_copy(*node, *of),
             Event::Intrude { node, by } => self.intrude(*node, *by),
             Event::Roam { a, b } => self.roam(*a, *b),
             // What a device's clock goes on from lies in its database, in no form of the harness's.

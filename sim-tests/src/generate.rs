@@ -31,6 +31,8 @@ enum Size {
 const SMALL_PERCENT: u64 = 75;
 const HEAVY_PERCENT: u64 = 4;
 
+/// How many plans of the pure harness have databases that go back or run twice unnoticed, in millionths.
+const FORKS_PPM: u64 = 80_000;
 /// How many plans invite somebody, in millionths. A pairing costs about as much as the rest of a small plan.
 const INVITING_PPM: u64 = 60_000;
 
@@ -89,6 +91,7 @@ struct Maker {
     size: Size,
     duration_ms: u64,
     events: Vec<Timed>,
+    harness: Harness,
     /// A device and the machine that becomes its copy.
     copy: Option<(usize, usize)>,
     /// Devices that may hold the root key from some time on.
@@ -124,6 +127,7 @@ pub fn plan(seed: u64, harness: Harness) -> Plan {
         size,
         duration_ms: seconds * 1000,
         events: Vec::new(),
+        harness,
         copy: None,
         admins: vec![0],
     };
@@ -135,6 +139,7 @@ pub fn plan(seed: u64, harness: Harness) -> Plan {
         let times = 1 + maker.prng.below(if size == Size::Small { 2 } else { 4 });
         (0..times).for_each(|_| maker.fault(class));
     }
+    maker.forks(seed);
     let core = maker.core();
     let mut events = maker.events;
     events.extend(invitation(seed, seconds * 1000));
@@ -308,7 +313,7 @@ impl Maker {
             Class::SmallBuffers => {}
             Class::Backups => {
                 self.add(at_ms, Event::Backup { node: a });
-                self.add(later_ms, Event::Restore { node: a });
+                self.add(later_ms, Event::Restore { node: a, unguarded: false });
                 for other in (0..self.nodes).filter(|other| *other != a) {
                     if self.prng.chance_ppm(500_000) {
                         let again_ms = later_ms + self.prng.below(5_000);
@@ -320,7 +325,7 @@ impl Maker {
                 self.add(at_ms, Event::DiskFull { node: a, full: true });
                 self.add(later_ms, Event::DiskFull { node: a, full: false });
             }
-            Class::Clones => self.clone_device(a, b, at_ms),
+            Class::Clones => self.clone_device(a, b, at_ms, false),
             Class::Revocations => self.revocation(at_ms),
             Class::OneWay => {
                 self.add(at_ms, Event::CutOneWay { from: a, to: b });
@@ -387,12 +392,12 @@ impl Maker {
     }
 
     /// A machine becomes a copy of a device. Both write on, and the others meet now the one, now the other.
-    fn clone_device(&mut self, a: usize, b: usize, at_ms: u64) {
+    fn clone_device(&mut self, a: usize, b: usize, at_ms: u64, unguarded: bool) {
         if self.copy.is_some() || self.nodes < 3 {
             return;
         }
         self.copy = Some((a, b));
-        self.add(at_ms, Event::Clone { node: b, of: a });
+        self.add(at_ms, Event::Clone { node: b, of: a, unguarded });
         for turn in 0..4 + self.prng.below(6) {
             let (at_ms, node) = (at_ms + 1 + turn * 500, self.pick(&[a, b]));
             let other = self.node();
@@ -403,6 +408,64 @@ impl Maker {
             let later_ms = self.prng.below(500);
             self.add(at_ms + later_ms, Event::Write { node, steps });
         }
+    }
+
+    /// In some plans databases go back or run twice unnoticed. Drawn by itself, so that the other plans are what they would be
+    /// without it.
+    fn forks(&mut self, seed: u64) {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_be_bytes());
+        bytes[8..13].copy_from_slice(b"forks");
+        let usual = std::mem::replace(&mut self.prng, Prng::new(bytes));
+        if self.harness == Harness::Pure && self.prng.chance_ppm(FORKS_PPM) {
+            for at in 0..self.events.len() {
+                let unnoticed = self.prng.chance_ppm(700_000);
+                if let Event::Restore { unguarded, .. } | Event::Clone { unguarded, .. } =
+                    &mut self.events[at].event
+                {
+                    *unguarded = unnoticed;
+                }
+            }
+            for _ in 0..=self.prng.below(3) {
+                let (at_ms, (a, b)) = (self.time(), self.two_nodes());
+                match self.prng.below(2) {
+                    0 if self.copy.is_none() && self.nodes > 2 => self.clone_device(a, b, at_ms, true),
+                    _ => self.set_back(at_ms, a),
+                }
+            }
+        }
+        self.prng = usual;
+    }
+
+    /// A device tells somebody what it writes, is set back to before that, and writes on before it hears of it.
+    fn set_back(&mut self, at_ms: u64, node: usize) {
+        let others: Vec<usize> = (0..self.nodes).filter(|other| *other != node).collect();
+        let (one, other) = (self.pick(&others), self.pick(&others));
+        let alone = |maker: &mut Maker, at_ms| {
+            others.iter().for_each(|other| maker.add(at_ms, Event::Disconnect { a: node, b: *other }));
+        };
+        let writes = |maker: &mut Maker, at_ms| {
+            for turn in 0..1 + maker.prng.below(4) {
+                let steps = vec![maker.step(turn, false)];
+                maker.add(at_ms + turn * 40, Event::Write { node, steps });
+            }
+        };
+        self.add(at_ms, Event::Backup { node });
+        if self.prng.chance_ppm(500_000) {
+            alone(self, at_ms);
+        }
+        writes(self, at_ms + 100);
+        self.add(at_ms + 300, Event::Connect { a: node, b: one });
+        alone(self, at_ms + 2_000);
+        for turn in 0..=self.prng.below(2) {
+            let at_ms = at_ms + 2_100 + turn * 2_000;
+            self.add(at_ms, Event::Restore { node, unguarded: true });
+            writes(self, at_ms + 100);
+            self.add(at_ms + 300, Event::Connect { a: node, b: other });
+            alone(self, at_ms + 1_900);
+        }
+        let again_ms = at_ms + 4_100 + self.prng.below(5_000);
+        self.add(again_ms, Event::Connect { a: node, b: one });
     }
 
     /// Somebody is revoked, in one of the ways that are known to be hard. Each takes some seconds from `at_ms` on.

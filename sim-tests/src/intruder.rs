@@ -78,6 +78,7 @@ pub(crate) fn by_stranger(by: Intrusion, number: u64, mut fate: Prng) -> Option<
         replica: author.replica,
         echo: 0,
         digest: [0; 16],
+        heads_digest: [0; 16],
     };
     let hello = pack_control(SESSION, &Control::Hello(Box::new(hello))).expect("a short frame");
     let frames = [hello, commits(SESSION, Author::new(OUTSIDER), &mut fate, false)];
@@ -136,4 +137,36 @@ fn reseal(mut frame: Vec<u8>) -> Vec<u8> {
     hasher.update(&frame[6..]);
     frame[2..6].copy_from_slice(&hasher.finalize().to_le_bytes());
     frame
+}
+
+impl Intrusion {
+    /// All of them.
+    pub const ALL: [Intrusion; 10] = [
+        Intrusion::Noise,
+        Intrusion::Oversize,
+        Intrusion::Bomb,
+        Intrusion::Version,
+        Intrusion::Forged,
+        Intrusion::Smuggled,
+        Intrusion::Slander,
+        Intrusion::Babble,
+        Intrusion::Foreign,
+        Intrusion::Uncertified,
+    ];
+
+    /// A few words for summaries.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Intrusion::Noise => "garbage frame",
+            Intrusion::Oversize => "oversize frame",
+            Intrusion::Bomb => "decompression bomb",
+            Intrusion::Version => "frame of another version",
+            Intrusion::Forged => "forged commit",
+            Intrusion::Smuggled => "commit of an author without a certificate",
+            Intrusion::Slander => "forged revocation",
+            Intrusion::Babble => "damaged frames only",
+            Intrusion::Foreign => "device of another account",
+            Intrusion::Uncertified => "device without a certificate",
+        }
+    }
 }

@@ -96,6 +96,11 @@ impl RedbStore {
         Ok(file + self.with(|open| open.pending.bytes())? as u64)
     }
 
+    /// Whether the next node on it writes as a new replica: the database is new, or may be a copy or an older state.
+    pub fn begins_anew(&self) -> Result<bool, StoreError> {
+        Ok(self.view()?.state.replica.is_none())
+    }
+
     /// The account whose data this is.
     pub fn account(&self) -> AccountId {
         self.account
@@ -226,12 +231,16 @@ impl StoreRead for RedbStore {
 
     fn quarantine(&self, after: Option<&Dot>, limit: usize) -> Result<Vec<Quarantined>, StoreError> {
         let view = self.view()?;
-        let after = after.map(quarantine::key);
+        let after = after.map(|dot| quarantine::another_key(dot, u64::MAX));
         let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut found = Vec::new();
+        let mut found: Vec<Quarantined> = Vec::new();
         let table = view.table(QUARANTINE)?;
-        for entry in table.range::<&[u8]>((from, Bound::Unbounded)).map_err(redb)?.take(limit) {
+        for entry in table.range::<&[u8]>((from, Bound::Unbounded)).map_err(redb)? {
             let (key, value) = entry.map_err(redb)?;
+            let another = |last: &Quarantined| key.value().starts_with(&quarantine::key(&last.stored.dot()));
+            if found.len() >= limit && !found.last().is_some_and(another) {
+                break;
+            }
             found.push(quarantine::read(key.value(), value.value(), &self.account)?);
         }
         Ok(found)

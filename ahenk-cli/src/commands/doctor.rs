@@ -181,6 +181,7 @@ async fn through(home: &Home, backend: &Backend) -> Vec<Check> {
         Ok(status) => {
             checks.push(daemon(&status));
             checks.push(clock(&status));
+            checks.extend(forks(&status));
             checks.extend(status.relays.iter().map(relay));
         }
     }
@@ -235,6 +236,18 @@ fn clock(status: &Status) -> Check {
             Check::warning("clock", detail, "set this device's clock right: its writes win or lose by it")
         }
     }
+}
+
+/// Databases that ran twice, if there are any.
+fn forks(status: &Status) -> impl Iterator<Item = Check> {
+    status.forks.iter().map(|fork| {
+        let detail = format!(
+            "the database of {} ran twice, or its key was stolen: nothing counts after its commit {}",
+            fork.device, fork.seq
+        );
+        let hint = "`ahenk-cli quarantine list` shows what this device had of it; pair the copy anew, or revoke the device";
+        Check::warning("fork", detail, hint)
+    })
 }
 
 fn sync(stats: &Stats) -> Vec<Check> {

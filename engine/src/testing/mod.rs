@@ -93,8 +93,8 @@ pub fn identity_of(root: &SecretKey, n: u8) -> Identity {
     if n == 0 { identity.with_root(root.clone()).expect("the root key") } else { identity }
 }
 
-/// Writes commits of one replica without an engine.
-#[derive(Debug)]
+/// Writes commits of one replica without an engine. Clones write other commits of the same names.
+#[derive(Debug, Clone)]
 pub struct Author {
     /// The device.
     pub identity: Identity,

@@ -76,7 +76,7 @@ impl Full<'_> {
             return violation("a backup can be opened", format!("{}: {recovered:?}", letter(node)));
         };
         let observers: Vec<&Observer> = self.machines.iter().map(|machine| &machine.observer).collect();
-        let (kept, lost) = self.global.restored(node, &recovered.knowledge(), &observers);
+        let (kept, lost) = self.global.restored(node, &recovered.heads, &observers);
         self.report.marks.note(Situation::WriteReturned, kept);
         self.report.marks.note(Situation::WriteInBackupOnly, lost);
         let machine = &mut self.machines[node];
