@@ -17,7 +17,7 @@ const YEAR_MS: i64 = 365 * 24 * 60 * MINUTE_MS;
 /// Offsets that clocks jump to, in milliseconds.
 const OFFSETS_MS: [i64; 8] = [0, 0, 300, -MINUTE_MS, MINUTE_MS, 60 * MINUTE_MS, 70 * YEAR_MS, -20 * YEAR_MS];
 
-/// How much happens in a plan. Small ones notice most bugs nearly as often, and cost a fifth of the usual ones; what
+/// How much happens in a plan. Small ones notice bugs two thirds as often, and cost a quarter of the usual ones; what
 /// depends on size or on many faults together is left to the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Size {
