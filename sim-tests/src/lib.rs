@@ -9,6 +9,7 @@ mod disk;
 mod full;
 mod generate;
 mod history;
+mod intruded;
 mod intruder;
 mod kept;
 mod ledger;

@@ -102,7 +102,8 @@ pub enum Event {
         /// The other.
         b: usize,
     },
-    /// Two connected devices get another connection while the last one still seems open. (Pure harness.)
+    /// Two connected devices get another connection while the last one still seems open. (With datagrams the full
+    /// harness has no such thing.)
     Roam {
         /// One.
         a: usize,
@@ -140,7 +141,7 @@ pub enum Event {
         /// The device.
         node: usize,
     },
-    /// Somebody hostile speaks to a device. (Pure harness.)
+    /// Somebody hostile speaks to a device.
     Intrude {
         /// The device.
         node: usize,
@@ -174,7 +175,7 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         unguarded: bool,
     },
-    /// A machine becomes a copy of another device, key and database, and both run from now on. (Pure harness.)
+    /// A machine becomes a copy of another device, key and database, and both run from now on.
     Clone {
         /// The machine; what it was before is gone.
         node: usize,
@@ -198,8 +199,7 @@ pub enum Event {
         /// The device.
         node: usize,
     },
-    /// A machine begins anew, with an empty database and as a new device of the account: it was paired again. (Pure
-    /// harness.)
+    /// A machine begins anew, with an empty database and as a new device of the account: it was paired again.
     Readmit {
         /// The machine.
         node: usize,
