@@ -14,8 +14,8 @@ use engine::prng::Prng;
 use engine::transport::{Path, PathKind, Transport, TransportEvent, TrySendError};
 use tokio::sync::mpsc;
 
+use crate::intruder::Intrusion;
 use crate::intruder::{by_peer, by_stranger};
-use crate::plan::Intrusion;
 
 /// Something hostile that is to be said to a device.
 #[derive(Debug)]

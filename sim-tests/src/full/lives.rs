@@ -9,9 +9,10 @@ use engine::testing::test_identity;
 use super::{Full, Machine};
 use crate::disk::{DiskImage, SimDisk};
 use crate::intruded::Visit;
+use crate::intruder::Intrusion;
 use crate::marks::Situation;
 use crate::oracle::{Observer, Violation, violation};
-use crate::plan::{Intrusion, letter};
+use crate::plan::letter;
 use crate::pure::{NODES_MAX, READMISSIONS_MAX};
 use crate::sim_store::SimStore;
 
