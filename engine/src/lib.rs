@@ -13,6 +13,7 @@ pub mod config;
 mod engine;
 mod exchange;
 mod fences;
+mod footprint;
 mod fork;
 pub mod hlc;
 pub mod identity;

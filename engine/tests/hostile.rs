@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use engine::codec::Writer;
 use engine::commit::{Commit, CommitHash, Op, OpKind, hash_commit, sign_commit};
-use engine::config::{CONTROL_BYTES_MAX, Config, FRAME_BYTES_MAX};
+use engine::config::{CONTROL_BYTES_MAX, Config, FRAME_BYTES_MAX, REPLICAS_FOR_STATEMENTS, REPLICAS_MAX};
 use engine::hlc::Hlc;
 use engine::identity::{PeerKey, SecretKey, Sig};
 use engine::io::{Change, Event, Input};
@@ -117,6 +117,49 @@ fn a_statement_that_the_root_key_did_not_sign_is_refused() {
 }
 
 #[test]
+fn a_device_that_fills_all_replicas_leaves_room_for_the_statement_that_revokes_it() {
+    let mut attack = Attack::new(Config::default());
+    let hostile = attack.author.identity.clone();
+    let mut lives = 0;
+    while attack.connected() {
+        lives += 1;
+        assert!(lives <= REPLICAS_MAX as u64, "it is never stopped");
+        let mut life = Author::of(hostile.clone(), 1_000 + lives);
+        let row = op("t", &format!("row {lives}"), OpKind::Put, BTreeMap::from([("x".into(), Value::Null)]));
+        let (commit, sig) = life.commit(Hlc::new(1_700_000_000_000, 0), BTreeMap::new(), vec![row]);
+        let ops = Ops { want: 0, offset: lives, done: true, runs: vec![Run { commits: vec![commit], sig }] };
+        attack.raw(pack_ops(SESSION, &ops).unwrap());
+    }
+    assert_eq!(faults(&attack.mesh, 0), [Fault::Protocol]);
+    // Our own replica is one of those that may be.
+    let taken = (REPLICAS_MAX - REPLICAS_FOR_STATEMENTS) as u64 - 1;
+    assert_eq!(lives, taken + 1, "all but the last were taken in");
+    assert_eq!(attack.mesh.store(0).recover().unwrap().heads.len() as u64, taken + 1);
+    // Another device brings what an administrator says of it.
+    attack.author = Author::new(8);
+    attack.peer = attack.author.identity.peer_key();
+    attack.mesh.input(0, Input::PeerUp(attack.peer));
+    let hello = attack.hello();
+    attack.control(&Control::Hello(Box::new(hello)));
+    let device = hostile.device();
+    let revocation = Revocation { device, issued_ms: 1, reason: String::new(), fences: BTreeMap::new() };
+    let (commit, sig) =
+        Statement::Revoke(revocation).into_commit(&test_root(), Hlc::new(1_700_000_000_000, 0));
+    let ops = Ops { want: 0, offset: 0, done: true, runs: vec![Run { commits: vec![commit], sig }] };
+    attack.raw(pack_ops(SESSION, &ops).unwrap());
+    attack.mesh.run_ms(500);
+    let quarantine = attack.mesh.store(0).quarantine(None, usize::MAX).unwrap();
+    assert_eq!(quarantine.len() as u64, taken, "nothing of what it wrote counts");
+    assert_eq!(attack.mesh.store(0).recover().unwrap().heads.len(), 2, "ours, and the statement");
+    // There is room again.
+    let (commit, sig) = attack.author.commit(Hlc::new(1_700_000_000_000, 0), BTreeMap::new(), vec![]);
+    let ops = Ops { want: 0, offset: 0, done: true, runs: vec![Run { commits: vec![commit], sig }] };
+    attack.raw(pack_ops(SESSION, &ops).unwrap());
+    // And two of our own.
+    attack.assert_unharmed(taken + 2 + 2);
+}
+
+#[test]
 fn a_proof_of_a_fork_that_does_not_hold_is_refused() {
     let mut attack = Attack::new(Config::default());
     let (first, sig) = attack.author.commit(Hlc::new(1_700_000_000_000, 0), Default::default(), vec![]);
@@ -186,7 +229,7 @@ fn a_run_without_a_signature_counts_only_as_far_as_a_fence_vouches_for_it() {
     let shared = [write(&mut one, 1), write(&mut one, 2)].map(|(commit, _)| commit);
     (1..=2).for_each(|n| drop(write(&mut other, n)));
     let (third, forked) = (write(&mut one, 3), write(&mut other, 4));
-    let [first, second] = shared.clone();
+    let [first, second] = shared;
     let bring = |attack: &mut Attack, commits: Vec<Commit>| {
         let runs = vec![Run { commits, sig: Sig([0; 64]) }];
         attack.raw(pack_ops(SESSION, &Ops { want: 0, offset: 0, done: true, runs }).unwrap());

@@ -9,22 +9,33 @@ use engine::pairing::OFFER_MS;
 use engine::prng::Prng;
 
 use crate::Harness;
+use crate::intruder::Intrusion;
 use crate::pairing::{Attempt, BEGIN_MS_MAX, STEP_MS_MAX, Typed};
-use crate::plan::{Event, Intrusion, Knobs, Plan, Step, Timed, doomed};
+use crate::plan::{Event, Knobs, Plan, Step, Timed, doomed};
 
 const MINUTE_MS: i64 = 60_000;
 const YEAR_MS: i64 = 365 * 24 * 60 * MINUTE_MS;
 /// Offsets that clocks jump to, in milliseconds.
 const OFFSETS_MS: [i64; 8] = [0, 0, 300, -MINUTE_MS, MINUTE_MS, 60 * MINUTE_MS, 70 * YEAR_MS, -20 * YEAR_MS];
 
-/// How many plans of the pure harness write much at a time, in millionths. They cost several times as much, and find
-/// what depends on size; of the rest more can be tried.
-const HEAVY_PPM: u64 = 100_000;
+/// How much happens in a plan. Small ones notice bugs two thirds as often, and cost a quarter of the usual ones; what
+/// depends on size or on many faults together is left to the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Size {
+    Small,
+    Usual,
+    /// Much is written at a time.
+    Heavy,
+}
 
-/// How many plans of the pure harness have databases that go back or run twice unnoticed, in millionths.
-const FORKS_PPM: u64 = 80_000;
+/// Of a hundred plans of the pure harness so many are small, and so many heavy.
+const SMALL_PERCENT: u64 = 75;
+const HEAVY_PERCENT: u64 = 4;
+
 /// How many plans invite somebody, in millionths. A pairing costs about as much as the rest of a small plan.
 const INVITING_PPM: u64 = 60_000;
+/// How many plans of the pure harness have databases that go back or run twice unnoticed, in millionths.
+const FORKS_PPM: u64 = 80_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
@@ -78,8 +89,7 @@ const CLASSES: [Class; 21] = [
 struct Maker {
     prng: Prng,
     nodes: usize,
-    /// Whether much is written at a time.
-    heavy: bool,
+    size: Size,
     duration_ms: u64,
     events: Vec<Timed>,
     harness: Harness,
@@ -95,16 +105,27 @@ pub fn plan(seed: u64, harness: Harness) -> Plan {
     bytes[..8].copy_from_slice(&seed.to_be_bytes());
     bytes[8..12].copy_from_slice(b"plan");
     let mut prng = Prng::new(bytes);
-    let heavy = harness == Harness::Full || prng.chance_ppm(HEAVY_PPM);
-    let (nodes_max, seconds, writes) = match harness {
-        Harness::Pure => (6, 10 + prng.below(60), 10 + prng.below(if heavy { 50 } else { 20 })),
-        Harness::Full => (5, 5 + prng.below(25), 8 + prng.below(25)),
+    let size = match prng.below(100) {
+        _ if harness == Harness::Full => Size::Heavy,
+        of if of < SMALL_PERCENT => Size::Small,
+        of if of < 100 - HEAVY_PERCENT => Size::Usual,
+        _ => Size::Heavy,
+    };
+    let (nodes_max, seconds) = match harness {
+        Harness::Pure => (6, 15 + prng.below(65)),
+        Harness::Full => (5, 5 + prng.below(25)),
+    };
+    let writes = match size {
+        _ if harness == Harness::Full => 8 + prng.below(25),
+        Size::Small => 4 + prng.below(9),
+        Size::Usual => 10 + prng.below(20),
+        Size::Heavy => 10 + prng.below(50),
     };
     let nodes = 2 + prng.below(nodes_max - 1) as usize;
     let mut maker = Maker {
         prng,
         nodes,
-        heavy,
+        size,
         duration_ms: seconds * 1000,
         events: Vec::new(),
         harness,
@@ -116,7 +137,7 @@ pub fn plan(seed: u64, harness: Harness) -> Plan {
     maker.first_links();
     (0..writes).for_each(|number| maker.write(number));
     for class in classes {
-        let times = 1 + maker.prng.below(4);
+        let times = 1 + maker.prng.below(if size == Size::Small { 2 } else { 4 });
         (0..times).for_each(|_| maker.fault(class));
     }
     maker.forks(seed);
@@ -153,9 +174,12 @@ impl Maker {
 
     fn classes(&mut self) -> Vec<Class> {
         match self.prng.below(4) {
-            0 => CLASSES.to_vec(),
+            0 if self.size != Size::Small => CLASSES.to_vec(),
             1 => vec![self.pick(&CLASSES)],
-            _ => CLASSES.into_iter().filter(|_| self.prng.chance_ppm(500_000)).collect(),
+            _ => {
+                let ppm = if self.size == Size::Small { 250_000 } else { 500_000 };
+                CLASSES.into_iter().filter(|_| self.prng.chance_ppm(ppm)).collect()
+            }
         }
     }
 
@@ -211,7 +235,7 @@ impl Maker {
         }
         let (steps, cold) = match self.prng.below(10) {
             0 => (2 + self.prng.below(4), false),
-            1 if self.heavy => (20 + self.prng.below(20), true),
+            1 if self.size == Size::Heavy => (20 + self.prng.below(20), true),
             1 => (4 + self.prng.below(8), true),
             _ => (1, false),
         };
@@ -282,7 +306,7 @@ impl Maker {
                     double_ppm: self.pick(&[0, 10_000, 200_000]),
                     damage_ppm: self.pick(&[0, 0, 10_000, 50_000]),
                     // The longest: a request arrives after the one that was made when it had expired.
-                    jitter_micros: self.pick(&[0, 10_000, 100_000, 1_000_000, 1_000_000, 12_000_000]),
+                    jitter_micros: self.pick(&[0, 10_000, 100_000, 1_000_000, 12_000_000, 12_000_000]),
                 };
                 self.add(at_ms, faults);
                 self.add(later_ms, FAULTLESS);
@@ -323,14 +347,22 @@ impl Maker {
                 self.add(at_ms, Event::Intrude { node: a, by });
             }
             Class::Bursts => {
-                let (least, spread) = if self.heavy { (20, 30) } else { (4, 8) };
+                let (least, spread) = match self.size {
+                    Size::Small => (3, 5),
+                    Size::Usual => (4, 8),
+                    Size::Heavy => (20, 30),
+                };
                 for number in 0..least + self.prng.below(spread) {
                     let steps = vec![self.step(number, false)];
                     self.add(at_ms, Event::Write { node: a, steps });
                 }
             }
             Class::Large => {
-                let steps = if self.heavy { 200 } else { 40 };
+                let steps = match self.size {
+                    Size::Small => 20,
+                    Size::Usual => 40,
+                    Size::Heavy => 200,
+                };
                 let steps = (0..steps).map(|number| self.step(number, true)).collect();
                 self.add(at_ms, Event::Write { node: a, steps });
             }
@@ -477,7 +509,7 @@ impl Maker {
                 return;
             }
             // A newcomer hears of it from the revoked device alone, and then gets its commits from one who has not.
-            5 if victim != by && left.len() > 3 && self.harness == Harness::Pure => {
+            5 if victim != by && left.len() > 3 => {
                 return self.hearsay(at_ms, by, victim, &left);
             }
             // An administrator that nobody has heard of yet is cut off.
@@ -492,7 +524,7 @@ impl Maker {
         }
         self.goes_on(at_ms, by, victim, third);
         self.order(issued_ms, by, victim);
-        if self.prng.chance_ppm(300_000) && self.harness == Harness::Pure {
+        if self.prng.chance_ppm(300_000) {
             issued_ms += self.prng.below(5_000);
             self.add(issued_ms, Event::Readmit { node: victim });
             for other in (0..self.nodes).filter(|other| *other != victim) {

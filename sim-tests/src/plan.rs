@@ -13,6 +13,7 @@ use engine::name::{FieldName, NameError, RowKey, TableName};
 use engine::value::Value;
 use serde::{Deserialize, Serialize};
 
+use crate::intruder::Intrusion;
 use crate::pairing::{ATTEMPTS, Attempt};
 
 /// The table that planned writes go to.
@@ -101,7 +102,8 @@ pub enum Event {
         /// The other.
         b: usize,
     },
-    /// Two connected devices get another connection while the last one still seems open. (Pure harness.)
+    /// Two connected devices get another connection while the last one still seems open. (With datagrams the full
+    /// harness has no such thing.)
     Roam {
         /// One.
         a: usize,
@@ -139,7 +141,7 @@ pub enum Event {
         /// The device.
         node: usize,
     },
-    /// Somebody hostile speaks to a device. (Pure harness.)
+    /// Somebody hostile speaks to a device.
     Intrude {
         /// The device.
         node: usize,
@@ -173,7 +175,7 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         unguarded: bool,
     },
-    /// A machine becomes a copy of another device, key and database, and both run from now on. (Pure harness.)
+    /// A machine becomes a copy of another device, key and database, and both run from now on.
     Clone {
         /// The machine; what it was before is gone.
         node: usize,
@@ -197,8 +199,7 @@ pub enum Event {
         /// The device.
         node: usize,
     },
-    /// A machine begins anew, with an empty database and as a new device of the account: it was paired again. (Pure
-    /// harness.)
+    /// A machine begins anew, with an empty database and as a new device of the account: it was paired again.
     Readmit {
         /// The machine.
         node: usize,
@@ -255,32 +256,6 @@ pub enum Event {
         /// Microseconds.
         micros: u64,
     },
-}
-
-/// What somebody hostile does. Nothing of it may change anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Intrusion {
-    /// A connected peer sends bytes that mean nothing.
-    Noise,
-    /// A connected peer sends a frame that is longer than any may be.
-    Oversize,
-    /// A connected peer sends a frame that inflates beyond measure.
-    Bomb,
-    /// A connected peer sends a frame of another major version.
-    Version,
-    /// A connected peer relays a commit that its author did not sign.
-    Forged,
-    /// A connected peer relays a commit of an author who certified itself, well signed.
-    Smuggled,
-    /// A connected peer brings a revocation that the root key did not sign.
-    Slander,
-    /// A connected peer sends nothing but damaged frames.
-    Babble,
-    /// A device of another account connects, and sends commits of its own.
-    Foreign,
-    /// A device connects that claims to be of the account, with a certificate of its own making, and sends commits.
-    Uncertified,
 }
 
 /// One step of a transaction on table [`TABLE`].

@@ -14,13 +14,13 @@ use engine::store::{Batch, MemStore, Store, StoreRead};
 use engine::testing::{Happened, LinkFaults, Mesh, Moment, StandIns, stand_ins, test_identity};
 
 use crate::history::Global;
-use crate::intruder::{by_peer, by_stranger};
+use crate::intruder::{Intrusion, by_peer, by_stranger};
 use crate::marks::Situation;
 use crate::oracle::{Injected, Observer, Violation, check_bounds, check_equal, check_event, violation};
 use crate::pairing::invite;
-use crate::plan::{Event, Intrusion, Plan, letter};
+use crate::plan::{Event, Plan, letter};
 use crate::run::{Failure, Report};
-use crate::view::{Sabotage, View};
+use crate::view::{Sabotage, Spoiler, View};
 
 /// Virtual time in which a core must converge once faults have stopped, in milliseconds.
 pub(crate) const CONVERGENCE_MS_MAX: u64 = 10 * 60 * 1000;
@@ -32,8 +32,8 @@ const FULL_DISK_FAILURES: u32 = 64;
 const CONVERGENCE_ROUNDS: u64 = 100;
 
 /// Most devices of a plan, and times that a machine begins anew: each time it gets a key that nobody else has.
-const NODES_MAX: u8 = *crate::plan::NODES.end() as u8;
-const READMISSIONS_MAX: u8 = 9;
+pub(crate) const NODES_MAX: u8 = *crate::plan::NODES.end() as u8;
+pub(crate) const READMISSIONS_MAX: u8 = 9;
 
 /// A run of a plan over the engines.
 #[derive(Debug)]
@@ -54,6 +54,7 @@ pub struct Pure<'a> {
     intrusions: u64,
     events_seen: usize,
     sabotage: Option<Sabotage>,
+    patience_ms: u64,
     report: Report,
     _stand_ins: Option<StandIns>,
 }
@@ -85,6 +86,7 @@ impl<'a> Pure<'a> {
             intrusions: 0,
             events_seen: 0,
             sabotage: None,
+            patience_ms: CONVERGENCE_MS_MAX,
             report: Report::default(),
             _stand_ins: stand_ins,
         }
@@ -94,6 +96,13 @@ impl<'a> Pure<'a> {
     #[must_use]
     pub fn with_sabotage(mut self, sabotage: Sabotage) -> Self {
         self.sabotage = Some(sabotage);
+        self
+    }
+
+    /// Gives the core another time to converge, in virtual milliseconds.
+    #[must_use]
+    pub(crate) fn with_patience(mut self, ms: u64) -> Self {
+        self.patience_ms = ms;
         self
     }
 
@@ -218,7 +227,7 @@ impl<'a> Pure<'a> {
                 self.mesh.fail_commits(*node, if *full { FULL_DISK_FAILURES } else { 0 });
             }
             Event::Read { node } => {
-                let view = View { store: self.mesh.store(*node), sabotage: self.sabotage_of(*node) };
+                let view = View { store: self.mesh.store(*node), spoil: Spoiler(self.sabotage_of(*node)) };
                 return self.observers[*node].check_all(&mut self.global, &view);
             }
             Event::Busy { node } => self.fill_counter(*node),
@@ -257,7 +266,7 @@ impl<'a> Pure<'a> {
             Some(Ok(written)) => {
                 let written: Written = *written;
                 self.report.counts.add("writes acknowledged", 1);
-                let view = View { store: self.mesh.store(node), sabotage: self.sabotage_of(node) };
+                let view = View { store: self.mesh.store(node), spoil: Spoiler(self.sabotage_of(node)) };
                 self.observers[node].acknowledged(&mut self.global, &view, &written)
             }
             Some(Err(_)) => {
@@ -445,7 +454,7 @@ impl<'a> Pure<'a> {
         self.look_at_clocks();
         let mut equal = Vec::with_capacity(self.plan.nodes);
         for node in 0..self.plan.nodes {
-            let view = View { store: self.mesh.store(node), sabotage: self.sabotage_of(node) };
+            let view = View { store: self.mesh.store(node), spoil: Spoiler(self.sabotage_of(node)) };
             self.observers[node].observe(&mut self.global, &view)?;
             if !self.mesh.running(node) {
                 continue;
@@ -492,7 +501,7 @@ impl<'a> Pure<'a> {
         let standing = self.plan.standing();
         let forks = !self.global.forked.is_empty();
         self.mesh.count_rounds(&self.plan.standing_links());
-        let converged = self.mesh.run_until(CONVERGENCE_MS_MAX, |mesh| {
+        let converged = self.mesh.run_until(self.patience_ms, |mesh| {
             core.iter().all(|node| settled(mesh, standing[0], *node, standing.contains(node), forks))
         });
         self.report.convergence_ms = self.mesh.now_ms() - start_ms;
@@ -530,7 +539,7 @@ impl<'a> Pure<'a> {
 
     fn check_end(&mut self, core: &[usize]) -> Result<(), Violation> {
         for node in 0..self.plan.nodes {
-            let view = View { store: self.mesh.store(node), sabotage: self.sabotage_of(node) };
+            let view = View { store: self.mesh.store(node), spoil: Spoiler(self.sabotage_of(node)) };
             self.observers[node].check_all(&mut self.global, &view)?;
         }
         let unbounded = (Bound::Unbounded, Bound::Unbounded);
@@ -582,9 +591,12 @@ impl<'a> Pure<'a> {
 /// or that it is revoked.
 fn settled(mesh: &Mesh, first: usize, node: usize, standing: bool, forks: bool) -> bool {
     let (by, engine) = (mesh.engine(first), mesh.engine(node));
-    let device = mesh.key(node).device();
-    if !standing && by.revocations().any(|said| said.device == device) {
-        return engine.revoked();
+    // Asked after each step: what it costs to derive an id from a key counts.
+    if !standing {
+        let device = mesh.key(node).device();
+        if by.revocations().any(|said| said.device == device) {
+            return engine.revoked();
+        }
     }
     // Where databases ran twice, equal numbers may be other commits until that is found out.
     let heads = |node: usize| mesh.store(node).recover().map(|recovered| recovered.heads);

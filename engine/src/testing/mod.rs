@@ -4,12 +4,14 @@ mod link;
 mod mesh;
 mod moment;
 mod rounds;
+mod spoilt;
 mod trace;
 mod transcript;
 
 pub use link::{LinkFaults, MeshCounts};
 pub use mesh::{EPOCH_MS, Mesh};
 pub use moment::{Happened, Moment, describe_batch};
+pub use spoilt::{Spoil, Spoilt};
 pub use transcript::describe_frame;
 
 #[cfg(feature = "planted")]
