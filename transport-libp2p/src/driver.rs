@@ -33,7 +33,7 @@ use crate::hub::Hub;
 use crate::keys;
 use crate::pairing::{ConnectReply, Desk, PairConnectError};
 use crate::reach::Reach;
-use crate::relays::Relays;
+use crate::relays::{self, Relays};
 use crate::stack;
 use crate::watch::{self, Change, Watch};
 
@@ -442,6 +442,8 @@ impl Driver {
             let _ = reply.send(Err(PairConnectError::Unreachable(reason.to_owned())));
         }
         if self.connections.with(&connection.peer).next().is_none() {
+            let ended = Some(relays::ENDED.to_owned());
+            self.relays.introduced(&connection.peer, ended, Instant::now());
             self.dialer.lost(&connection.peer, reason.to_owned(), Instant::now());
         } else {
             self.rate(&connection.peer, Instant::now());

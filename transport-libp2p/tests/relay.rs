@@ -22,6 +22,7 @@ fn relay_config() -> RelayConfig {
         ask: Vec::new(),
         allow: Vec::new(),
         allow_accounts: Vec::new(),
+        deny: Vec::new(),
         test_private: false,
         limits: RelayLimits::default(),
     }
@@ -185,6 +186,7 @@ async fn a_relay_for_an_account_serves_the_devices_that_show_its_certificate_and
     let mut config = relay_config();
     config.allow_accounts = vec![account(50)];
     config.allow = vec![key(7)];
+    config.deny = vec![key(8)];
     let relay = relay(&config).await;
     let mut a = of_account(50, 1, 2, &relay).await;
     let mut b = of_account(50, 2, 1, &relay).await;
@@ -200,6 +202,8 @@ async fn a_relay_for_an_account_serves_the_devices_that_show_its_certificate_and
     assert!(refused(&silent).await.contains("resource limit"));
     let named = Node::spawn(behind(7, 2, &[], &relay)).await;
     reserved(&named, true).await;
+    let revoked = of_account(50, 8, 2, &relay).await;
+    assert!(refused(&revoked).await.contains("the connection with the relay ended"));
     let counters = relay.counters();
     assert_eq!(counters.reservations, 3, "{counters:?}");
     assert!(counters.admitted >= 2 && counters.not_admitted >= 2, "{counters:?}");
