@@ -241,8 +241,8 @@ fn circuits_are_limited_in_their_rate_for_a_device_and_for_an_ip_address() {
     a.run(&["stop"]).ok();
     let (_running, metrics) = behind(&a, "--circuit-rate-max");
     let listening = a.status()["listening"].clone();
-    let at = listening.as_array().expect("a list").iter().filter_map(|at| at.as_str());
-    let at = at.into_iter().find(|at| at.contains("/p2p-circuit")).expect("a place at the relay");
+    let mut places = listening.as_array().expect("a list").iter().filter_map(|at| at.as_str());
+    let at = places.find(|at| at.contains("/p2p-circuit")).expect("a place at the relay");
     b.json(&["peer", "add", at]).ok();
     b.json(&["peer", "add", at]).error(7, "network");
     assert!(counter(&metrics, "relay_circuits_denied_total") >= 1);
