@@ -49,6 +49,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("wait", "--peer", "tests/daemon.rs"),
     ("quarantine drop", "--yes", "tests/trust.rs"),
     ("start", "--log-to-file", "tests/daemon.rs"),
+    ("ping", "--timeout", "tests/network.rs"),
 ];
 
 /// Commands whose success no transcript can show, with the file of tests that does.

@@ -19,11 +19,11 @@ const HELLO_TIME_MAX: Duration = Duration::from_secs(10);
 /// Difference of clocks from which to warn, in milliseconds.
 const SKEW_WARN_MS: u64 = 60_000;
 
-async fn node_status(context: &Context) -> Result<NodeStatus> {
+pub(crate) async fn node_status(context: &Context) -> Result<NodeStatus> {
     context.db.status().await.ok_or_else(closed)
 }
 
-fn path_name(kind: PathKind) -> String {
+pub(crate) fn path_name(kind: PathKind) -> String {
     match kind {
         PathKind::Relayed => "relayed",
         PathKind::DirectTcp => "direct-tcp",
@@ -128,15 +128,22 @@ fn peer(cert: &DeviceCert, status: &NodeStatus, details: Option<&PeerDetails>) -
         ops_received: traffic.ops_received,
         bytes_sent: traffic.bytes_sent,
         bytes_received: traffic.bytes_received,
+        relay: path.and_then(|path| relay_of(&path.path.address)),
         addresses: details.map(|details| details.addresses.clone()).unwrap_or_default(),
+        addresses_ms: details.and_then(|details| details.said_ms),
         dial_failures: details.map_or(0, |details| details.dial_failures),
         last_error: details.and_then(|details| details.last_error.clone()),
         next_attempt_ms: details.and_then(|details| details.next_attempt_in).map(millis),
     }
 }
 
+/// The relay in an address that leads through one.
+fn relay_of(address: &str) -> Option<String> {
+    address.split_once("/p2p-circuit").map(|(relay, _)| relay.to_owned())
+}
+
 fn relay(details: RelayDetails) -> Relay {
-    let RelayDetails { address, reserved, learnt, failures, last_error } = details;
+    let RelayDetails { address, reserved, learnt, failures, last_error, .. } = details;
     Relay { address, reserved, learnt, failures, last_error }
 }
 

@@ -231,6 +231,7 @@ async fn spawn_network(
     libp2p.paths = config.paths();
     libp2p.mdns = config.mdns;
     libp2p.addresses = addresses.peers();
+    libp2p.records = addresses.records();
     libp2p.relays = config.relays();
     libp2p.certificate = Some(identity.cert.clone());
     libp2p.upnp = config.upnp;
@@ -327,10 +328,10 @@ async fn save_regularly(context: Arc<Context>) {
 async fn save_addresses(context: &Context) {
     let Some(net) = &context.net else { return };
     let Ok(known) = net.known_addresses().await else { return };
+    let Ok(records) = net.address_records().await else { return };
     let mut addresses = Addresses::load(&context.home);
-    if addresses.know(known)
-        && let Err(error) = addresses.save(&context.home)
-    {
+    let news = addresses.know(known) | addresses.keep_records(&records);
+    if news && let Err(error) = addresses.save(&context.home) {
         warn!(%error, "addresses of other devices could not be saved");
     }
 }

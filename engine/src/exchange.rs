@@ -93,11 +93,12 @@ impl Engine {
             mark!(GossipOldNews);
             return;
         }
-        if self.peers.get(&from).is_some_and(|peer| peer.ready()) {
-            return self.on_announce(now, from, &heads);
-        }
-        // Its origin is connected elsewhere: what it has reaches us through those we are connected to.
-        for key in self.ready_peers() {
+        // A peer with a session tells us there, and does so first: it may be pushing just what it announces, and a
+        // request now would have it sent twice. Is its origin connected elsewhere, then what it has reaches us through
+        // those we are connected to. In either case only what has not come by itself in a while is asked for.
+        let connected = self.peers.get(&from).is_some_and(|peer| peer.ready());
+        let keys = if connected { vec![from] } else { self.ready_peers() };
+        for key in keys {
             let at = now.mono.plus_ms(self.config.retry_ms);
             if self.timers.get(Timer::Retry(key)).is_none_or(|set| set > at) {
                 mark!(GossipHastens);

@@ -349,6 +349,23 @@ fn gossip_of_a_stranger_is_passed_over() {
 }
 
 #[test]
+fn gossip_that_overtakes_a_push_has_nothing_sent_twice() {
+    let mut mesh = Mesh::pair(22);
+    mesh.run_ms(5_000);
+    for n in 0..20 {
+        mesh.write(1, put(&format!("r{n}"), &[("x", n)]));
+        let replica = mesh.engine(1).replica();
+        let heads = vec![(replica, mesh.engine(1).knowledge().prefix_len(&replica))];
+        let frame = pack_control(0, &Control::Announce(Announce { heads })).unwrap();
+        let from = mesh.key(1);
+        mesh.input(0, Input::Broadcast { from, bytes: frame });
+        mesh.run_ms(100);
+    }
+    assert!(shown(&mesh, 0, "r19").is_some());
+    assert_eq!(mesh.engine(0).stats().total.commits_doubled, 0);
+}
+
+#[test]
 fn a_newcomer_that_meets_two_devices_gets_each_commit_from_one_of_them() {
     let mut mesh = Mesh::new(3, 20, Config::default());
     for n in 0..20 {

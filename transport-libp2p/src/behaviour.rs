@@ -26,6 +26,7 @@ use crate::gate::MembersOnly;
 use crate::handler::{FromHandler, Handler, Purpose, ToHandler};
 use crate::hub::Hub;
 use crate::keys;
+use crate::telling;
 
 /// Most connections with peers that are not members.
 pub(crate) const UNKNOWN_MAX: usize = 16;
@@ -50,6 +51,8 @@ pub(crate) struct Behaviour {
     /// Makes such tests for members.
     pub(crate) probe: MembersOnly<autonat::v2::server::Behaviour>,
     pub(crate) upnp: Toggle<upnp::tokio::Behaviour>,
+    /// Tells members where devices are found.
+    pub(crate) telling: MembersOnly<telling::Behaviour>,
 }
 
 /// Peers may subscribe to our one topic only.

@@ -26,6 +26,9 @@ pub struct Libp2pConfig {
     pub members: Vec<PeerKey>,
     /// Where peers were found before, as [`crate::Libp2pControl::known_addresses`] told.
     pub addresses: Vec<(PeerKey, Vec<String>)>,
+    /// What devices said of where they are found, as [`crate::Libp2pControl::address_records`] told. Those that are not
+    /// genuine are passed over.
+    pub records: Vec<Vec<u8>>,
     /// Relays to be reachable through, and to look for members at: at most 8 multiaddrs that end in
     /// the relay's `/p2p/` id.
     pub relays: Vec<String>,
@@ -49,6 +52,7 @@ impl Libp2pConfig {
             topic: topic.into(),
             members: Vec::new(),
             addresses: Vec::new(),
+            records: Vec::new(),
             relays: Vec::new(),
             certificate: None,
             upnp: false,

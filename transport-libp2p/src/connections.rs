@@ -33,6 +33,8 @@ pub(crate) struct Connection {
     pub(crate) sync_asked: bool,
     /// Its sync stream, if there is one.
     pub(crate) carrier: Option<AbortHandle>,
+    /// There is or was one.
+    pub(crate) carried: bool,
     pub(crate) rtt_micros: Option<u64>,
     /// It is with a relay of ours, and may stay without a session.
     pub(crate) relay: bool,
@@ -54,6 +56,7 @@ impl Connection {
             since: now,
             sync_asked: false,
             carrier: None,
+            carried: false,
             rtt_micros: None,
             relay: false,
             wants_certificate: None,

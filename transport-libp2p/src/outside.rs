@@ -166,13 +166,13 @@ async fn ask_them(
                     let opts = DialOpts::peer_id(peer).condition(condition).addresses(addresses).build();
                     pending.insert(opts.connection_id());
                     if let Err(error) = swarm.dial(opts) {
-                        failures.insert(crate::driver::describe(&error));
+                        failures.insert(crate::swarm_events::describe(&error));
                     }
                 }
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                 pending.remove(&connection_id);
-                failures.insert(crate::driver::describe(&error));
+                failures.insert(crate::swarm_events::describe(&error));
                 if pending.is_empty() {
                     return;
                 }

@@ -45,6 +45,8 @@ pub struct RelayDetails {
     pub reserved: bool,
     /// Whether it was learnt from another device, and not configured here.
     pub learnt: bool,
+    /// Latest round-trip time to it, in microseconds.
+    pub round_trip_micros: Option<u64>,
     /// Failed attempts since the last success.
     pub failures: u32,
     /// Why the latest attempt failed, or the latest reservation ended.
@@ -271,11 +273,13 @@ impl Relays {
         }
     }
 
-    pub(crate) fn details(&self) -> Vec<RelayDetails> {
+    /// How things stand; `rtt` tells the latest round-trip time to a relay.
+    pub(crate) fn details(&self, rtt: impl Fn(&PeerKey) -> Option<u64>) -> Vec<RelayDetails> {
         let details = |relay: &Relay| RelayDetails {
             address: relay.address().to_string(),
             reserved: matches!(relay.state, State::Reserved(_)),
             learnt: relay.learnt,
+            round_trip_micros: rtt(&relay.key),
             failures: relay.failures,
             last_error: relay.last_error.clone(),
         };
@@ -343,7 +347,7 @@ mod tests {
         assert!(none.learn(&circuit, now).is_some() && none.learn(&circuit, now).is_none());
         assert!(none.learn(&"/ip4/192.0.2.1/tcp/1".parse().expect("an address"), now).is_none());
         assert_eq!(none.due(now).len(), 1);
-        assert!(none.details()[0].learnt);
+        assert!(none.details(|_| None)[0].learnt);
         let key = PeerKey(engine::identity::SecretKey::from_bytes(&[4; 32]).public());
         let own = format!("/ip4/192.0.2.2/tcp/4001/p2p/{}", keys::peer_of(&key).expect("a key"));
         let mut configured = Relays::new(&[own], 1, now).expect("valid");
@@ -385,8 +389,8 @@ mod tests {
         }
         assert!(waits[0] <= Duration::from_millis(FIRST_MS) && waits[2] > waits[0]);
         assert!(waits.iter().all(|wait| *wait <= Duration::from_millis(WAIT_MS_MAX)));
-        assert_eq!(relays.details()[0].failures, 12);
-        assert_eq!(relays.details()[0].last_error.as_deref(), Some("denied"));
+        assert_eq!(relays.details(|_| None)[0].failures, 12);
+        assert_eq!(relays.details(|_| None)[0].last_error.as_deref(), Some("denied"));
         relays.refused(0, "no".into(), now);
         relays.network_changed(now);
         assert_eq!(relays.due(now).len(), 1);
@@ -399,14 +403,14 @@ mod tests {
         let id = ListenerId::next();
         relays.asking(0, id);
         assert!(relays.reserved(id) && !relays.reserved(id));
-        assert!(relays.details()[0].reserved);
+        assert!(relays.details(|_| None)[0].reserved);
         relays.closed(id, None, now);
-        assert!(!relays.details()[0].reserved);
+        assert!(!relays.details(|_| None)[0].reserved);
         let id = ListenerId::next();
         relays.asking(0, id);
         let key = relays.relays[0].key;
         relays.unreachable(&key, "refused");
         relays.closed(id, None, now);
-        assert_eq!(relays.details()[0].last_error.as_deref(), Some("refused"));
+        assert_eq!(relays.details(|_| None)[0].last_error.as_deref(), Some("refused"));
     }
 }

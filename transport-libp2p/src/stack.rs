@@ -32,6 +32,7 @@ use crate::config::{Libp2pConfig, SpawnError, Timings};
 use crate::gate::MembersOnly;
 use crate::hub::Hub;
 use crate::keys;
+use crate::telling;
 
 /// What we call ourselves to peers; those that call themselves otherwise are not ours.
 pub(crate) const PROTOCOL_FAMILY: &str = "ahenk/1";
@@ -150,6 +151,7 @@ fn behaviour(
     let reach =
         MembersOnly::new(autonat::v2::client::Behaviour::default(), Arc::clone(hub)).and_relays(relays);
     let probe = MembersOnly::new(autonat::v2::server::Behaviour::default(), Arc::clone(hub));
+    let telling = MembersOnly::new(telling::behaviour(), Arc::clone(hub));
     let upnp = Toggle::from(config.upnp.then(upnp::tokio::Behaviour::default));
     let (streams, ping) = (Streams::new(Arc::clone(hub)), ping::Behaviour::new(ping_config(&config.timings)));
     Ok(move |relay| Behaviour {
@@ -165,6 +167,7 @@ fn behaviour(
         reach,
         probe,
         upnp,
+        telling,
     })
 }
 

@@ -8,14 +8,14 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Env, init_logging};
+use super::{Env, init_logging, meeting};
 use crate::backend::{Backend, Need};
 use crate::data::{DataRequest, Verified};
 use crate::error::{CliError, Kind, Result};
 use crate::home::Home;
 use crate::output::{printable, span};
 use crate::protocol::Request;
-use crate::report::{Relay, Stats, Status};
+use crate::report::{NetCheck, Relay, Stats, Status};
 
 /// Free space from which to warn, in bytes; and what counts as none.
 const FREE_BYTES_LOW: u64 = 1024 * 1024 * 1024;
@@ -72,7 +72,7 @@ pub(crate) async fn run(env: &Env) -> Result<()> {
     }
 }
 
-fn human(check: &Check) -> String {
+pub(crate) fn human(check: &Check) -> String {
     let mark = match check.verdict {
         Verdict::Ok => "ok  ",
         Verdict::Warning => "WARN",
@@ -182,6 +182,12 @@ async fn through(home: &Home, backend: &Backend) -> Vec<Check> {
             checks.push(daemon(&status));
             checks.push(clock(&status));
             checks.extend(status.relays.iter().map(relay));
+            if status.running && status.sync_enabled && !status.paused && !status.peers.is_empty() {
+                match backend.one::<NetCheck>(Request::NetCheck { within_ms: 0 }).await {
+                    Err(error) => checks.push(Check::error("network", &error)),
+                    Ok(found) => checks.extend(meeting::checks(&found)),
+                }
+            }
         }
     }
     let local = DataRequest::Verify { peer: None, within_ms: 0 };
