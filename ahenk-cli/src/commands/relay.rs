@@ -213,14 +213,14 @@ async fn serve_devices(env: &Env, args: RunArgs) -> Result<()> {
 /// The relay's key, from its file.
 fn key(path: &Path) -> Result<SecretKey> {
     if path.try_exists().map_err(|error| CliError::io("read", path, &error))? {
-        return secrets::read_key(path);
+        return secrets::read_key(path, None);
     }
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         let made = DirBuilder::new().mode(0o700).recursive(true).create(folder);
         made.map_err(|error| CliError::io("create", folder, &error))?;
     }
     let key = secrets::new_key()?;
-    secrets::write_key(path, &key)?;
+    secrets::write_key(path, &key, None)?;
     Ok(key)
 }
 

@@ -145,7 +145,7 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "limits.reorder_bytes",
         Field::Integer(2 * MIB, 1024 * MIB, |c| &mut c.reorder_bytes_max),
-        "Memory for commits that wait for others that they depend on, in bytes",
+        "Commits that wait for others that they depend on, in bytes as they travel; they take up to four times that in memory",
     ),
     key(
         "limits.outbox_bytes",
