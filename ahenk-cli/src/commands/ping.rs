@@ -62,7 +62,7 @@ async fn ping(env: &Env, backend: &Backend, args: &Args) -> Result<()> {
             return Ok(());
         }
         if started.elapsed() + EVERY > within {
-            return verdict(args, answers, pong);
+            return verdict(args, answers, &pong);
         }
         shown = Some(pong);
         tokio::time::sleep(EVERY).await;
@@ -70,7 +70,7 @@ async fn ping(env: &Env, backend: &Backend, args: &Args) -> Result<()> {
 }
 
 /// The time is up.
-fn verdict(args: &Args, answers: u64, last: Pong) -> Result<()> {
+fn verdict(args: &Args, answers: u64, last: &Pong) -> Result<()> {
     if answers > 0 && !args.until_direct {
         return Ok(());
     }
