@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::commands::{
     account, backup, batch, bugreport, config, conflicts, delete, demo, device, doctor, export, get, import,
     init, list, log, logs, netcheck, oplog, pause, peer, ping, put, quarantine, relay, schema, service,
-    shell, start, stats, status, stop, story, sync, tui, verify, wait, watch,
+    shell, start, stats, status, stop, story, sync, tui, vault, verify, wait, watch,
 };
 
 const AFTER_HELP: &str = "\
@@ -23,7 +23,7 @@ Examples:
 Exit codes:
   0 success          1 internal error   2 usage            3 not found
   4 not running      5 not authorised   6 conflict         7 network
-  8 storage
+  8 storage          9 locked (no passphrase, or a wrong one)
 
 With --json, results are JSON documents on stdout, one a line, and an error is
 {\"error\":{\"kind\",\"message\",\"hint\"}} on stderr.";
@@ -148,6 +148,9 @@ pub(crate) enum Command {
     Backup(backup::Args),
     /// Put a backup in the place of the database
     Restore(backup::RestoreArgs),
+    /// The encryption of this device's files: status, passphrase
+    #[command(subcommand)]
+    Vault(vault::Command),
     /// Show the log: who wrote what when
     Oplog(oplog::Args),
     /// Show the writes of one row: who wrote what when
@@ -213,6 +216,7 @@ impl Command {
             Command::Verify(args) => verify::run(env, args).await,
             Command::Backup(args) => backup::run(env, args).await,
             Command::Restore(args) => backup::restore(env, args).await,
+            Command::Vault(command) => vault::run(env, &command),
             Command::Oplog(args) => oplog::oplog(env, args).await,
             Command::History(args) => story::history(env, args).await,
             Command::Explain(args) => story::explain(env, args).await,

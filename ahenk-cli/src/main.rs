@@ -34,6 +34,7 @@ mod server;
 mod service;
 mod session;
 mod suggest;
+mod vault;
 mod waiting;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

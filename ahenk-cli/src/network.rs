@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use ahenk::NodeStatus;
 use engine::identity::{DeviceCert, PeerKey};
 use engine::pairing::fingerprint;
+use engine::statement::Forked;
 use engine::store::StoreRead as _;
 use engine::transport::PathKind;
 use transport_libp2p::{DialError, PeerDetails, RelayDetails};
 
 use crate::error::{CliError, Kind, Result, closed};
-use crate::report::{Added, Device, Paused, Peer, PeerStat, Relay, Stats, Status, Synced};
+use crate::report::{Added, Device, Fork, Paused, Peer, PeerStat, Relay, Stats, Status, Synced};
 use crate::service::Context;
 
 /// How long to wait for a device that was just dialed to say who it is.
@@ -44,6 +45,18 @@ fn reason_of(node: &NodeStatus, context: &Context) -> String {
     let own = context.identity.device();
     let found = node.revocations.iter().find(|revocation| revocation.device == own);
     found.map(|revocation| revocation.reason.clone()).unwrap_or_default()
+}
+
+/// The forks that are proven, by the names of their devices.
+pub(crate) fn forks_of(node: &NodeStatus) -> Vec<Fork> {
+    let name = |id| node.members.iter().find(|cert| cert.device() == id).map(|cert| cert.name.clone());
+    let fork = |fork: &Forked| Fork {
+        device: name(fork.replica.device).unwrap_or_else(|| fork.replica.device.to_string()),
+        device_id: fork.replica.device.to_string(),
+        replica: fork.replica.to_string(),
+        seq: fork.seq,
+    };
+    node.forks.iter().map(fork).collect()
 }
 
 /// The key under which it is kept when a device was last connected.
@@ -189,6 +202,7 @@ pub(crate) async fn status(context: &Context) -> Result<Status> {
         last_sync_ms: Some(node.stats.last_sync_ms).filter(|&ms| ms > 0),
         waiting_commits: node.stats.waiting_commits,
         revoked: node.revoked.then(|| reason_of(&node, context)),
+        forks: forks_of(&node),
         copied_ms: noted_ms(context, COPIED_KEY)?,
         log: context.home.log_path().display().to_string(),
     })

@@ -80,6 +80,9 @@ pub(crate) enum Request {
         admin: bool,
         /// Addresses for the long form of the code; where we listen, if there are none.
         addresses: Vec<String>,
+        /// How long the code is good for, in milliseconds, if less than usual.
+        #[serde(default)]
+        lifetime_ms: Option<u64>,
     },
     /// Close all connections and make no more, or make them again. One [`crate::report::Paused`].
     Pause {
@@ -220,7 +223,12 @@ mod tests {
             Request::Status,
             Request::PeerAdd { address: "/ip4/127.0.0.1/tcp/1".into() },
             Request::Sync { within_ms: 5 },
-            Request::Invite { ask: true, admin: false, addresses: vec!["/dns4/a.example/tcp/1".into()] },
+            Request::Invite {
+                ask: true,
+                admin: false,
+                addresses: vec!["/dns4/a.example/tcp/1".into()],
+                lifetime_ms: Some(1),
+            },
         ];
         let mut seeds = vec![ToService::Answer(true)];
         seeds.extend(requests.map(ToService::Request));

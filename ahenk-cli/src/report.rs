@@ -100,11 +100,25 @@ pub(crate) struct Status {
     /// Why this device was removed from the account, if it was; may be empty.
     #[serde(default)]
     pub(crate) revoked: Option<String>,
+    /// Devices whose database was found to run twice.
+    #[serde(default)]
+    pub(crate) forks: Vec<Fork>,
     /// When it was noticed that the database is a copy, or an older state of it, in milliseconds since the Unix epoch.
     #[serde(default)]
     pub(crate) copied_ms: Option<u64>,
     /// Where the daemon logs when it runs in the background.
     pub(crate) log: String,
+}
+
+/// A device's replica that is proven to have forked: two commits of one name were signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Fork {
+    /// The device's name.
+    pub(crate) device: String,
+    pub(crate) device_id: String,
+    pub(crate) replica: String,
+    /// The last of its commits that counts.
+    pub(crate) seq: u64,
 }
 
 /// How things stand with a relay.

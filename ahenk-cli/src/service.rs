@@ -122,8 +122,9 @@ async fn dispatch(context: &Context, request: Request, caller: &mut Caller) -> R
             let level = logging::filter().ok_or_else(|| CliError::internal("this process keeps no log"))?;
             caller.item(Logging { level }).await
         }
-        Request::Invite { ask, admin, addresses } => {
-            pairing::invite(context, ask, admin, addresses, caller).await
+        Request::Invite { ask, admin, addresses, lifetime_ms } => {
+            let wanted = pairing::Wanted { ask, admin, addresses, lifetime_ms };
+            pairing::invite(context, wanted, caller).await
         }
         Request::Pause { paused } => caller.item(network::pause(context, paused).await?).await,
         Request::Stop => match &context.stop {

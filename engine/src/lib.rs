@@ -13,6 +13,8 @@ pub mod config;
 mod engine;
 mod exchange;
 mod fences;
+mod footprint;
+mod fork;
 pub mod hlc;
 pub mod identity;
 pub mod io;

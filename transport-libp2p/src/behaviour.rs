@@ -21,6 +21,7 @@ use libp2p::{
     Multiaddr, PeerId, autonat, connection_limits, dcutr, gossipsub, identify, mdns, ping, relay, upnp,
 };
 
+use crate::admission;
 use crate::gate::MembersOnly;
 use crate::handler::{FromHandler, Handler, Purpose, ToHandler};
 use crate::hub::Hub;
@@ -41,6 +42,8 @@ pub(crate) struct Behaviour {
     pub(crate) gossip: MembersOnly<gossipsub::Behaviour<gossipsub::IdentityTransform, Topics>>,
     pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
     pub(crate) relay: relay::client::Behaviour,
+    /// Shows our certificate to relays that ask for it.
+    pub(crate) admission: admission::Behaviour,
     /// Makes a direct path of a relayed one, with members.
     pub(crate) punch: MembersOnly<dcutr::Behaviour>,
     /// Has members and our relays test whether we can be dialed.

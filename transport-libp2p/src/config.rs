@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use engine::identity::{PeerKey, SecretKey};
+use engine::identity::{DeviceCert, PeerKey, SecretKey};
 use engine::transport::PathKind;
 
 use crate::addresses::AddressError;
@@ -32,6 +32,8 @@ pub struct Libp2pConfig {
     /// Relays to be reachable through, and to look for members at: at most 8 multiaddrs that end in
     /// the relay's `/p2p/` id.
     pub relays: Vec<String>,
+    /// What is shown to a relay that serves some accounts only.
+    pub certificate: Option<DeviceCert>,
     /// Ask the router for ports at which we can be dialed from outside (UPnP).
     pub upnp: bool,
     /// Intervals and limits of time.
@@ -52,6 +54,7 @@ impl Libp2pConfig {
             addresses: Vec::new(),
             records: Vec::new(),
             relays: Vec::new(),
+            certificate: None,
             upnp: false,
             timings: Timings::default(),
         }
@@ -118,6 +121,12 @@ pub enum SpawnError {
     /// A relay that does not know where others find it.
     #[error("a relay needs at least one external address: an IP address or a name at which devices find it")]
     NoExternalAddress,
+    /// A relay that asked others where it can be dialed, and nobody could dial it.
+    #[error("no address of this relay was confirmed from outside: {tried}")]
+    NotConfirmed {
+        /// What was tried, and what came of it.
+        tried: String,
+    },
     /// Discovery on the local network could not be started.
     #[error("cannot discover peers on the local network: {0}")]
     Discovery(std::io::Error),

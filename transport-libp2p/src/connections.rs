@@ -38,6 +38,8 @@ pub(crate) struct Connection {
     pub(crate) rtt_micros: Option<u64>,
     /// It is with a relay of ours, and may stay without a session.
     pub(crate) relay: bool,
+    /// Whether the peer, as a relay, wants to see our certificate, once it has said.
+    pub(crate) wants_certificate: Option<bool>,
     /// Who waits for pairing streams on it.
     pub(crate) pairing: VecDeque<ConnectReply>,
 }
@@ -57,6 +59,7 @@ impl Connection {
             carried: false,
             rtt_micros: None,
             relay: false,
+            wants_certificate: None,
             pairing: VecDeque::new(),
         }
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use engine::identity::{PeerKey, SecretKey};
+use engine::identity::{DeviceCert, PeerKey, SecretKey};
 use engine::transport::PathKind;
 use futures::StreamExt;
 use libp2p::core::transport::ListenerId;
@@ -56,6 +56,8 @@ pub(crate) enum Errand {
     Punch,
     /// To have a relay of ours see us.
     Look,
+    /// To tell a relay of ours who we are.
+    Introduce(PeerKey),
     /// To see whether somebody there waits for a device to join.
     Probe,
 }
@@ -76,6 +78,8 @@ pub(crate) struct Driver {
     pub(crate) discovery: Discovery,
     pub(crate) relays: Relays,
     pub(crate) reach: Reach,
+    /// What is shown to a relay that wants to see it.
+    pub(crate) certificate: Option<Vec<u8>>,
     pub(crate) whereabouts: Whereabouts,
     pub(crate) telling: Telling,
     /// Signs what this device says of itself.
@@ -141,6 +145,7 @@ impl Driver {
             discovery: Discovery::default(),
             relays,
             reach: Reach::new(config.upnp),
+            certificate: config.certificate.as_ref().map(DeviceCert::to_bytes),
             whereabouts,
             telling: Telling::default(),
             secret: config.secret.clone(),
@@ -279,11 +284,47 @@ impl Driver {
     }
 
     fn ask_relays(&mut self, now: Instant) {
+        self.relays.tidy(now);
         for (at, address) in self.relays.due(now) {
+            if self.certificate.is_some()
+                && let Some(relay) = self.relays.introduce(at, now)
+            {
+                self.introduce(relay, address, now);
+                continue;
+            }
             match self.swarm.listen_on(address) {
                 Ok(listener) => self.relays.asking(at, listener),
                 Err(error) => self.relays.refused(at, root_cause(&error), now),
             }
+        }
+    }
+
+    /// Has a relay know who we are, before it is asked for a reservation.
+    fn introduce(&mut self, relay: PeerKey, mut address: Multiaddr, now: Instant) {
+        if self.connections.with(&relay).any(|(_, c)| c.path.kind != PathKind::Relayed) {
+            // Nothing happens if it has not said yet whether it wants to: then we are called again.
+            self.show_certificate(&relay, now);
+            return;
+        }
+        // `/p2p-circuit`, and the relay's id, which the dial is told by itself.
+        address.pop();
+        address.pop();
+        let Some(id) = keys::peer_of(&relay) else { return };
+        let opts = DialOpts::peer_id(id).condition(PeerCondition::Always).addresses(vec![address]).build();
+        self.dial(opts, Errand::Introduce(relay), now);
+    }
+
+    /// A relay has said whether it wants to see our certificate: show it, or ask for a reservation without.
+    pub(crate) fn show_certificate(&mut self, relay: &PeerKey, now: Instant) {
+        let Some(wanted) = self.connections.with(relay).find_map(|(_, c)| c.wants_certificate) else {
+            return;
+        };
+        if !wanted {
+            self.relays.introduced(relay, None, now);
+        } else if self.relays.show(relay)
+            && let (Some(certificate), Some(id)) = (&self.certificate, keys::peer_of(relay))
+        {
+            self.swarm.behaviour_mut().admission.send_request(&id, certificate.clone());
         }
     }
 
@@ -376,6 +417,7 @@ impl Driver {
             Errand::Reconnect(peer) => self.dialer.failed(&peer, error, now),
             Errand::Session(reply) => drop(reply.send(Err(DialError::Failed(error)))),
             Errand::Pair(reply) => drop(reply.send(Err(PairConnectError::Unreachable(error)))),
+            Errand::Introduce(relay) => self.relays.introduced(&relay, Some(error), now),
             Errand::Upgrade | Errand::Punch | Errand::Look | Errand::Probe => {}
         }
     }

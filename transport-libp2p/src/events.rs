@@ -5,11 +5,13 @@ use std::time::Instant;
 use engine::config::BROADCAST_BYTES_MAX;
 use engine::identity::PeerKey;
 use libp2p::multiaddr::Protocol;
+use libp2p::request_response::Message;
 use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, gossipsub, identify, mdns, ping};
 
 use crate::addresses::{Dialable, Source, is_loopback, is_useless};
+use crate::admission;
 use crate::behaviour::{BehaviourEvent, StreamNews};
 use crate::carrier;
 use crate::control::{Callee, Command, PeerDetails, SessionDetails};
@@ -45,6 +47,7 @@ impl Driver {
                 }
             }
             BehaviourEvent::Punch(event) => self.on_punched(event),
+            BehaviourEvent::Admission(event) => self.on_admission(event, now),
             BehaviourEvent::Reach(event) => self.on_reach_tested(event),
             BehaviourEvent::Upnp(event) => self.on_port_mapping(event),
             BehaviourEvent::Telling(event) => self.on_telling(event, now),
@@ -109,7 +112,8 @@ impl Driver {
     }
 
     fn on_identified(&mut self, id: ConnectionId, info: identify::Info, now: Instant) {
-        let Some(connection) = self.connections.table.get(&id) else { return };
+        let Some(connection) = self.connections.table.get_mut(&id) else { return };
+        connection.wants_certificate = Some(info.protocols.contains(&admission::PROTOCOL));
         let peer = connection.peer;
         let ours = info.protocol_version == PROTOCOL_FAMILY;
         self.discovery.offers_pairing(peer, ours && info.protocols.contains(&Purpose::Pair.protocol()));
@@ -118,6 +122,7 @@ impl Driver {
             self.on_observed(id, &info);
         }
         if relay {
+            self.show_certificate(&peer, now);
             self.have_relay_look(peer, &info, now);
         }
         if !ours || !self.hub.is_member(&peer) {
@@ -130,6 +135,20 @@ impl Driver {
             if !is_useless(&dialable.address) && (here || !is_loopback(&dialable.address)) {
                 self.note(peer, dialable, Source::Identify, now);
             }
+        }
+    }
+
+    /// What a relay says to our certificate.
+    fn on_admission(&mut self, event: admission::Event, now: Instant) {
+        let (peer, refusal) = match event {
+            admission::Event::Message { peer, message: Message::Response { response, .. }, .. } => {
+                (peer, response.refusal())
+            }
+            admission::Event::OutboundFailure { peer, error, .. } => (peer, Some(error.to_string())),
+            _ => return,
+        };
+        if let Some(relay) = keys::key_of(&peer) {
+            self.relays.introduced(&relay, refusal, now);
         }
     }
 

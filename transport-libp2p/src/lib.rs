@@ -11,11 +11,13 @@
 //! IO), `carrier` (one sync stream), `handler`, `gate` and `behaviour` (opening streams, keeping the
 //! door), `dialer`, `addresses`, `connections` and `discovery` (decisions, without IO), `relays`
 //! (reservations with relays, without IO), `reach` (how others see us, without IO), `punch` (from a relayed path to a
-//! direct one), `watch` (interfaces and sleep), `whereabouts` (records of where
-//! devices are found, without IO), `telling` (their exchange), `relay_server` (a relay for others), `pairing`, `stack`
-//! (putting libp2p together), `driver`, `swarm_events` and `events` (the task that owns the swarm), `control`.
+//! direct one), `watch` (interfaces and sleep), `whereabouts` (records of where devices are found, without IO),
+//! `telling` (their exchange), `relay_server` (a relay for others), `relay_gate` (whom it serves), `outside` (where
+//! it can be dialed), `admission` (showing it a certificate), `pairing`, `stack` (putting libp2p together), `driver`,
+//! `swarm_events` and `events` (the task that owns the swarm), `control`.
 
 mod addresses;
+mod admission;
 mod behaviour;
 mod carrier;
 mod config;
@@ -30,9 +32,11 @@ mod gate;
 mod handler;
 mod hub;
 mod keys;
+mod outside;
 mod pairing;
 mod punch;
 mod reach;
+mod relay_gate;
 mod relay_server;
 mod relays;
 mod slot;

@@ -17,6 +17,7 @@ use libp2p::core::transport::{ListenerId, TransportError};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
+use libp2p::request_response::ProtocolSupport;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
@@ -25,6 +26,7 @@ use libp2p::{
 };
 
 use crate::addresses::{Dialable, path_kind};
+use crate::admission;
 use crate::behaviour::{Behaviour, Streams};
 use crate::config::{Libp2pConfig, SpawnError, Timings};
 use crate::gate::MembersOnly;
@@ -160,6 +162,7 @@ fn behaviour(
         gossip,
         mdns: Toggle::from(mdns),
         relay,
+        admission: admission::behaviour(ProtocolSupport::Outbound),
         punch,
         reach,
         probe,

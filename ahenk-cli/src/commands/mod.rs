@@ -39,6 +39,7 @@ pub(crate) mod stop;
 pub(crate) mod story;
 pub(crate) mod sync;
 pub(crate) mod tui;
+pub(crate) mod vault;
 pub(crate) mod verify;
 pub(crate) mod wait;
 pub(crate) mod watch;
