@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     account, backup, batch, bugreport, config, conflicts, delete, demo, device, doctor, export, get, import,
-    init, list, log, logs, oplog, pause, peer, put, quarantine, relay, schema, service, shell, start, stats,
-    status, stop, story, sync, tui, vault, verify, wait, watch,
+    init, list, log, logs, netcheck, oplog, pause, peer, ping, put, quarantine, relay, schema, service,
+    shell, start, stats, status, stop, story, sync, tui, vault, verify, wait, watch,
 };
 
 const AFTER_HELP: &str = "\
@@ -97,6 +97,10 @@ pub(crate) enum Command {
     /// Show what this installation is: versions, places, sizes
     #[command(after_help = "Example:\n  ahenk-cli info")]
     Info,
+    /// Show how this device stands in the network: NAT, reachability, relays, discovery, and why devices do not meet
+    Netcheck(netcheck::Args),
+    /// Measure round trips to another device, and show which way they take
+    Ping(ping::Args),
     /// Look for what is wrong or soon will be, and say what to do about it
     #[command(after_help = "Example:\n  ahenk-cli doctor || ahenk-cli bugreport")]
     Doctor,
@@ -188,6 +192,8 @@ impl Command {
             Command::Stats => stats::stats(env).await,
             Command::Metrics(args) => stats::metrics(env, args).await,
             Command::Info => stats::info(env).await,
+            Command::Netcheck(args) => netcheck::run(env, args).await,
+            Command::Ping(args) => ping::run(env, args).await,
             Command::Doctor => doctor::run(env).await,
             Command::Bugreport(args) => bugreport::run(env, args).await,
             Command::Sync(args) => sync::run(env, args).await,

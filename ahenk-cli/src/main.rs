@@ -19,6 +19,7 @@ mod error;
 mod exercised;
 mod home;
 mod logging;
+mod netcheck;
 mod network;
 mod output;
 mod pairing;

@@ -37,6 +37,16 @@ pub(crate) enum Request {
     Devices,
     /// The other devices and the ways to them. One list of [`crate::report::Peer`].
     Peers,
+    /// Measure a round trip to a device. One [`crate::report::Pong`].
+    Ping {
+        /// Its name, or how its id starts.
+        device: String,
+    },
+    /// How this device stands in the network. One [`crate::report::NetCheck`].
+    NetCheck {
+        /// How long to wait until relays and other devices have had their say, in milliseconds.
+        within_ms: u64,
+    },
     /// Remember an address and connect to it. One [`crate::report::Added`].
     PeerAdd {
         /// A multiaddr, with or without `/p2p/` id.
@@ -89,7 +99,10 @@ impl Request {
     /// Whether a call goes on until the client has enough of it. A daemon that stops does not wait for such.
     pub(crate) fn lasts(&self) -> bool {
         match self {
-            Request::Sync { .. } | Request::Wait { .. } | Request::Invite { .. } => true,
+            Request::Sync { .. }
+            | Request::Wait { .. }
+            | Request::Invite { .. }
+            | Request::NetCheck { .. } => true,
             Request::Data(DataRequest::Watch { follow, .. }) => *follow,
             _ => false,
         }

@@ -140,7 +140,8 @@ impl Session {
         )
     }
 
-    /// Says goodbye to the other devices and closes everything. The home is held until the lock is dropped.
+    /// Says goodbye to the other devices and closes everything, the file of the database included. The home is held until
+    /// the lock is dropped.
     pub(crate) async fn close(mut self) -> Result<Lock> {
         self.chores.shutdown().await;
         save_addresses(&self.context).await;
@@ -160,6 +161,9 @@ impl Session {
                 warn!("the network took too long to close");
             }
         }
+        // Others may still hold the context. Who gets the lock must find a file that nobody writes to any more.
+        let store = Arc::clone(self.context.db.store());
+        tokio::task::spawn_blocking(move || store.close()).await.map_err(CliError::internal)?;
         Ok(self.lock)
     }
 }
@@ -191,9 +195,10 @@ async fn open_store(home: &Home, identity: &Identity, options: &StoreOptions) ->
 
 /// Notes, for `status`, when this database turns out to be a copy or an older state: it goes on as a new replica.
 fn note_copy(store: &RedbStore, identity: &Identity) -> Result<()> {
-    let recovered = store.recover()?;
-    let wrote = recovered.heads.keys().any(|replica| replica.device == identity.device());
-    if recovered.replica.is_none() && wrote {
+    // The rest is read again when the node starts: here only where there is something to say.
+    if store.begins_anew()?
+        && store.recover()?.heads.keys().any(|replica| replica.device == identity.device())
+    {
         warn!("the database is a copy or an older state; this device goes on as a new replica");
         store.set_local(COPIED_KEY, Some(&now_ms().to_be_bytes()))?;
     }
@@ -233,7 +238,9 @@ async fn spawn_network(
     libp2p.paths = config.paths();
     libp2p.mdns = config.mdns;
     libp2p.addresses = addresses.peers();
+    libp2p.records = addresses.records();
     libp2p.relays = config.relays();
+    libp2p.certificate = Some(identity.cert.clone());
     libp2p.upnp = config.upnp;
     loop {
         let error = match Libp2pTransport::spawn(libp2p.clone()).await {
@@ -329,10 +336,10 @@ async fn save_regularly(context: Arc<Context>) {
 async fn save_addresses(context: &Context) {
     let Some(net) = &context.net else { return };
     let Ok(known) = net.known_addresses().await else { return };
+    let Ok(records) = net.address_records().await else { return };
     let mut addresses = Addresses::load(&context.home);
-    if addresses.know(known)
-        && let Err(error) = addresses.save(&context.home)
-    {
+    let news = addresses.know(known) | addresses.keep_records(&records);
+    if news && let Err(error) = addresses.save(&context.home) {
         warn!(%error, "addresses of other devices could not be saved");
     }
 }

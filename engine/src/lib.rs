@@ -14,6 +14,7 @@ mod engine;
 mod exchange;
 mod fences;
 mod footprint;
+mod fork;
 pub mod hlc;
 pub mod identity;
 pub mod io;

@@ -41,7 +41,7 @@ const TAIL_BYTES_LEFT_MAX: u64 = 256 * 1024;
 /// After a failed write the store refuses further writes until [`Store::reopen`].
 #[derive(Debug)]
 pub struct RedbStore {
-    /// Empty only if reopening failed.
+    /// Empty after [`RedbStore::close`], and if reopening failed.
     open: RwLock<Option<Open>>,
     /// Held by the one writer.
     writing: Mutex<()>,
@@ -54,7 +54,7 @@ pub struct RedbStore {
 }
 
 fn closed() -> StoreError {
-    StoreError::Io("the database could not be reopened after a failed write".into())
+    StoreError::Io("the database is closed, or could not be reopened after a failed write".into())
 }
 
 impl RedbStore {
@@ -95,6 +95,18 @@ impl RedbStore {
         let Some(path) = &self.path else { return Ok(0) };
         let file = crate::files::disk_bytes(path).map_err(|error| io_error(&error))?;
         Ok(file + self.with(|open| open.pending.bytes())? as u64)
+    }
+
+    /// Closes the file now, whoever else still holds the store: reads and writes fail from here on. Dropping the last
+    /// handle does the same, but nobody can tell when that is.
+    pub fn close(&self) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.open.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Whether the next node on it writes as a new replica: the database is new, or may be a copy or an older state.
+    pub fn begins_anew(&self) -> Result<bool, StoreError> {
+        Ok(self.view()?.state.replica.is_none())
     }
 
     /// The account whose data this is.
@@ -232,12 +244,16 @@ impl StoreRead for RedbStore {
 
     fn quarantine(&self, after: Option<&Dot>, limit: usize) -> Result<Vec<Quarantined>, StoreError> {
         let view = self.view()?;
-        let after = after.map(quarantine::key);
+        let after = after.map(|dot| quarantine::another_key(dot, u64::MAX));
         let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut found = Vec::new();
+        let mut found: Vec<Quarantined> = Vec::new();
         let table = view.table(QUARANTINE)?;
-        for entry in table.range::<&[u8]>((from, Bound::Unbounded)).map_err(redb)?.take(limit) {
+        for entry in table.range::<&[u8]>((from, Bound::Unbounded)).map_err(redb)? {
             let (key, value) = entry.map_err(redb)?;
+            let another = |last: &Quarantined| key.value().starts_with(&quarantine::key(&last.stored.dot()));
+            if found.len() >= limit && !found.last().is_some_and(another) {
+                break;
+            }
             found.push(quarantine::read(key.value(), value.value(), &self.account)?);
         }
         Ok(found)

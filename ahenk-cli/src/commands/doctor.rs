@@ -8,14 +8,14 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Env, init_logging};
+use super::{Env, init_logging, meeting};
 use crate::backend::{Backend, Need, connect};
 use crate::data::{DataRequest, Verified};
 use crate::error::{CliError, Kind, Result};
 use crate::home::Home;
 use crate::output::{printable, span};
 use crate::protocol::Request;
-use crate::report::{Relay, Stats, Status};
+use crate::report::{NetCheck, Relay, Stats, Status};
 
 /// Free space from which to warn, in bytes; and what counts as none.
 const FREE_BYTES_LOW: u64 = 1024 * 1024 * 1024;
@@ -72,7 +72,7 @@ pub(crate) async fn run(env: &Env) -> Result<()> {
     }
 }
 
-fn human(check: &Check) -> String {
+pub(crate) fn human(check: &Check) -> String {
     let mark = match check.verdict {
         Verdict::Ok => "ok  ",
         Verdict::Warning => "WARN",
@@ -186,7 +186,14 @@ async fn through(home: &Home, backend: &Backend) -> Vec<Check> {
         Ok(status) => {
             checks.push(daemon(&status));
             checks.push(clock(&status));
+            checks.extend(forks(&status));
             checks.extend(status.relays.iter().map(relay));
+            if status.running && status.sync_enabled && !status.paused && !status.peers.is_empty() {
+                match backend.one::<NetCheck>(Request::NetCheck { within_ms: 0 }).await {
+                    Err(error) => checks.push(Check::error("network", &error)),
+                    Ok(found) => checks.extend(meeting::checks(&found)),
+                }
+            }
         }
     }
     let local = DataRequest::Verify { peer: None, within_ms: 0 };
@@ -240,6 +247,18 @@ fn clock(status: &Status) -> Check {
             Check::warning("clock", detail, "set this device's clock right: its writes win or lose by it")
         }
     }
+}
+
+/// Databases that ran twice, if there are any.
+fn forks(status: &Status) -> impl Iterator<Item = Check> {
+    status.forks.iter().map(|fork| {
+        let detail = format!(
+            "the database of {} ran twice, or its key was stolen: nothing counts after its commit {}",
+            fork.device, fork.seq
+        );
+        let hint = "`ahenk-cli quarantine list` shows what this device had of it; pair the copy anew, or revoke the device";
+        Check::warning("fork", detail, hint)
+    })
 }
 
 fn sync(stats: &Stats) -> Vec<Check> {

@@ -18,9 +18,12 @@ pub(crate) mod init;
 pub(crate) mod list;
 pub(crate) mod log;
 pub(crate) mod logs;
+pub(crate) mod meeting;
+pub(crate) mod netcheck;
 pub(crate) mod oplog;
 pub(crate) mod pause;
 pub(crate) mod peer;
+pub(crate) mod ping;
 pub(crate) mod put;
 pub(crate) mod quarantine;
 #[cfg(feature = "query")]

@@ -240,6 +240,16 @@ impl Drop for Running {
     }
 }
 
+/// Has a device without a daemon sync with another, whose daemon runs for that only.
+pub(crate) fn exchange(serving: &Device, other: &Device) {
+    serving.start();
+    // While it did not run, another program may have taken its port, so that it has chosen another.
+    let address = serving.status()["listening"][0].as_str().expect("an address").to_owned();
+    other.run(&["peer", "add", &address]).ok();
+    other.run(&["sync"]).ok();
+    serving.run(&["stop"]).ok();
+}
+
 /// Waits until something is so.
 pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
     let deadline = Instant::now() + WAIT_MAX;

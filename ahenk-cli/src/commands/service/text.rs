@@ -121,7 +121,7 @@ impl Unit {
 }
 
 /// A word of a command line in a unit: see systemd.service(5), "Command lines".
-fn quoted(path: &Path) -> String {
+pub(crate) fn quoted(path: &Path) -> String {
     let text = shown(path).replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
     format!("\"{text}\"")
 }
