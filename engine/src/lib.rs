@@ -13,6 +13,7 @@ pub mod config;
 mod engine;
 mod exchange;
 mod fences;
+pub mod fields;
 pub mod hlc;
 pub mod identity;
 pub mod io;
