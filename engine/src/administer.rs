@@ -194,6 +194,10 @@ impl Engine {
         if !planted::is(Bug::FenceSparesBuffer) {
             self.reorder.cut(&self.state.fences);
         }
+        if self.revoked() && !planted::is(Bug::RevokedStillApplies) {
+            // A revoked device gets nothing any more, not even what had arrived.
+            self.reorder.clear();
+        }
         self.fences_changed = true;
         let event = match statement {
             Statement::Certify(_) => return,

@@ -275,7 +275,8 @@ impl Engine {
         let head = self.state.heads.get(&replica);
         let known =
             head.is_some_and(|head| last_seq < head.seq || (last_seq == head.seq && hash == head.hash));
-        if !known && !verify_commit(&self.state.account, &author, &hash, &run.sig) {
+        let trusted = known || planted::is(Bug::SignatureUnchecked);
+        if !trusted && !verify_commit(&self.state.account, &author, &hash, &run.sig) {
             mark!(ForgedRun);
             return Ok(Err((Fault::BadSignature, "")));
         }

@@ -130,6 +130,7 @@ marks! {
     RevokedCalls "revoked-calls" "A revoked device connected, and was shown the proof."
     OwnProofShown "own-proof-shown" "A revoked device showed the proof against itself."
     RevokedHears "revoked-hears" "A device learnt of its own revocation."
+    RevokedWaiting "revoked-waiting" "A device that learnt of its own revocation gave up runs that waited."
     RevokedWrites "revoked-writes" "A revoked device wrote for itself."
 }
 

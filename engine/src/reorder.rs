@@ -105,6 +105,12 @@ impl Reorder {
         }
     }
 
+    /// Gives up everything.
+    pub(crate) fn clear(&mut self) {
+        mark!(RevokedWaiting if !self.runs.is_empty());
+        self.take_all();
+    }
+
     fn take_all(&mut self) -> Vec<Waiting> {
         self.bytes = 0;
         std::mem::take(&mut self.runs).into_values().collect()

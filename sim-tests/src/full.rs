@@ -24,6 +24,7 @@ use crate::marks::Situation;
 use crate::oracle::{
     Global, Injected, Observer, Violation, check_bounds, check_equal, check_event, violation,
 };
+use crate::pairing::invite;
 use crate::plan::{Event, Plan, letter};
 use crate::pure::check_acknowledged;
 use crate::recorder::Recording;
@@ -462,6 +463,9 @@ impl<'a> Full<'a> {
                 let device = self.machines[*node].device;
                 self.machines[*node].holds_root |= self.machines[*by].holds_root;
                 self.ask(*by, Ask::Order(Order::Certify { device, name: None, admin: Some(true) }));
+            }
+            Event::Invite { ask, attempts } => {
+                return invite(self.plan.seed, *ask, attempts, &mut self.report.marks);
             }
             Event::Readmit { .. } => {
                 return violation("the full harness can carry the plan out", event.to_string());

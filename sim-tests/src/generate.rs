@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use engine::commit::OpKind;
 use engine::config::Config;
+use engine::pairing::OFFER_MS;
 use engine::prng::Prng;
 
 use crate::Harness;
+use crate::pairing::{Attempt, BEGIN_MS_MAX, STEP_MS_MAX, Typed};
 use crate::plan::{Event, Intrusion, Knobs, Plan, Step, Timed, doomed};
 
 const MINUTE_MS: i64 = 60_000;
@@ -18,6 +20,9 @@ const OFFSETS_MS: [i64; 8] = [0, 0, 300, -MINUTE_MS, MINUTE_MS, 60 * MINUTE_MS, 
 /// How many plans of the pure harness write much at a time, in millionths. They cost several times as much, and find
 /// what depends on size; of the rest more can be tried.
 const HEAVY_PPM: u64 = 100_000;
+
+/// How many plans invite somebody, in millionths. A pairing costs about as much as the rest of a small plan.
+const INVITING_PPM: u64 = 60_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
@@ -114,6 +119,7 @@ pub fn plan(seed: u64, harness: Harness) -> Plan {
     }
     let core = maker.core();
     let mut events = maker.events;
+    events.extend(invitation(seed, seconds * 1000));
     // Stable: what was made first happens first among equals.
     events.sort_by_key(|timed| timed.at_ms);
     Plan { seed, nodes, knobs, events, core }
@@ -554,6 +560,32 @@ impl Maker {
         }
         links
     }
+}
+
+/// In some plans somebody is invited. Drawn by itself, so that the rest of a plan does not depend on it.
+fn invitation(seed: u64, duration_ms: u64) -> Option<Timed> {
+    const CODES: [Typed; 5] =
+        [Typed::Right, Typed::Right, Typed::Right, Typed::OtherWords, Typed::OtherNumber];
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_be_bytes());
+    bytes[8..14].copy_from_slice(b"invite");
+    let mut prng = Prng::new(bytes);
+    if !prng.chance_ppm(INVITING_PPM) {
+        return None;
+    }
+    let (at_ms, ask) = (prng.below(duration_ms), prng.chance_ppm(500_000));
+    // Most come early; some when the time is almost over, or is.
+    let begins_ms = [1_000, 1_000, 20_000, OFFER_MS, BEGIN_MS_MAX][prng.below(5) as usize];
+    let attempts = (0..1 + prng.below(6))
+        .map(|_| Attempt {
+            at_ms: prng.below(begins_ms),
+            step_ms: [5, 200, 3_000, STEP_MS_MAX][prng.below(4) as usize],
+            code: CODES[prng.below(5) as usize],
+            cut_after: prng.chance_ppm(200_000).then(|| prng.below(5) as u8),
+            relayed: prng.chance_ppm(200_000),
+        })
+        .collect();
+    Some(Timed { at_ms, event: Event::Invite { ask, attempts } })
 }
 
 /// Frames are safe.

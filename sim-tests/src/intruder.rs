@@ -49,7 +49,11 @@ pub(crate) fn by_peer(by: Intrusion, peer: PeerKey, session: u32, mut fate: Prng
             let input = || Input::Frame { peer, bytes: frame.clone() };
             return Attack { peer, inputs: (0..=DAMAGED_FRAMES).map(|_| input()).collect() };
         }
-        Intrusion::Forged => commits(session, &mut fate, true),
+        Intrusion::Forged => commits(session, Author::new(OUTSIDER), &mut fate, true),
+        Intrusion::Smuggled => {
+            let author = Author::of(self_made(fate.below(100)), 1);
+            commits(session, author, &mut fate, false)
+        }
         Intrusion::Slander => slander(session, &peer, &mut fate),
         _ => (0..20 + fate.below(200)).map(|_| fate.next_u64() as u8).collect(),
     };
@@ -76,7 +80,7 @@ pub(crate) fn by_stranger(by: Intrusion, number: u64, mut fate: Prng) -> Option<
         digest: [0; 16],
     };
     let hello = pack_control(SESSION, &Control::Hello(Box::new(hello))).expect("a short frame");
-    let frames = [hello, commits(SESSION, &mut fate, false)];
+    let frames = [hello, commits(SESSION, Author::new(OUTSIDER), &mut fate, false)];
     let mut inputs = vec![Input::PeerUp(peer)];
     inputs.extend(frames.map(|bytes| Input::Frame { peer, bytes }));
     inputs.push(Input::PeerDown(peer));
@@ -93,10 +97,9 @@ fn self_made(number: u64) -> Identity {
     Identity { secret, cert, root: None }
 }
 
-/// A run of one commit that nobody may accept: in the name of an outsider with a valid certificate but a signature of
-/// nobody (`forged`), or by a stranger.
-fn commits(session: u32, fate: &mut Prng, forged: bool) -> Vec<u8> {
-    let mut author = Author::new(OUTSIDER);
+/// A run of one commit that nobody may accept: with a signature of nobody (`forged`), or because of who brings it, or
+/// who wrote it.
+fn commits(session: u32, mut author: Author, fate: &mut Prng, forged: bool) -> Vec<u8> {
     let fields = BTreeMap::from([("x".to_owned(), Value::Int(-1))]);
     let steps = vec![op(TABLE, "hot-0", OpKind::Put, fields)];
     let (commit, sig): (Commit, Sig) =

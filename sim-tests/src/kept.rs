@@ -29,6 +29,7 @@ macro_rules! kept {
 const FILES: &[(&str, &str)] = kept! {
     "asked-in-turn"
     "lost-push"
+    "revoked-while-waiting"
     "scalar-cursor"
     "small-buffer"
 };

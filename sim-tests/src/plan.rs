@@ -13,6 +13,8 @@ use engine::name::{FieldName, NameError, RowKey, TableName};
 use engine::value::Value;
 use serde::{Deserialize, Serialize};
 
+use crate::pairing::{ATTEMPTS, Attempt};
+
 /// The table that planned writes go to.
 pub const TABLE: &str = "t";
 /// Fewest and most devices of a plan.
@@ -144,6 +146,13 @@ pub enum Event {
         /// What it is told.
         by: Intrusion,
     },
+    /// Somebody is invited to the account, and devices try to join. It goes on beside everything else.
+    Invite {
+        /// Whether the inviting user is asked (and agrees).
+        ask: bool,
+        /// The attempts.
+        attempts: Vec<Attempt>,
+    },
     /// A device loses power.
     Crash {
         /// The device.
@@ -256,6 +265,8 @@ pub enum Intrusion {
     Version,
     /// A connected peer relays a commit that its author did not sign.
     Forged,
+    /// A connected peer relays a commit of an author who certified itself, well signed.
+    Smuggled,
     /// A connected peer brings a revocation that the root key did not sign.
     Slander,
     /// A connected peer sends nothing but damaged frames.
@@ -339,6 +350,11 @@ impl Plan {
             };
             if !nodes_ok {
                 return invalid(format!("event {event} names a device that does not exist"));
+            }
+            if let Event::Invite { attempts, .. } = &timed.event
+                && (attempts.len() > ATTEMPTS || !attempts.iter().all(Attempt::possible))
+            {
+                return invalid(format!("event {event} has attempts that are not possible"));
             }
             timed.event.changes().map_err(|source| PlanError::Name { event, source })?;
         }
@@ -443,7 +459,9 @@ impl Event {
             | Event::Readmit { node }
             | Event::Clock { node, .. }
             | Event::FailStorage { node, .. } => vec![node],
-            Event::Faults { .. } | Event::Latency { .. } | Event::Bandwidth { .. } => Vec::new(),
+            Event::Faults { .. } | Event::Latency { .. } | Event::Bandwidth { .. } | Event::Invite { .. } => {
+                Vec::new()
+            }
         }
     }
 
@@ -460,6 +478,7 @@ impl Event {
                 | Event::Read { .. }
                 | Event::Promote { .. }
                 | Event::Readmit { .. }
+                | Event::Invite { .. }
                 | Event::Bandwidth { bytes_per_second: 0 }
         ) && *self != crate::FAULTLESS
     }
@@ -505,6 +524,7 @@ impl Event {
             Event::Bandwidth { .. } => "bandwidth",
             Event::Leave { .. } => "leave",
             Event::Intrude { by, .. } => by.kind(),
+            Event::Invite { .. } => "invitation",
             Event::Crash { .. } => "crash",
             Event::Restart { .. } => "restart",
             Event::Backup { .. } => "backup",
@@ -528,12 +548,13 @@ impl Event {
 
 impl Intrusion {
     /// All of them.
-    pub const ALL: [Intrusion; 9] = [
+    pub const ALL: [Intrusion; 10] = [
         Intrusion::Noise,
         Intrusion::Oversize,
         Intrusion::Bomb,
         Intrusion::Version,
         Intrusion::Forged,
+        Intrusion::Smuggled,
         Intrusion::Slander,
         Intrusion::Babble,
         Intrusion::Foreign,
@@ -548,6 +569,7 @@ impl Intrusion {
             Intrusion::Bomb => "decompression bomb",
             Intrusion::Version => "frame of another version",
             Intrusion::Forged => "forged commit",
+            Intrusion::Smuggled => "commit of an author without a certificate",
             Intrusion::Slander => "forged revocation",
             Intrusion::Babble => "damaged frames only",
             Intrusion::Foreign => "device of another account",
@@ -618,6 +640,10 @@ impl fmt::Display for Event {
                 write!(f, "links pass {bytes_per_second} bytes a second")
             }
             Event::Leave { node } => write!(f, "{} says goodbye and stops", letter(*node)),
+            Event::Invite { ask, attempts } => {
+                let asked = if *ask { "after a question" } else { "unasked" };
+                write!(f, "somebody is invited, admitted {asked}, and these try: {attempts:?}")
+            }
             Event::Intrude { node, by } => write!(f, "{} at {}", by.kind(), letter(*node)),
             Event::Crash { node, after_writes: 0 } => write!(f, "{} loses power", letter(*node)),
             Event::Crash { node, after_writes } => {

@@ -18,6 +18,7 @@ use crate::marks::Situation;
 use crate::oracle::{
     Global, Injected, Observer, Violation, check_bounds, check_equal, check_event, violation,
 };
+use crate::pairing::invite;
 use crate::plan::{Event, Intrusion, Plan, letter};
 use crate::run::{Failure, Report};
 use crate::view::{Sabotage, View};
@@ -184,6 +185,9 @@ impl<'a> Pure<'a> {
             Event::Bandwidth { bytes_per_second } => self.mesh.set_bandwidth(*bytes_per_second),
             Event::Leave { node } => self.mesh.leave(*node),
             Event::Intrude { node, by } => return self.intrude(*node, *by),
+            Event::Invite { ask, attempts } => {
+                return invite(self.plan.seed, *ask, attempts, &mut self.report.marks);
+            }
             Event::Crash { node, after_writes: 0 } => self.mesh.crash(*node),
             Event::Crash { node, after_writes } => self.mesh.crash_at_batch(*node, *after_writes),
             Event::Restart { node } => self.mesh.restart(*node),

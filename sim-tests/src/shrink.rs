@@ -273,6 +273,14 @@ fn simpler(event: &Event) -> Vec<Event> {
             }
             forms
         }
+        Event::Invite { ask, attempts } => (0..attempts.len())
+            .map(|at| {
+                let mut attempts = attempts.clone();
+                attempts.remove(at);
+                Event::Invite { ask: *ask, attempts }
+            })
+            .chain(ask.then(|| Event::Invite { ask: false, attempts: attempts.clone() }))
+            .collect(),
         Event::Crash { node, after_writes } => (0..*after_writes)
             .take(3)
             .map(|after_writes| Event::Crash { node: *node, after_writes })

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use engine::commit::OpKind;
 use engine::planted::Bug;
+use engine::testing::test_identity;
 use sim_tests::{
     Event, Failure, Full, Harness, Plan, Pure, Report, Sabotage, Seeds, Step, Timed, kept, plan, run_plan,
     run_seeds, shrink, try_bug,
@@ -61,6 +62,7 @@ fn every_fault_is_injected_within_a_hundred_plans() {
         "busy clock",
         "clock",
         "clone",
+        "commit of an author without a certificate",
         "connect",
         "crash",
         "cut",
@@ -79,6 +81,7 @@ fn every_fault_is_injected_within_a_hundred_plans() {
         "frame of another version",
         "garbage frame",
         "hold",
+        "invitation",
         "latency",
         "leave",
         "oversize frame",
@@ -429,4 +432,22 @@ fn a_mark_that_is_not_hit_is_an_error_where_all_are_demanded() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("NOT HIT: ") && text.contains("marks were not hit"), "{text}");
+}
+
+#[test]
+fn a_revoked_device_that_nobody_dials_dials_itself_and_is_told_whichever_key_is_larger() {
+    let key = |node: usize| test_identity(node as u8).peer_key();
+    let mut larger = 0;
+    for node in 1..5 {
+        let mut plan = small_plan();
+        plan.nodes = 5;
+        plan.knobs.drift_ppm = vec![0; 5];
+        plan.knobs.datagrams = false;
+        plan.events = vec![Timed { at_ms: 1_000, event: Event::Revoke { by: 0, node } }];
+        plan.core = vec![(0, node)];
+        let (_, result) = run_plan(&plan, Harness::Full, false);
+        assert_eq!(result, Ok(()), "{node}");
+        larger += usize::from(key(node) > key(0));
+    }
+    assert!((1..4).contains(&larger), "both orders were tried");
 }

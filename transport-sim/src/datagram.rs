@@ -81,7 +81,7 @@ impl Hub {
             if self.shunned.get(&peer).is_some_and(|until| *until > now) {
                 return;
             }
-            let Ok(end) = self.shared.up(peer, from.to_string()).await else { return };
+            let Ok(end) = self.shared.up(peer, from.to_string(), true).await else { return };
             let open = Arc::new(AtomicBool::new(true));
             let (id, gate) = (end.id, Gate::default());
             self.tasks.spawn(transmit(end, Arc::clone(&self.socket), from, Arc::clone(&open)));

@@ -1,7 +1,9 @@
-//! The stream form: a listener, a dialler for each member with a larger key (so that a pair has one connection), and a
-//! task for each connection.
+//! The stream form: a listener, a dialler for each member without a session, and a task for each connection. The larger
+//! key of a pair waits a little before it dials, so that a pair seldom has two connections; if it does, both sides keep
+//! the one that the smaller key dialled. Either side must dial: a device that was revoked and does not know it finds
+//! nobody who dials it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -28,8 +30,7 @@ pub(crate) async fn run(shared: Shared) -> io::Result<()> {
     loop {
         let known: Vec<PeerKey> = members.borrow_and_update().iter().copied().collect();
         for peer in known {
-            let ours = peer > shared.options.own && shared.options.directory.contains_key(&peer);
-            if ours && dialled.insert(peer) {
+            if shared.options.directory.contains_key(&peer) && dialled.insert(peer) {
                 tasks.spawn(dial(shared.clone(), peer));
             }
         }
@@ -53,8 +54,17 @@ async fn dial(shared: Shared, peer: PeerKey) {
     let options = &shared.options;
     let Some(host) = options.directory.get(&peer) else { return };
     let (mut prng, mut wait_ms) = (shared.prng(&peer), options.redial_ms);
-    let mut members = shared.members.clone();
+    let (mut members, mut connected) = (shared.members.clone(), shared.connected.subscribe());
     while members.wait_for(|members| members.contains(&peer)).await.is_ok() {
+        let alone = |connected: &BTreeMap<PeerKey, u32>| !connected.contains_key(&peer);
+        if options.own > peer {
+            sleep(Duration::from_millis(options.redial_ms)).await;
+        }
+        if !alone(&connected.borrow_and_update()) {
+            // It ends with the transport, which ends this task.
+            let _ = connected.wait_for(alone).await;
+            continue;
+        }
         let within = Duration::from_millis(options.handshake_ms_max);
         let connected = timeout(within, TcpStream::connect((host.as_str(), options.port))).await;
         wait_ms = (wait_ms * 2).min(options.redial_ms_max);
@@ -83,8 +93,10 @@ async fn connection(shared: &Shared, stream: TcpStream, expected: Option<PeerKey
     if peer == shared.options.own || expected.is_some_and(|expected| expected != peer) {
         return false;
     }
-    let Ok(mut end) = shared.up(peer, address).await else { return false };
+    let by_smaller = expected.is_some() == (shared.options.own < peer);
+    let Ok(mut end) = shared.up(peer, address, by_smaller).await else { return false };
     let (id, signals) = (end.id, shared.signals.clone());
+    let _connected = shared.connect(peer);
     let reason = tokio::select! {
         biased;
         reason = receive(shared, peer, id, &mut reader) => reason,

@@ -87,6 +87,8 @@ pub(crate) enum Signal {
 #[derive(Debug)]
 pub(crate) struct Session {
     id: u64,
+    /// Whether the smaller key dialled. Always so for datagrams, which nobody dials.
+    by_smaller: bool,
     /// `None` once it is being closed.
     outgoing: Option<mpsc::Sender<Packet>>,
     refused: Arc<AtomicBool>,
@@ -98,7 +100,28 @@ pub(crate) struct Shared {
     pub(crate) options: Arc<Options>,
     pub(crate) signals: mpsc::Sender<Signal>,
     pub(crate) members: watch::Receiver<BTreeSet<PeerKey>>,
+    /// How many connections there are with whom.
+    pub(crate) connected: watch::Sender<BTreeMap<PeerKey, u32>>,
     ids: Arc<AtomicU64>,
+}
+
+/// A connection that counts, until it is dropped.
+pub(crate) struct Connected {
+    connected: watch::Sender<BTreeMap<PeerKey, u32>>,
+    peer: PeerKey,
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.connected.send_modify(|connected| {
+            let left = connected.get(&self.peer).map_or(0, |count| count - 1);
+            if left == 0 {
+                connected.remove(&self.peer);
+            } else {
+                connected.insert(self.peer, left);
+            }
+        });
+    }
 }
 
 /// A session's end in its task.
@@ -113,13 +136,24 @@ pub(crate) struct SessionEnd {
 
 impl Shared {
     /// Begins a session. An error means that the transport is gone.
-    pub(crate) async fn up(&self, peer: PeerKey, address: String) -> Result<SessionEnd, ()> {
+    pub(crate) async fn up(
+        &self,
+        peer: PeerKey,
+        address: String,
+        by_smaller: bool,
+    ) -> Result<SessionEnd, ()> {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let (sender, outgoing) = mpsc::channel(self.options.queue_max);
         let refused = Arc::new(AtomicBool::new(false));
-        let session = Session { id, outgoing: Some(sender), refused: Arc::clone(&refused) };
+        let session = Session { id, by_smaller, outgoing: Some(sender), refused: Arc::clone(&refused) };
         self.signals.send(Signal::Up { peer, session, address }).await.map_err(|_| ())?;
         Ok(SessionEnd { peer, id, outgoing, refused, shared: self.clone() })
+    }
+
+    /// Counts a connection.
+    pub(crate) fn connect(&self, peer: PeerKey) -> Connected {
+        self.connected.send_modify(|connected| *connected.entry(peer).or_default() += 1);
+        Connected { connected: self.connected.clone(), peer }
     }
 
     /// Numbers for one purpose, the same in each run.
@@ -181,6 +215,7 @@ impl SimTransport {
             options: Arc::new(options),
             signals: sender,
             members: member_receiver,
+            connected: watch::channel(BTreeMap::new()).0,
             ids: Arc::default(),
         };
         let task = match form {
@@ -194,8 +229,17 @@ impl SimTransport {
         self.sessions.get(peer).is_some_and(|session| session.id == id)
     }
 
+    /// Whether a peer's present session is to be kept beside a new one.
+    fn outranks(&self, peer: &PeerKey, newcomer: &Session) -> bool {
+        let open = |session: &&Session| session.outgoing.is_some();
+        let present = self.sessions.get(peer).filter(open);
+        present.is_some_and(|session| session.by_smaller && !newcomer.by_smaller)
+    }
+
     fn signal(&mut self, signal: Signal) {
         match signal {
+            // Of two that were dialled from both sides, both sides keep the same. This one ends with its queue.
+            Signal::Up { peer, session, .. } if self.outranks(&peer, &session) => drop(session),
             Signal::Up { peer, session, address } => {
                 if self.sessions.insert(peer, session).is_some() {
                     let reason = "it connected anew".to_owned();

@@ -9,6 +9,7 @@ use std::mem;
 use zeroize::Zeroizing;
 
 use crate::identity::{CertError, DeviceCert, PeerKey, SecretKey, device_name_ok};
+use crate::planted::{self, Bug};
 
 use super::keys::{Ends, Keys, Pake, Role};
 use super::wire::{Grant, Message, Refusal, Request, decode_sealed, encode_sealed};
@@ -122,7 +123,8 @@ impl Offer {
 
     /// When the offer ends by itself, on the caller's monotonic clock, in milliseconds.
     pub fn deadline_ms(&self) -> u64 {
-        self.made_ms.saturating_add(OFFER_MS)
+        let stands_ms = if planted::is(Bug::InvitationStays) { u64::MAX } else { OFFER_MS };
+        self.made_ms.saturating_add(stands_ms)
     }
 
     /// Where the offer stands.
@@ -150,7 +152,7 @@ impl Offer {
     fn count_attempt(&mut self, now_ms: u64) -> Result<(), PairingError> {
         match self.state(now_ms) {
             OfferState::Open { .. } => {
-                self.attempts += 1;
+                self.attempts += u32::from(!planted::is(Bug::AttemptsUncounted));
                 Ok(())
             }
             OfferState::Exhausted => Err(PairingError::TooManyAttempts),
@@ -160,7 +162,8 @@ impl Offer {
     }
 
     fn take(&mut self) -> Result<(), PairingError> {
-        if mem::replace(&mut self.used, true) { Err(PairingError::AlreadyUsed) } else { Ok(()) }
+        let used = mem::replace(&mut self.used, !planted::is(Bug::CodeReusable));
+        if used { Err(PairingError::AlreadyUsed) } else { Ok(()) }
     }
 
     fn admit(&self, keys: &Keys, key: PeerKey, name: &str, now_ms: u64) -> Result<Admission, PairingError> {

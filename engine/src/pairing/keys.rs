@@ -12,6 +12,7 @@ use spake2::{Ed25519Group, Identity, Password, Spake2};
 use zeroize::Zeroizing;
 
 use crate::identity::PeerKey;
+use crate::planted::{self, Bug};
 
 use super::{PAIRING_VERSION, PairingCode};
 
@@ -48,6 +49,8 @@ pub(super) struct Pake {
 impl Pake {
     /// Starts an exchange. The seed is secret and used once.
     pub(super) fn start(role: Role, code: &PairingCode, ends: Ends, seed: &[u8; 32]) -> Pake {
+        let unbound = Ends { joiner: PeerKey([0; 32]), inviter: PeerKey([0; 32]), ..ends };
+        let ends = if planted::is(Bug::KeysUnbound) { unbound } else { ends };
         let text = code.reveal();
         let password = Password::new(text.as_bytes());
         let (a, b) = (
