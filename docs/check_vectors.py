@@ -241,12 +241,12 @@ def put_introduction(cert):
 
 def read_fence(reader):
     seq = reader.varint()
-    need(seq <= SEQ_MAX, "a bad fence")
-    return (seq, reader.raw(32), reader.raw(64)) if seq else None
+    need(0 < seq <= SEQ_MAX, "a bad fence")
+    return seq, reader.raw(32), reader.raw(64)
 
 
 def put_fence(fence):
-    return put_varint(fence[0]) + fence[1] + fence[2] if fence else b"\0"
+    return put_varint(fence[0]) + fence[1] + fence[2]
 
 
 def read_statement(reader, account):
@@ -259,11 +259,12 @@ def read_statement(reader, account):
         need(not any(unicodedata.category(c) == "Cc" for c in said["reason"]), "a reason of more than a line")
         said["fences"] = [(reader.be(8), read_fence(reader)) for _ in range(reader.count(REPLICAS_MAX))]
         ascending([of for of, _ in said["fences"]], "fences")
-        need(all(fence for _, fence in said["fences"]), "a fence at nothing")
         return said
     need(kind == 3, "an unknown statement")
     said = {"kind": "fork", "author": read_cert(reader, account), "incarnation": reader.be(8)}
-    said["fence"] = read_fence(reader)
+    said["seq"] = reader.varint()
+    need(said["seq"] <= SEQ_MAX, "a bad end")
+    said["end"] = reader.raw(32) if said["seq"] else bytes(32)
     said["branches"] = []
     for _ in range(2):
         commits = [reader.bytes(COMMIT_BYTES_MAX) for _ in range(reader.count(RUN_COMMITS_MAX))]
@@ -278,7 +279,8 @@ def put_statement(said):
         fences = [of.to_bytes(8, "big") + put_fence(fence) for of, fence in said["fences"]]
         start = b"\2" + said["device"] + put_varint(said["issued_ms"]) + put_bytes(said["reason"].encode())
         return start + put_list(fences)
-    out = b"\3" + put_cert(said["author"]) + said["incarnation"].to_bytes(8, "big") + put_fence(said["fence"])
+    out = b"\3" + put_cert(said["author"]) + said["incarnation"].to_bytes(8, "big")
+    out += put_varint(said["seq"]) + (said["end"] if said["seq"] else b"")
     for commits, sig in said["branches"]:
         out += put_list([put_bytes(commit) for commit in commits]) + sig
     return out
@@ -286,14 +288,11 @@ def put_statement(said):
 
 def fork_holds(said, account):
     check_cert(said["author"], account)
-    author, hashes = said["author"]["key"], []
+    author, firsts = said["author"]["key"], []
     of = (device_of(author), said["incarnation"])
-    seq, fence_hash, sig = said["fence"] or (0, bytes(32), None)
     signed = b"ahenk signed commit 1" + account
-    if sig and not ed25519_verify(author, signed + fence_hash, sig):
-        return False
     for commits, sig in said["branches"]:
-        number, prev, chain = seq, fence_hash, []
+        number, prev, chain = said["seq"], said["end"], []
         for data in commits:
             commit = read_commit(data, account)
             number += 1
@@ -303,8 +302,8 @@ def fork_holds(said, account):
             chain.append(prev)
         if not chain or not ed25519_verify(author, signed + prev, sig):
             return False
-        hashes.append(chain)
-    return any(one != other for one, other in zip(*hashes))
+        firsts.append(chain[0])
+    return firsts[0] != firsts[1]
 
 
 def put_cert(cert):
@@ -547,11 +546,12 @@ PLACE = optional(pair(TEXT, TEXT))
 ROW_DIGEST = triple(TEXT, TEXT, fixed(16))
 TIME = struct_of(nonce=U32, wall_ms=U64_)
 CONTROL = {
-    1: struct_of(minor=number(16), features=U64_, cert=CERT, replica=REPLICA, echo=U32, digest=fixed(16)),
-    2: struct_of(state=fixed(16), knowledge=KNOWLEDGE, reply=FLAG),
+    1: struct_of(minor=number(16), features=U64_, cert=CERT, replica=REPLICA, echo=U32, digest=fixed(16),
+                 heads_digest=fixed(16)),
+    2: struct_of(state=fixed(16), knowledge=KNOWLEDGE, reply=FLAG, tags=listing(fixed(8))),
     3: struct_of(id=U32, ranges=KNOWLEDGE, credit=U64_),
     5: struct_of(want=U32, credit=U64_, pushed=U64_, heads=HEADS),
-    6: struct_of(heads=HEADS),
+    6: struct_of(heads=HEADS, tags=listing(fixed(8))),
     7: TIME,
     8: TIME,
     9: struct_of(fault=FAULT, text=TEXT),
@@ -854,7 +854,7 @@ def knowledge_of(v):
 
 def statement_of(v):
     def fence_of(fence):
-        return fence and (int(fence[0]), unhex(fence[1]), unhex(fence[2]))
+        return int(fence[0]), unhex(fence[1]), unhex(fence[2])
 
     if v["kind"] == "certify":
         return v | {"cert": cert_of(v["cert"])}
@@ -863,7 +863,7 @@ def statement_of(v):
         return v | {"device": unhex(v["device"]), "issued_ms": int(v["issued_ms"]), "fences": fences}
     branches = [([unhex(commit) for commit in commits], unhex(sig)) for commits, sig in v["branches"]]
     start = {"author": cert_of(v["author"]), "incarnation": int(v["incarnation"])}
-    return v | start | {"fence": fence_of(v["fence"]), "branches": branches}
+    return v | start | {"seq": int(v["seq"]), "end": unhex(v["end"]), "branches": branches}
 
 
 def commit_of(v):
@@ -886,6 +886,7 @@ def commit_of(v):
 FIELDS = {
     "cert": cert_of, "replica": replica_of, "knowledge": lambda v: v and knowledge_of(v),
     "key": unhex, "ranges": knowledge_of, "heads": heads_of, "digest": unhex, "state": unhex,
+    "heads_digest": unhex, "tags": lambda v: [unhex(tag) for tag in v],
     "after": lambda v: v and tuple(v), "upto": lambda v: v and tuple(v),
     "rows": lambda v: [(table, row, unhex(digest)) for table, row, digest in v],
     "features": int, "credit": int, "pushed": int, "wall_ms": int,

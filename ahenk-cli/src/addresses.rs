@@ -1,5 +1,5 @@
 //! What is remembered about the network from run to run, in `addresses.json`: where other devices
-//! were found, and on which ports we listened, so that others find us there again.
+//! were found, what they say of that themselves, and on which ports we listened, so that others find us there again.
 //!
 //! Invariant: nothing depends on this file; if it is missing or damaged, it is written anew.
 
@@ -14,8 +14,8 @@ use crate::error::{CliError, Result};
 use crate::home::{self, Home};
 use crate::secrets::unhex;
 
-/// Longest file that is read, in bytes: 256 peers with 16 addresses of 512 bytes fit.
-const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Longest file that is read, in bytes: 256 peers with 16 addresses of 512 bytes and records of 10 KiB fit.
+const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// See the module's documentation.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub(crate) struct Addresses {
     /// Device keys in hexadecimal.
     #[serde(default)]
     peers: BTreeMap<String, Vec<String>>,
+    /// What devices said of where they are found, in hexadecimal; each is signed by its device.
+    #[serde(default)]
+    records: Vec<String>,
 }
 
 impl Addresses {
@@ -52,6 +55,17 @@ impl Addresses {
         let key = |digits: &str| Some(PeerKey(unhex(digits)?.as_slice().try_into().ok()?));
         let peers = self.peers.iter();
         peers.filter_map(|(digits, addresses)| Some((key(digits)?, addresses.clone()))).collect()
+    }
+
+    /// What devices said of where they are found, for the transport.
+    pub(crate) fn records(&self) -> Vec<Vec<u8>> {
+        self.records.iter().filter_map(|digits| Some(unhex(digits)?.to_vec())).collect()
+    }
+
+    /// Takes over the records that the transport has; true if anything is new.
+    pub(crate) fn keep_records(&mut self, records: &[Vec<u8>]) -> bool {
+        let records = records.iter().map(|record| hex(record)).collect();
+        std::mem::replace(&mut self.records, records) != self.records
     }
 
     /// Takes over what the transport knows; true if anything is new.

@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     account, backup, batch, bugreport, config, conflicts, delete, demo, device, doctor, export, get, import,
-    init, list, log, logs, oplog, pause, peer, put, quarantine, relay, schema, service, shell, start, stats,
-    status, stop, story, sync, tui, verify, wait, watch,
+    init, list, log, logs, netcheck, oplog, pause, peer, ping, put, quarantine, relay, schema, service,
+    shell, start, stats, status, stop, story, sync, tui, vault, verify, wait, watch,
 };
 
 const AFTER_HELP: &str = "\
@@ -23,7 +23,7 @@ Examples:
 Exit codes:
   0 success          1 internal error   2 usage            3 not found
   4 not running      5 not authorised   6 conflict         7 network
-  8 storage
+  8 storage          9 locked (no passphrase, or a wrong one)
 
 With --json, results are JSON documents on stdout, one a line, and an error is
 {\"error\":{\"kind\",\"message\",\"hint\"}} on stderr.";
@@ -97,6 +97,10 @@ pub(crate) enum Command {
     /// Show what this installation is: versions, places, sizes
     #[command(after_help = "Example:\n  ahenk-cli info")]
     Info,
+    /// Show how this device stands in the network: NAT, reachability, relays, discovery, and why devices do not meet
+    Netcheck(netcheck::Args),
+    /// Measure round trips to another device, and show which way they take
+    Ping(ping::Args),
     /// Look for what is wrong or soon will be, and say what to do about it
     #[command(after_help = "Example:\n  ahenk-cli doctor || ahenk-cli bugreport")]
     Doctor,
@@ -144,6 +148,9 @@ pub(crate) enum Command {
     Backup(backup::Args),
     /// Put a backup in the place of the database
     Restore(backup::RestoreArgs),
+    /// The encryption of this device's files: status, passphrase
+    #[command(subcommand)]
+    Vault(vault::Command),
     /// Show the log: who wrote what when
     Oplog(oplog::Args),
     /// Show the writes of one row: who wrote what when
@@ -185,6 +192,8 @@ impl Command {
             Command::Stats => stats::stats(env).await,
             Command::Metrics(args) => stats::metrics(env, args).await,
             Command::Info => stats::info(env).await,
+            Command::Netcheck(args) => netcheck::run(env, args).await,
+            Command::Ping(args) => ping::run(env, args).await,
             Command::Doctor => doctor::run(env).await,
             Command::Bugreport(args) => bugreport::run(env, args).await,
             Command::Sync(args) => sync::run(env, args).await,
@@ -207,6 +216,7 @@ impl Command {
             Command::Verify(args) => verify::run(env, args).await,
             Command::Backup(args) => backup::run(env, args).await,
             Command::Restore(args) => backup::restore(env, args).await,
+            Command::Vault(command) => vault::run(env, &command),
             Command::Oplog(args) => oplog::oplog(env, args).await,
             Command::History(args) => story::history(env, args).await,
             Command::Explain(args) => story::explain(env, args).await,

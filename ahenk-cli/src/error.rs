@@ -33,13 +33,15 @@ pub(crate) enum Kind {
     Network,
     /// The disk or the database failed.
     Storage,
+    /// The home is encrypted, and its passphrase is wrong or not at hand.
+    Locked,
     /// Nobody reads our output any more. Ends the program without a word.
     OutputClosed,
 }
 
 impl Kind {
     /// All kinds that a user meets, by exit code.
-    pub(crate) const ALL: [Kind; 8] = [
+    pub(crate) const ALL: [Kind; 9] = [
         Kind::Internal,
         Kind::Usage,
         Kind::NotFound,
@@ -48,6 +50,7 @@ impl Kind {
         Kind::Conflict,
         Kind::Network,
         Kind::Storage,
+        Kind::Locked,
     ];
 
     pub(crate) fn exit_code(self) -> u8 {
@@ -61,6 +64,7 @@ impl Kind {
             Kind::Conflict => 6,
             Kind::Network => 7,
             Kind::Storage => 8,
+            Kind::Locked => 9,
         }
     }
 }
@@ -217,6 +221,11 @@ impl From<OpenError> for CliError {
             OpenError::Damaged { .. } => {
                 "the file was left as it is; move it aside, and pair this device anew to get the data back from another"
             }
+            OpenError::Encrypted(_) => "its key is in the file vault.key of the home folder: put that back",
+            OpenError::NotEncrypted(_) => {
+                "somebody may have put it there; what it was is in your backups and on your other devices"
+            }
+            OpenError::WrongKey(_) => "vault.key and the database in this home folder do not belong together",
             OpenError::ForeignAccount { .. } => {
                 "the database and the certificate in this home folder do not belong together"
             }

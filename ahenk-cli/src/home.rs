@@ -7,15 +7,20 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use engine::identity::{Identity, SecretKey, hex};
+use store::DataKey;
 
 use crate::config::{self, Config, Settings};
 use crate::error::{CliError, Kind, Result};
-use crate::secrets;
+use crate::{secrets, vault};
 
 /// Longest path of a Unix socket that every system takes, in bytes.
 const SOCKET_PATH_BYTES_MAX: usize = 100;
+
+/// Longest vault that is read, in bytes.
+const VAULT_BYTES_MAX: u64 = 2048;
 
 /// What the daemon calls itself in the lock's note.
 pub(crate) const DAEMON: &str = "the daemon";
@@ -36,6 +41,8 @@ fn usual_dir() -> Result<PathBuf> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Home {
     dir: PathBuf,
+    /// The data key of an encrypted home, once it was asked for; shared by all that name this home.
+    key: Arc<OnceLock<Option<DataKey>>>,
 }
 
 /// Held by whichever process has the database open.
@@ -58,7 +65,7 @@ impl Home {
             Some(dir) => std::path::absolute(&dir).map_err(|error| CliError::io("find", &dir, &error))?,
             None => usual_dir()?,
         };
-        Ok(Home { dir })
+        Ok(Home { dir, key: Arc::default() })
     }
 
     /// Whether it is the one that is used when none is named.
@@ -80,6 +87,10 @@ impl Home {
 
     pub(crate) fn cert_path(&self) -> PathBuf {
         self.dir.join("device.cert")
+    }
+
+    pub(crate) fn vault_path(&self) -> PathBuf {
+        self.dir.join("vault.key")
     }
 
     pub(crate) fn account_key_path(&self) -> PathBuf {
@@ -168,18 +179,54 @@ impl Home {
     /// Who this device is.
     pub(crate) fn identity(&self) -> Result<Identity> {
         let cert = secrets::read_cert(&self.cert_path())?;
-        let secret = secrets::read_key(&self.device_key_path())?;
+        let secret = secrets::read_key(&self.device_key_path(), self.key()?.as_ref())?;
         Identity::new(secret, cert).map_err(|error| {
             CliError::new(Kind::Storage, format!("the key and the certificate do not fit: {error}"))
                 .hint("restore device.key and device.cert from one backup")
         })
     }
 
+    /// Whether keys and database are encrypted.
+    pub(crate) fn encrypted(&self) -> Result<bool> {
+        let path = self.vault_path();
+        path.try_exists().map_err(|error| CliError::io("read", &path, &error))
+    }
+
+    /// The text of the vault of an encrypted home.
+    pub(crate) fn vault(&self) -> Result<Option<String>> {
+        if !self.encrypted()? {
+            return Ok(None);
+        }
+        let path = self.vault_path();
+        let mut text = String::new();
+        let read = File::open(&path).and_then(|file| file.take(VAULT_BYTES_MAX).read_to_string(&mut text));
+        read.map(|_| Some(text)).map_err(|error| CliError::io("read", &path, &error))
+    }
+
+    /// The data key; `None` if the home is not encrypted. Asks for the passphrase the first time.
+    pub(crate) fn key(&self) -> Result<Option<DataKey>> {
+        if let Some(known) = self.key.get() {
+            return Ok(known.clone());
+        }
+        let what = self.dir.display().to_string();
+        let key = match self.vault()? {
+            Some(text) => Some(vault::unwrap(&text, &vault::passphrase_of(&what)?, &what)?),
+            None => None,
+        };
+        Ok(self.key.get_or_init(|| key).clone())
+    }
+
+    /// Takes the data key from a process that has asked for it.
+    pub(crate) fn adopt(&self, key: DataKey) {
+        // One that is known already is the same, or opens nothing.
+        let _ = self.key.set(Some(key));
+    }
+
     /// The account's root key, if this device is an administrator.
     pub(crate) fn root(&self) -> Result<Option<SecretKey>> {
         let path = self.account_key_path();
         let there = path.try_exists().map_err(|error| CliError::io("read", &path, &error))?;
-        if there { secrets::read_key(&path).map(Some) } else { Ok(None) }
+        if there { secrets::read_key(&path, self.key()?.as_ref()).map(Some) } else { Ok(None) }
     }
 
     /// What is set here, in the file and in the environment.
@@ -225,7 +272,7 @@ impl Home {
         let name = format!(".ahenk-new-{}", hex(&secrets::random::<8>()?[..]));
         let dir = parent.join(name);
         DirBuilder::new().mode(0o700).create(&dir).map_err(|error| CliError::io("create", &dir, &error))?;
-        Ok(Building { home: Home { dir }, target: self.clone(), done: false })
+        Ok(Building { home: Home { dir, key: Arc::clone(&self.key) }, target: self.clone(), done: false })
     }
 }
 
@@ -243,11 +290,20 @@ impl Building {
         &self.home
     }
 
+    /// Makes it an encrypted home. To be called first.
+    pub(crate) fn encrypt(&self, passphrase: &str) -> Result<()> {
+        let key = vault::new_key()?;
+        secrets::write_private(&self.home.vault_path(), vault::wrap(&key, passphrase)?.as_bytes())?;
+        self.home.adopt(key);
+        Ok(())
+    }
+
     /// Writes keys, certificate and configuration.
     pub(crate) fn write(&self, identity: &Identity, root: Option<&SecretKey>, config: &Config) -> Result<()> {
-        secrets::write_key(&self.home.device_key_path(), &identity.secret)?;
+        let key = self.home.key()?;
+        secrets::write_key(&self.home.device_key_path(), &identity.secret, key.as_ref())?;
         if let Some(root) = root {
-            secrets::write_key(&self.home.account_key_path(), root)?;
+            secrets::write_key(&self.home.account_key_path(), root, key.as_ref())?;
         }
         let path = self.home.config_path();
         secrets::write_private(&path, config::File::of(&path, config)?.text().as_bytes())?;

@@ -19,6 +19,7 @@ mod error;
 mod exercised;
 mod home;
 mod logging;
+mod netcheck;
 mod network;
 mod output;
 mod pairing;
@@ -33,6 +34,7 @@ mod server;
 mod service;
 mod session;
 mod suggest;
+mod vault;
 mod waiting;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use ahenk::NodeStatus;
 use engine::identity::{DeviceCert, PeerKey};
 use engine::pairing::fingerprint;
+use engine::statement::Forked;
 use engine::store::StoreRead as _;
 use engine::transport::PathKind;
 use transport_libp2p::{DialError, PeerDetails, RelayDetails};
 
 use crate::error::{CliError, Kind, Result, closed};
-use crate::report::{Added, Device, Paused, Peer, PeerStat, Relay, Stats, Status, Synced};
+use crate::report::{Added, Device, Fork, Paused, Peer, PeerStat, Relay, Stats, Status, Synced};
 use crate::service::Context;
 
 /// How long to wait for a device that was just dialed to say who it is.
@@ -19,11 +20,11 @@ const HELLO_TIME_MAX: Duration = Duration::from_secs(10);
 /// Difference of clocks from which to warn, in milliseconds.
 const SKEW_WARN_MS: u64 = 60_000;
 
-async fn node_status(context: &Context) -> Result<NodeStatus> {
+pub(crate) async fn node_status(context: &Context) -> Result<NodeStatus> {
     context.db.status().await.ok_or_else(closed)
 }
 
-fn path_name(kind: PathKind) -> String {
+pub(crate) fn path_name(kind: PathKind) -> String {
     match kind {
         PathKind::Relayed => "relayed",
         PathKind::DirectTcp => "direct-tcp",
@@ -44,6 +45,18 @@ fn reason_of(node: &NodeStatus, context: &Context) -> String {
     let own = context.identity.device();
     let found = node.revocations.iter().find(|revocation| revocation.device == own);
     found.map(|revocation| revocation.reason.clone()).unwrap_or_default()
+}
+
+/// The forks that are proven, by the names of their devices.
+pub(crate) fn forks_of(node: &NodeStatus) -> Vec<Fork> {
+    let name = |id| node.members.iter().find(|cert| cert.device() == id).map(|cert| cert.name.clone());
+    let fork = |fork: &Forked| Fork {
+        device: name(fork.replica.device).unwrap_or_else(|| fork.replica.device.to_string()),
+        device_id: fork.replica.device.to_string(),
+        replica: fork.replica.to_string(),
+        seq: fork.seq,
+    };
+    node.forks.iter().map(fork).collect()
 }
 
 /// The key under which it is kept when a device was last connected.
@@ -128,15 +141,22 @@ fn peer(cert: &DeviceCert, status: &NodeStatus, details: Option<&PeerDetails>) -
         ops_received: traffic.ops_received,
         bytes_sent: traffic.bytes_sent,
         bytes_received: traffic.bytes_received,
+        relay: path.and_then(|path| relay_of(&path.path.address)),
         addresses: details.map(|details| details.addresses.clone()).unwrap_or_default(),
+        addresses_ms: details.and_then(|details| details.said_ms),
         dial_failures: details.map_or(0, |details| details.dial_failures),
         last_error: details.and_then(|details| details.last_error.clone()),
         next_attempt_ms: details.and_then(|details| details.next_attempt_in).map(millis),
     }
 }
 
+/// The relay in an address that leads through one.
+fn relay_of(address: &str) -> Option<String> {
+    address.split_once("/p2p-circuit").map(|(relay, _)| relay.to_owned())
+}
+
 fn relay(details: RelayDetails) -> Relay {
-    let RelayDetails { address, reserved, learnt, failures, last_error } = details;
+    let RelayDetails { address, reserved, learnt, failures, last_error, .. } = details;
     Relay { address, reserved, learnt, failures, last_error }
 }
 
@@ -182,6 +202,7 @@ pub(crate) async fn status(context: &Context) -> Result<Status> {
         last_sync_ms: Some(node.stats.last_sync_ms).filter(|&ms| ms > 0),
         waiting_commits: node.stats.waiting_commits,
         revoked: node.revoked.then(|| reason_of(&node, context)),
+        forks: forks_of(&node),
         copied_ms: noted_ms(context, COPIED_KEY)?,
         log: context.home.log_path().display().to_string(),
     })

@@ -37,6 +37,16 @@ pub(crate) enum Request {
     Devices,
     /// The other devices and the ways to them. One list of [`crate::report::Peer`].
     Peers,
+    /// Measure a round trip to a device. One [`crate::report::Pong`].
+    Ping {
+        /// Its name, or how its id starts.
+        device: String,
+    },
+    /// How this device stands in the network. One [`crate::report::NetCheck`].
+    NetCheck {
+        /// How long to wait until relays and other devices have had their say, in milliseconds.
+        within_ms: u64,
+    },
     /// Remember an address and connect to it. One [`crate::report::Added`].
     PeerAdd {
         /// A multiaddr, with or without `/p2p/` id.
@@ -70,6 +80,9 @@ pub(crate) enum Request {
         admin: bool,
         /// Addresses for the long form of the code; where we listen, if there are none.
         addresses: Vec<String>,
+        /// How long the code is good for, in milliseconds, if less than usual.
+        #[serde(default)]
+        lifetime_ms: Option<u64>,
     },
     /// Close all connections and make no more, or make them again. One [`crate::report::Paused`].
     Pause {
@@ -86,7 +99,10 @@ impl Request {
     /// Whether a call goes on until the client has enough of it. A daemon that stops does not wait for such.
     pub(crate) fn lasts(&self) -> bool {
         match self {
-            Request::Sync { .. } | Request::Wait { .. } | Request::Invite { .. } => true,
+            Request::Sync { .. }
+            | Request::Wait { .. }
+            | Request::Invite { .. }
+            | Request::NetCheck { .. } => true,
             Request::Data(DataRequest::Watch { follow, .. }) => *follow,
             _ => false,
         }
@@ -207,7 +223,12 @@ mod tests {
             Request::Status,
             Request::PeerAdd { address: "/ip4/127.0.0.1/tcp/1".into() },
             Request::Sync { within_ms: 5 },
-            Request::Invite { ask: true, admin: false, addresses: vec!["/dns4/a.example/tcp/1".into()] },
+            Request::Invite {
+                ask: true,
+                admin: false,
+                addresses: vec!["/dns4/a.example/tcp/1".into()],
+                lifetime_ms: Some(1),
+            },
         ];
         let mut seeds = vec![ToService::Answer(true)];
         seeds.extend(requests.map(ToService::Request));

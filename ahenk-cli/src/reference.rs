@@ -212,6 +212,8 @@ fn environment() -> String {
     for key in KEYS {
         rows.extend(key.variables().into_iter().map(|name| (name, format!("the setting `{}`", key.name))));
     }
+    let file = "a file whose first line is the passphrase of an encrypted home".to_owned();
+    rows.push((crate::vault::PASSPHRASE_FILE.to_owned(), file));
     for (name, what) in rows {
         let _ = writeln!(text, "| `{name}` | {what} |");
     }
@@ -230,6 +232,7 @@ fn example(kind: Kind) -> &'static str {
         }
         Kind::Network => "the other device cannot be reached, or not in time",
         Kind::Storage => "a full disk, a damaged file",
+        Kind::Locked => "a wrong passphrase, or none where nobody can be asked",
         Kind::OutputClosed => "",
     }
 }

@@ -26,7 +26,7 @@ pub(crate) struct Device {
 }
 
 /// Another device, and the way to it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Peer {
     pub(crate) name: String,
     pub(crate) id: String,
@@ -47,8 +47,15 @@ pub(crate) struct Peer {
     pub(crate) ops_received: u64,
     pub(crate) bytes_sent: u64,
     pub(crate) bytes_received: u64,
+    /// The relay between, if there is one.
+    #[serde(default)]
+    pub(crate) relay: Option<String>,
     /// Where it may be found.
     pub(crate) addresses: Vec<String>,
+    /// When it last said itself where it is found, by its own clock, in milliseconds since the Unix epoch; to whichever
+    /// device, of which this one heard.
+    #[serde(default)]
+    pub(crate) addresses_ms: Option<u64>,
     pub(crate) dial_failures: u32,
     pub(crate) last_error: Option<String>,
     pub(crate) next_attempt_ms: Option<u64>,
@@ -93,11 +100,25 @@ pub(crate) struct Status {
     /// Why this device was removed from the account, if it was; may be empty.
     #[serde(default)]
     pub(crate) revoked: Option<String>,
+    /// Devices whose database was found to run twice.
+    #[serde(default)]
+    pub(crate) forks: Vec<Fork>,
     /// When it was noticed that the database is a copy, or an older state of it, in milliseconds since the Unix epoch.
     #[serde(default)]
     pub(crate) copied_ms: Option<u64>,
     /// Where the daemon logs when it runs in the background.
     pub(crate) log: String,
+}
+
+/// A device's replica that is proven to have forked: two commits of one name were signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Fork {
+    /// The device's name.
+    pub(crate) device: String,
+    pub(crate) device_id: String,
+    pub(crate) replica: String,
+    /// The last of its commits that counts.
+    pub(crate) seq: u64,
 }
 
 /// How things stand with a relay.
@@ -111,6 +132,62 @@ pub(crate) struct Relay {
     pub(crate) learnt: bool,
     /// Failed attempts since the last success.
     pub(crate) failures: u32,
+    pub(crate) last_error: Option<String>,
+}
+
+/// A round trip to another device, or why there was none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Pong {
+    pub(crate) name: String,
+    pub(crate) id: String,
+    /// `null` if there was no answer.
+    pub(crate) round_trip_micros: Option<u64>,
+    /// The way it took: `direct-quic`, `direct-tcp` or `relayed`.
+    pub(crate) path: Option<String>,
+    pub(crate) address: Option<String>,
+    /// Why there was no answer.
+    pub(crate) error: Option<String>,
+}
+
+/// How this device stands in the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NetCheck {
+    pub(crate) listening: Vec<String>,
+    /// The NAT in between, for QUIC: `unknown`, `none`, `endpoint-independent`, `endpoint-dependent` or `port-changing`.
+    pub(crate) nat_udp: String,
+    /// The same for TCP.
+    pub(crate) nat_tcp: String,
+    /// Where other devices and relays see this one.
+    pub(crate) observed: Vec<String>,
+    /// Addresses that can be dialed from outside, as far as known.
+    pub(crate) confirmed: Vec<String>,
+    /// What others found when they dialed this device to see whether that works.
+    pub(crate) tests: Vec<DialTest>,
+    /// What the router says to the wish for ports (UPnP): `off`, `searching`, `no-gateway`, `not-public` or `mapped`.
+    pub(crate) port_mapping: String,
+    /// The addresses that the router maps to this device.
+    pub(crate) mapped: Vec<String>,
+    pub(crate) relays: Vec<RelayCheck>,
+    /// Devices seen on the local network; `null` if discovery is off.
+    pub(crate) mdns_seen: Option<u64>,
+    /// The median of the peers' clocks minus ours.
+    pub(crate) clock_offset_ms: Option<i64>,
+    pub(crate) peers: Vec<Peer>,
+}
+
+/// What another device found when it dialed this one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DialTest {
+    pub(crate) address: String,
+    pub(crate) reachable: bool,
+}
+
+/// A relay, and how far it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RelayCheck {
+    pub(crate) address: String,
+    pub(crate) reserved: bool,
+    pub(crate) round_trip_micros: Option<u64>,
     pub(crate) last_error: Option<String>,
 }
 

@@ -11,11 +11,14 @@ use std::path::Path;
 use bip39::{Language, Mnemonic};
 use engine::identity::{DeviceCert, SecretKey, hex};
 use rand::TryRng as _;
+use store::DataKey;
 use zeroize::Zeroizing;
 
 use crate::error::{CliError, Kind, Result};
+use crate::vault;
 
 const SECRET_TITLE: &str = "ahenk key 1 ";
+const SEALED_TITLE: &str = "ahenk sealed key 1 ";
 const CERT_TITLE: &str = "ahenk certificate 1 ";
 /// Longest key or certificate file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 4096;
@@ -75,14 +78,25 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(|error| CliError::io("write", path, &error))
 }
 
-pub(crate) fn write_key(path: &Path, key: &SecretKey) -> Result<()> {
+/// Writes a signing key to a new file, sealed if there is a key for that.
+pub(crate) fn write_key(path: &Path, key: &SecretKey, data: Option<&DataKey>) -> Result<()> {
+    if let Some(data) = data {
+        let sealed = hex(&vault::seal_key(data, path, key)?);
+        return write_private(path, format!("{SEALED_TITLE}{sealed}\n").as_bytes());
+    }
     let digits = Zeroizing::new(hex(&key.to_bytes()[..]));
     write_private(path, Zeroizing::new(format!("{SECRET_TITLE}{}\n", *digits)).as_bytes())
 }
 
-pub(crate) fn read_key(path: &Path) -> Result<SecretKey> {
+/// Reads a signing key. Where keys are sealed, one that is not was put there by somebody else.
+pub(crate) fn read_key(path: &Path, data: Option<&DataKey>) -> Result<SecretKey> {
     let text = read(path)?;
-    let bytes = text.trim_end().strip_prefix(SECRET_TITLE).and_then(unhex);
+    let title = if data.is_some() { SEALED_TITLE } else { SECRET_TITLE };
+    let bytes = text.trim_end().strip_prefix(title).and_then(unhex);
+    let bytes = match data {
+        Some(data) => bytes.and_then(|sealed| vault::unseal_key(data, path, &sealed)),
+        None => bytes,
+    };
     let bytes = bytes.ok_or_else(|| damaged(path))?;
     let key: &[u8; 32] = bytes.as_slice().try_into().map_err(|_| damaged(path))?;
     Ok(SecretKey::from_bytes(key))
@@ -137,14 +151,30 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("key");
         let key = new_key().expect("randomness");
-        write_key(&path, &key).expect("written");
-        assert_eq!(read_key(&path).expect("read").public(), key.public());
+        write_key(&path, &key, None).expect("written");
+        assert_eq!(read_key(&path, None).expect("read").public(), key.public());
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
-        assert!(write_key(&path, &key).is_err(), "a key is never overwritten");
+        assert!(write_key(&path, &key, None).is_err(), "a key is never overwritten");
         let text = fs::read_to_string(&path).expect("text");
         for bad in ["", "ahenk key 2 00", &text[..text.len() - 3], "ahenk key 1 zz"] {
             fs::write(&path, bad).expect("written");
-            assert_eq!(read_key(&path).expect_err("damaged").kind, Kind::Storage);
+            assert_eq!(read_key(&path, None).expect_err("damaged").kind, Kind::Storage);
+        }
+    }
+
+    #[test]
+    fn a_sealed_key_file_reads_back_with_its_data_key_and_no_plain_one_passes_for_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (sealed, plain) = (folder.path().join("device.key"), folder.path().join("plain.key"));
+        let (data, key) = (vault::new_key().expect("randomness"), new_key().expect("randomness"));
+        write_key(&sealed, &key, Some(&data)).expect("written");
+        write_key(&plain, &key, None).expect("written");
+        assert_eq!(read_key(&sealed, Some(&data)).expect("read").public(), key.public());
+        let text = fs::read_to_string(&sealed).expect("text");
+        assert!(!text.contains(&hex(&key.to_bytes()[..])));
+        let other = vault::new_key().expect("randomness");
+        for (path, data) in [(&sealed, Some(&other)), (&sealed, None), (&plain, Some(&data))] {
+            assert_eq!(read_key(path, data).expect_err("refused").kind, Kind::Storage);
         }
     }
 

@@ -18,7 +18,7 @@ use crate::commands::log::Logging;
 use crate::error::{CliError, Kind, Result};
 use crate::home::Home;
 use crate::protocol::{Reply, Request};
-use crate::{data, logging, network, pairing};
+use crate::{data, logging, netcheck, network, pairing};
 
 /// An open database and what belongs to it.
 #[derive(Debug)]
@@ -103,6 +103,10 @@ async fn dispatch(context: &Context, request: Request, caller: &mut Caller) -> R
         Request::DiskBytes => caller.item(context.db.store().disk_bytes()?).await,
         Request::Devices => caller.item(network::devices(context).await?).await,
         Request::Peers => caller.item(network::peers(context).await?).await,
+        Request::Ping { device } => caller.item(netcheck::ping(context, &device).await?).await,
+        Request::NetCheck { within_ms } => {
+            caller.item(netcheck::netcheck(context, Duration::from_millis(within_ms)).await?).await
+        }
         Request::PeerAdd { address } => caller.item(network::add(context, &address).await?).await,
         Request::Sync { within_ms } => {
             caller.item(network::sync(context, Duration::from_millis(within_ms)).await?).await
@@ -118,8 +122,9 @@ async fn dispatch(context: &Context, request: Request, caller: &mut Caller) -> R
             let level = logging::filter().ok_or_else(|| CliError::internal("this process keeps no log"))?;
             caller.item(Logging { level }).await
         }
-        Request::Invite { ask, admin, addresses } => {
-            pairing::invite(context, ask, admin, addresses, caller).await
+        Request::Invite { ask, admin, addresses, lifetime_ms } => {
+            let wanted = pairing::Wanted { ask, admin, addresses, lifetime_ms };
+            pairing::invite(context, wanted, caller).await
         }
         Request::Pause { paused } => caller.item(network::pause(context, paused).await?).await,
         Request::Stop => match &context.stop {

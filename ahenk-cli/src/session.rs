@@ -14,7 +14,7 @@ use ahenk::{Db, Node, Offline, Options, SystemClock};
 use engine::identity::{DeviceCert, Identity};
 use engine::io::Event;
 use engine::store::{Store as _, StoreRead as _};
-use store::{OpenError, RedbStore, StoreLimits};
+use store::{OpenError, RedbStore, StoreOptions};
 use tokio::sync::{Notify, broadcast};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{info, warn};
@@ -82,7 +82,8 @@ impl Session {
             }
             config => config?,
         };
-        let store = open_store(home, &identity, config.store()).await?;
+        let options = StoreOptions { limits: config.store(), key: home.key()? };
+        let store = open_store(home, &identity, &options).await?;
         note_copy(&store, &identity)?;
         let mut options = Options::new(identity.clone(), *secrets::random::<32>()?);
         options.config = config.engine();
@@ -139,7 +140,8 @@ impl Session {
         )
     }
 
-    /// Says goodbye to the other devices and closes everything. The home is held until the lock is dropped.
+    /// Says goodbye to the other devices and closes everything, the file of the database included. The home is held until
+    /// the lock is dropped.
     pub(crate) async fn close(mut self) -> Result<Lock> {
         self.chores.shutdown().await;
         save_addresses(&self.context).await;
@@ -159,6 +161,9 @@ impl Session {
                 warn!("the network took too long to close");
             }
         }
+        // Others may still hold the context. Who gets the lock must find a file that nobody writes to any more.
+        let store = Arc::clone(self.context.db.store());
+        tokio::task::spawn_blocking(move || store.close()).await.map_err(CliError::internal)?;
         Ok(self.lock)
     }
 }
@@ -169,11 +174,11 @@ fn panicked(error: &tokio::task::JoinError) -> CliError {
 
 /// Opens the database. The process that held the home before may have let go of the home a moment before the
 /// file: that is waited for.
-async fn open_store(home: &Home, identity: &Identity, limits: StoreLimits) -> Result<RedbStore> {
+async fn open_store(home: &Home, identity: &Identity, options: &StoreOptions) -> Result<RedbStore> {
     let (path, deadline) = (home.database_path()?, Instant::now() + LOCKED_TIME_MAX);
     loop {
         let nonce = secrets::random::<16>()?;
-        match RedbStore::open_within(&path, identity.account(), *nonce, limits) {
+        match RedbStore::open_within(&path, identity.account(), *nonce, options.clone()) {
             Err(OpenError::Locked(_)) if Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -190,9 +195,10 @@ async fn open_store(home: &Home, identity: &Identity, limits: StoreLimits) -> Re
 
 /// Notes, for `status`, when this database turns out to be a copy or an older state: it goes on as a new replica.
 fn note_copy(store: &RedbStore, identity: &Identity) -> Result<()> {
-    let recovered = store.recover()?;
-    let wrote = recovered.heads.keys().any(|replica| replica.device == identity.device());
-    if recovered.replica.is_none() && wrote {
+    // The rest is read again when the node starts: here only where there is something to say.
+    if store.begins_anew()?
+        && store.recover()?.heads.keys().any(|replica| replica.device == identity.device())
+    {
         warn!("the database is a copy or an older state; this device goes on as a new replica");
         store.set_local(COPIED_KEY, Some(&now_ms().to_be_bytes()))?;
     }
@@ -207,7 +213,8 @@ pub(crate) fn create_store(home: &Home, identity: &Identity, members: Vec<Device
         let made = DirBuilder::new().mode(0o700).recursive(true).create(folder);
         made.map_err(|error| CliError::io("create", folder, &error))?;
     }
-    let store = RedbStore::create(&path, identity.account(), *nonce)?;
+    let options = StoreOptions { key: home.key()?, ..StoreOptions::default() };
+    let store = RedbStore::create_within(&path, identity.account(), *nonce, options)?;
     let mut options = Options::new(identity.clone(), *secrets::random::<32>()?);
     options.members = members;
     let (node, db): (_, Db<RedbStore>) = Node::new(options, Offline, store, SystemClock::new())?;
@@ -231,7 +238,9 @@ async fn spawn_network(
     libp2p.paths = config.paths();
     libp2p.mdns = config.mdns;
     libp2p.addresses = addresses.peers();
+    libp2p.records = addresses.records();
     libp2p.relays = config.relays();
+    libp2p.certificate = Some(identity.cert.clone());
     libp2p.upnp = config.upnp;
     loop {
         let error = match Libp2pTransport::spawn(libp2p.clone()).await {
@@ -301,7 +310,8 @@ async fn keep_root(context: Arc<Context>) {
         let root = granted.borrow_and_update().clone();
         if let Some(root) = root {
             let path = context.home.account_key_path();
-            match secrets::write_key(&path, &root) {
+            let data = context.home.key();
+            match data.and_then(|data| secrets::write_key(&path, &root, data.as_ref())) {
                 Ok(()) => info!("this device administers the account now"),
                 // It is given again whenever the two connect, until it is kept.
                 Err(error) => warn!(%error, "the account's root key could not be kept"),
@@ -326,10 +336,10 @@ async fn save_regularly(context: Arc<Context>) {
 async fn save_addresses(context: &Context) {
     let Some(net) = &context.net else { return };
     let Ok(known) = net.known_addresses().await else { return };
+    let Ok(records) = net.address_records().await else { return };
     let mut addresses = Addresses::load(&context.home);
-    if addresses.know(known)
-        && let Err(error) = addresses.save(&context.home)
-    {
+    let news = addresses.know(known) | addresses.keep_records(&records);
+    if news && let Err(error) = addresses.save(&context.home) {
         warn!(%error, "addresses of other devices could not be saved");
     }
 }

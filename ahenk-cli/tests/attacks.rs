@@ -50,7 +50,15 @@ fn key(n: u8) -> SecretKey {
 }
 
 fn hello(author: &Author, cert: DeviceCert) -> Vec<u8> {
-    let hello = Hello { minor: 0, features: 0, cert, replica: author.replica, echo: 0, digest: [0; 16] };
+    let hello = Hello {
+        minor: 0,
+        features: 0,
+        cert,
+        replica: author.replica,
+        echo: 0,
+        digest: [0; 16],
+        heads_digest: [0; 16],
+    };
     pack_control(SESSION, &Control::Hello(Box::new(hello))).expect("it fits")
 }
 

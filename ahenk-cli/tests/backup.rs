@@ -5,13 +5,7 @@ mod support;
 use std::fs;
 
 use serde_json::{Value as Json, json};
-use support::{Device, World};
-
-fn exchange(a: &Device, b: &Device) {
-    a.start();
-    b.run(&["sync"]).ok();
-    a.run(&["stop"]).ok();
-}
+use support::{Device, World, exchange};
 
 fn replica(device: &Device) -> Json {
     device.status()["replica"].clone()

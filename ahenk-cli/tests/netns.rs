@@ -52,6 +52,10 @@ cases! {
     a_restart_of_the_relay_during_a_sync_costs_seconds: "relay_restart";
     a_cable_pulled_for_a_minute_costs_seconds_after_its_return: "cable";
     a_device_that_changes_its_address_is_found_again: "address";
+    two_devices_that_both_moved_find_each_other_through_a_third: "third";
+    devices_that_slept_go_on_when_they_wake: "slept";
+    devices_meet_where_there_is_ipv6_only: "ipv6";
+    a_device_is_found_by_its_name: "dns";
     a_relay_that_refuses_is_told_in_status_and_doctor: "refused";
     a_path_narrower_than_it_says_does_not_hang_the_sync: "mtu";
     a_path_that_carries_one_way_only_is_noticed_and_given_up: "one_way";

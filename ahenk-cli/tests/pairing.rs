@@ -133,6 +133,32 @@ fn a_code_admits_one_device_only() {
 }
 
 #[test]
+fn a_code_that_has_expired_admits_nobody_and_both_sides_are_told() {
+    let world = World::new();
+    let (a, b, c) = (world.founder("a"), world.device("b"), world.device("c"));
+    a.start();
+    // Nobody answers whether to admit it, until the offer has expired and the time to answer as well.
+    let mut inviting = a.spawn(&["--json", "device", "invite", "--expires", "2"]);
+    let item = inviting.next();
+    let (code, left) = (item["long_code"].as_str().expect("a code"), item["expires_in_ms"].as_u64());
+    assert!(left.expect("a number") <= 2_000, "{item}");
+    let message = inviting.wait().error(6, "conflict");
+    assert!(message.contains("expired"), "{message}");
+    let message = b.join(code).error(3, "not-found");
+    assert!(message.contains("not waiting"), "{message}");
+    assert!(!b.home.exists());
+    // A device that begins in time and is too slow is told the same as the one that waits for it.
+    let mut inviting = a.spawn(&["--json", "device", "invite", "--expires", "1", "--yes"]);
+    let code = inviting.code();
+    c.join(&wrong(&code)).error(5, "not-authorised");
+    assert_eq!(inviting.next()["event"], "attempt");
+    assert!(inviting.wait().error(6, "conflict").contains("expired"));
+    assert_ne!(c.join(&code).code, 0);
+    assert!(!c.home.exists());
+    assert_eq!(names(&a), ["a"]);
+}
+
+#[test]
 fn a_second_invitation_at_a_time_is_refused_and_cancelling_frees_the_place() {
     let world = World::new();
     let a = world.founder("a");

@@ -20,7 +20,8 @@ fn relay(world: &World, port: u16, more: &[&str]) -> (Running, String, String) {
     let address = format!("/ip4/127.0.0.1/tcp/{port}");
     let key = world.path().join("relay.key").display().to_string();
     let args = ["--json", "relay", "--key", &key, "--listen", &address, "--external", &address];
-    let mut running = world.device("relay").spawn(&[&args[..], &["--metrics-port", "0"], more].concat());
+    let metrics = free_port().to_string();
+    let mut running = world.device("relay").spawn(&[&args[..], &["--metrics-port", &metrics], more].concat());
     let said = running.next();
     let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
     (running, text(&said["addresses"][0]), text(&said["metrics"]))
@@ -127,9 +128,157 @@ fn a_relay_without_a_use_is_refused_before_it_runs() {
     assert_eq!(device.run(&["relay"]).code, 2);
     let external = ["relay", "--external", "/ip4/127.0.0.1/tcp/4001"];
     for bad in [["--circuit-bytes-max", "1000"], ["--circuit-seconds-max", "60"], ["--allow", "nobody"]] {
-        assert_eq!(device.run(&[&external[..], &bad].concat()).code, 2, "{bad:?}");
+        device.json(&[&external[..], &bad].concat()).error(2, "usage");
     }
     device.json(&["relay", "--external", "/ip4/0.0.0.0/tcp/4001"]).error(2, "usage");
     let founder = world.founder("a");
     founder.json(&["config", "set", "network.relay_servers", "/ip4/127.0.0.1/tcp/1"]).error(2, "usage");
+}
+
+#[test]
+fn a_relay_of_an_account_serves_its_devices_from_the_pairing_on_and_nobody_else() {
+    let world = World::new();
+    let (a, b, foreign) = (world.founder("a"), world.device("b"), world.founder("c"));
+    let account = a.json(&["account", "show"]).json()["account"].as_str().expect("an id").to_owned();
+    let (_running, address, metrics) = relay(&world, free_port(), &["--allow-account", &account]);
+    a.run(&["config", "set", "network.listen"]).ok();
+    a.run(&["config", "set", "network.relay_servers", &address]).ok();
+    a.start();
+    until_status(&a, "the relay is used", |status| status["relays"][0]["reserved"] == true);
+    // Not yet of the account, it calls a device that is.
+    a.admit(&b);
+    b.start_behind(&address);
+    until_status(&b, "the relay is used", |status| status["relays"][0]["reserved"] == true);
+    foreign.run(&["config", "set", "network.listen"]).ok();
+    foreign.run(&["config", "set", "network.relay_servers", &address]).ok();
+    foreign.start();
+    until_status(&foreign, "the refusal is known", |status| {
+        let error = &status["relays"][0]["last_error"];
+        error.as_str().is_some_and(|text| text.contains("does not serve this account"))
+    });
+    assert!(foreign.run(&["doctor"]).stdout.contains("does not serve this account"));
+    assert!(
+        counter(&metrics, "relay_admitted_total") >= 2 && counter(&metrics, "relay_not_admitted_total") >= 1
+    );
+    assert_eq!(counter(&metrics, "relay_reservations"), 2);
+}
+
+#[test]
+fn settings_of_a_relay_come_from_flags_then_variables_then_the_file() {
+    let world = World::new();
+    let (relay, a) = (world.device("relay"), world.founder("a"));
+    let address = format!("/ip4/127.0.0.1/tcp/{}", free_port());
+    let file = world.path().join("mine.toml");
+    let text = format!(
+        "[relay] # mine\nexternal = [\"{address}\"]\nlisten = [\"{address}\"]\nreservations_max = 0\n"
+    );
+    fs::write(&file, text).expect("written");
+    let file = file.display().to_string();
+    let shown = |variable: &str| {
+        let mut command = relay.command(&["--json", "relay", "config", "--config", &file]);
+        command.env("AHENK_RELAY_RESERVATIONS_MAX", variable);
+        let ran = support::Ran::of(command.output().expect("it runs")).json();
+        ran["settings"]["reservations_max"].as_u64().expect("a number")
+    };
+    assert_eq!((shown(""), shown("5")), (0, 5), "the variable goes before the file");
+
+    let of_file = ["--json", "relay", "--config", &file];
+    let serves = |more: &[&str], reserved: bool| {
+        let mut running = relay.spawn(&[&of_file, more].concat());
+        let said = running.next();
+        let at = said["addresses"][0].as_str().expect("an address").to_owned();
+        assert!(said["metrics"].is_null() && at.starts_with(&address), "{said}");
+        a.run(&["config", "set", "network.relay_servers", &at]).ok();
+        a.run(&["restart"]).ok();
+        until_status(&a, "the relay has answered", |status| {
+            let relay = &status["relays"][0];
+            relay["reserved"] == reserved && relay["last_error"].is_null() == reserved
+        });
+    };
+    serves(&[], false);
+    serves(&["--reservations-max", "1"], true);
+    relay.json(&["relay", "--config", "nowhere.toml"]).error(3, "not-found");
+}
+
+#[test]
+fn reservations_are_limited_in_their_rate_and_renewed_before_their_time() {
+    let world = World::new();
+    let a = world.founder("a");
+    a.run(&["config", "set", "network.listen"]).ok();
+    let begin = |more: &[&str]| {
+        let (running, address, metrics) = relay(&world, free_port(), more);
+        a.run(&["config", "set", "network.relay_servers", &address]).ok();
+        a.run(&["restart"]).ok();
+        until_status(&a, "the relay is used", |status| status["relays"][0]["reserved"] == true);
+        (running, metrics)
+    };
+    for limit in ["--reservation-rate-max", "--reservation-rate-ip-max"] {
+        let (_running, metrics) = begin(&[limit, "1"]);
+        a.run(&["restart"]).ok();
+        until_status(&a, "the refusal is known", |status| !status["relays"][0]["last_error"].is_null());
+        assert!(counter(&metrics, "relay_reservations_denied_total") >= 1, "{limit}");
+    }
+    let (_running, metrics) = begin(&["--reservation-seconds", "10"]);
+    until("it is renewed", || counter(&metrics, "relay_reservations_total") >= 2);
+    assert_eq!(a.status()["relays"][0]["reserved"], true);
+}
+
+#[test]
+fn circuits_are_limited_in_their_rate() {
+    let world = World::new();
+    let (a, b) = (world.founder("a"), world.device("b"));
+    a.start();
+    a.admit(&b);
+    for limit in ["--circuit-rate-max", "--circuit-rate-ip-max"] {
+        let (_running, address, metrics) = relay(&world, free_port(), &[limit, "1"]);
+        for device in [&a, &b] {
+            device.run(&["stop"]);
+            device.start_behind(&address);
+        }
+        until_status(&a, "they meet", |status| status["peers"][0]["path"] == "relayed");
+        until("a circuit is refused", || {
+            b.run(&["restart"]).ok();
+            counter(&metrics, "relay_circuits_denied_total") >= 1
+        });
+    }
+}
+
+#[test]
+fn a_relay_finds_out_its_address_by_another_that_may_test_it() {
+    let world = World::new();
+    let other = world.device("other");
+    for helpful in [true, false] {
+        let more: &[&str] = if helpful { &["--test-private"] } else { &[] };
+        let (_running, address, metrics) = relay(&world, free_port(), more);
+        let listen = format!("/ip4/127.0.0.1/tcp/{}", free_port());
+        let asking = ["--json", "relay", "--listen", &listen, "--ask", &address];
+        if helpful {
+            let said = other.spawn(&asking).next();
+            assert!(said["addresses"][0].as_str().is_some_and(|found| found.starts_with(&listen)), "{said}");
+        } else {
+            let said = other.run(&asking).error(7, "network");
+            assert!(said.contains("cannot be dialed"), "{said}");
+            assert!(counter(&metrics, "relay_tests_refused_total") >= 1);
+        }
+    }
+}
+
+#[test]
+fn the_unit_that_is_printed_is_one_that_systemd_takes() {
+    let world = World::new();
+    let device = world.device("relay");
+    let printed = device.json(&["relay", "service", "--config", "/srv/my relay/100%.toml"]).json();
+    let text = printed["text"].as_str().expect("text");
+    assert!(text.contains(" relay --config \"/srv/my relay/100%%.toml\"\n"), "{text}");
+    assert_eq!(device.run(&["relay", "service", "--config", "/srv/my relay/100%.toml"]).ok().stdout, text);
+    let file = world.path().join(printed["name"].as_str().expect("a name"));
+    fs::write(&file, text).expect("written");
+    let Ok(checked) = std::process::Command::new("systemd-analyze").arg("verify").arg(&file).output() else {
+        eprintln!("skipped: no systemd-analyze here");
+        return;
+    };
+    // It also tells of the machine's own units; ours is named by its path.
+    let said = String::from_utf8_lossy(&checked.stderr);
+    let ours: Vec<&str> = said.lines().filter(|line| line.contains("ahenk-relay")).collect();
+    assert!(ours.is_empty(), "{ours:?}");
 }

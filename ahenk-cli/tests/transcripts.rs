@@ -33,12 +33,18 @@ const REDACTED: &[(&str, &str)] = &[
     (r#""stamp":"\d+\.\d+""#, r#""stamp":"[STAMP]""#),
     (r"(stamp +)\d{13}\.\d+", "$1[STAMP]"),
     (r#""(time|paired|noticed|seen|took|up|last_sync|connected|expires_in)_ms":\d+"#, r#""${1}_ms":[MS]"#),
-    (r#""(round_trip_micros|clock_offset_ms|dial_failures|next_attempt_ms)":(-?\d+|null)"#, r#""$1":[N]"#),
+    (
+        r#""(round_trip_micros|clock_offset_ms|dial_failures|next_attempt_ms|addresses_ms)":(-?\d+|null)"#,
+        r#""$1":[N]"#,
+    ),
     (r#""last_error":("[^"]*"|null)"#, r#""last_error":[ERROR]"#),
     (r#""addresses":\[[^\]]*\]"#, r#""addresses":[ADDRESSES]"#),
     (r#""(bytes|database_bytes|bytes_sent|bytes_received|frames_sent|frames_received)":\d+"#, r#""$1":[N]"#),
     (r#""cursor":"[^"]*""#, r#""cursor":"[CURSOR]""#),
     (r"--from \d+\.\d+", "--from [CURSOR]"),
+    // What the router says, if there is one that says anything.
+    (r"(upnp +)on.*", "$1[UPNP]"),
+    (r#""port_mapping":"[^"]*""#, r#""port_mapping":"[UPNP]""#),
     // Which versions they are is for other tests to say.
     (r"file format \d+, protocol \d+\.\d+", "file format [N], protocol [N]"),
     (r#""(format|protocol_major|protocol_minor|command_protocol)":\d+"#, r#""$1":[N]"#),

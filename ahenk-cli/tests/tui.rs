@@ -1,4 +1,5 @@
-//! The dashboard on a terminal: the real program on a pseudo-terminal, read as a terminal emulator reads it.
+//! The dashboard on a terminal, and what shows that something takes long: the real program on a pseudo-terminal, read as a
+//! terminal emulator reads it.
 
 mod support;
 
@@ -27,7 +28,12 @@ struct Screen {
 }
 
 impl Screen {
+    /// The dashboard.
     fn open(device: &Device) -> Screen {
+        Screen::run(device, &["tui", "--interval", "100"])
+    }
+
+    fn run(device: &Device, args: &[&str]) -> Screen {
         let master =
             openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
         grantpt(&master).expect("granted");
@@ -39,7 +45,7 @@ impl Screen {
         tcsetwinsize(&terminal, size).expect("a size");
         assert!(cooked(&terminal));
         let end = || Stdio::from(terminal.try_clone().expect("another handle"));
-        let mut command = device.command(&["tui", "--interval", "100"]);
+        let mut command = device.command(args);
         let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("it starts");
         let picture = Arc::new(Mutex::new(vt100::Parser::new(ROWS, COLUMNS, 0)));
         let (seen, mut output) =
@@ -176,4 +182,22 @@ fn a_signal_ends_it_and_the_terminal_is_as_it_was() {
     screen.until_shown("ahenk  laptop");
     screen.press("\u{3}");
     screen.ended();
+}
+
+#[test]
+fn what_waits_for_others_shows_on_a_terminal_that_it_does_and_leaves_nothing_there() {
+    let world = World::new();
+    let (a, b) = (world.founder("a"), world.device("b"));
+    a.admit(&b);
+    // Its daemon does not run, so it cannot be reached.
+    for (args, shown) in [
+        (&["wait", "--peer", "b", "--timeout", "3"][..], "Waiting ("),
+        (&["sync", "--timeout", "3"][..], "Comparing with the other devices ("),
+    ] {
+        let mut screen = Screen::run(&a, args);
+        screen.until_shown(shown);
+        assert!(!screen.child.wait().expect("it ends").success(), "{args:?}");
+        until("only the error is there", || !screen.text().contains(shown));
+        screen.until_shown("error: ");
+    }
 }

@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::{Value as Json, json};
-use support::{Device, Ran, World};
+use support::{Device, Ran, World, exchange};
 
 fn documents(ran: &Ran) -> Vec<Json> {
     ran.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
@@ -43,12 +43,6 @@ fn conflict(a: &Device, b: &Device) {
     a.run(&["put", "t", "r", "x=from a"]).ok();
     b.run(&["put", "t", "r", "x=from b"]).ok();
     exchange(a, b);
-}
-
-fn exchange(a: &Device, b: &Device) {
-    a.start();
-    b.run(&["sync"]).ok();
-    a.run(&["stop"]).ok();
 }
 
 #[test]

@@ -486,13 +486,14 @@ impl<S: Store> Db<S> {
         self.grants.clone()
     }
 
-    /// Up to `limit` retracted commits after a dot (from the first, without one), ascending by dot.
+    /// Up to `limit` retracted commits after a dot (from the first, without one), ascending by dot. Different commits of
+    /// one dot, branches of a fork, come together, even beyond the limit.
     pub fn quarantine(&self, after: Option<&Dot>, limit: usize) -> Result<Vec<Quarantined>, ReadError> {
         Ok(self.store.quarantine(after, limit)?)
     }
 
     /// Writes a retracted commit anew, as a transaction of this device and of now, and takes it out of the quarantine.
-    /// An update of a row that is not there creates it.
+    /// An update of a row that is not there creates it. Of several of one dot it takes the first.
     pub async fn restore(&self, dot: Dot) -> Result<Written, RestoreError> {
         let found = self.store.quarantine(None, usize::MAX)?;
         let found = found.into_iter().find(|one| one.stored.dot() == dot);
@@ -513,7 +514,8 @@ impl<S: Store> Db<S> {
         Ok(self.write(request).await?)
     }
 
-    /// Drops retracted commits for ever. Those that are not in the quarantine are not missed.
+    /// Drops retracted commits for ever, of several of one dot the first. Those that are not in the quarantine are not
+    /// missed.
     pub async fn drop_quarantined(&self, dots: Vec<Dot>) -> Result<(), WriteFailed> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Release { dots, reply }).await.map_err(|_| WriteFailed::Closed)?;

@@ -16,7 +16,7 @@ use engine::identity::{DeviceCert, DeviceId, Dot, Identity, PeerKey, SecretKey};
 use engine::io::{Event, Input, Order, Output, PeerPage, SyncStats, WriteRequest, Written};
 use engine::knowledge::Knowledge;
 use engine::name::{RowKey, TableName};
-use engine::statement::Revocation;
+use engine::statement::{Forked, Revocation};
 use engine::store::{Store, StoreError};
 use engine::time::{Clock, Instant};
 use engine::transport::{Path, Transport, TransportEvent, TrySendError};
@@ -87,6 +87,8 @@ pub struct NodeStatus {
     pub revocations: Vec<Revocation>,
     /// Whether this device is one of those: it keeps its data and syncs no more.
     pub revoked: bool,
+    /// Replicas that are proven to have forked: a database ran twice, or a key was stolen.
+    pub forks: Vec<Forked>,
     /// Whether this device holds the account's root key.
     pub administers: bool,
     /// Connections as the transport sees them.
@@ -429,6 +431,7 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
                     members: self.engine.members().cloned().collect(),
                     revocations: self.engine.revocations().cloned().collect(),
                     revoked: self.engine.revoked(),
+                    forks: self.engine.forks().collect(),
                     administers: self.engine.administers(),
                     paths: self.connected.clone(),
                     digest: self.engine.digest(),
@@ -625,8 +628,10 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
 fn log_event(event: &Event) {
     match event {
         Event::PeerFault { device, fault, text } => warn!(%device, ?fault, "{text}"),
-        Event::Fork { .. } | Event::Diverged { .. } => error!(?event, "this needs attention"),
-        Event::ClockSkew { .. } | Event::Rewound { .. } | Event::Revoked { .. } | Event::Forked { .. } => {
+        Event::Fork { .. } | Event::Forked { .. } | Event::Diverged { .. } => {
+            error!(?event, "this needs attention");
+        }
+        Event::ClockSkew { .. } | Event::Rewound { .. } | Event::Revoked { .. } => {
             warn!(?event, "attention");
         }
         Event::Connected { .. } | Event::Disconnected { .. } | Event::Member { .. } => info!(?event),

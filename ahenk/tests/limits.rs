@@ -9,14 +9,10 @@ use std::time::Duration;
 
 use ahenk::{Db, Fields, MemoryNet, Node, Options, WriteFailed};
 use engine::config::Config;
-use engine::identity::{Dot, PeerKey, ReplicaId};
+use engine::identity::PeerKey;
 use engine::io::WriteError;
-use engine::name::{RowKey, TableName};
-use engine::row::RowState;
-use engine::store::{
-    Batch, Conflict, MemStore, Quarantined, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit,
-};
-use engine::testing::test_identity;
+use engine::store::{Batch, MemStore, Store, StoreError, StoreRead};
+use engine::testing::{Spoil, Spoilt, test_identity};
 use engine::time::{Clock, Now, WallMs};
 use engine::transport::{Transport, TransportEvent, TrySendError};
 use engine::value::Value;
@@ -289,67 +285,17 @@ async fn a_device_for_which_too_much_waits_is_cut_off() {
     assert!(a.db.status().await.unwrap().paths.is_empty());
 }
 
-/// A memory store that is full from so many commits on.
-#[derive(Clone)]
-struct Bounded {
-    inner: Arc<MemStore>,
-    commits_max: Arc<AtomicU64>,
-}
+/// Makes a store full from so many commits on.
+struct FullFrom(Arc<AtomicU64>);
 
-impl StoreRead for Bounded {
-    fn recover(&self) -> Result<Recovered, StoreError> {
-        self.inner.recover()
-    }
-    fn row(&self, table: &TableName, row: &RowKey) -> Result<Option<RowState>, StoreError> {
-        self.inner.row(table, row)
-    }
-    fn scan(
-        &self,
-        table: &TableName,
-        range: RowRange<'_>,
-        limit: usize,
-    ) -> Result<Vec<(RowKey, RowState)>, StoreError> {
-        self.inner.scan(table, range, limit)
-    }
-    fn tables(&self) -> Result<Vec<TableName>, StoreError> {
-        self.inner.tables()
-    }
-    fn commits(
-        &self,
-        of: &ReplicaId,
-        from: u64,
-        commits_max: usize,
-        bytes_max: usize,
-    ) -> Result<Vec<StoredCommit>, StoreError> {
-        self.inner.commits(of, from, commits_max, bytes_max)
-    }
-    fn applied(&self, from: u64, limit: usize) -> Result<Vec<StoredCommit>, StoreError> {
-        self.inner.applied(from, limit)
-    }
-    fn conflicts(&self, from: u64, limit: usize) -> Result<Vec<Conflict>, StoreError> {
-        self.inner.conflicts(from, limit)
-    }
-    fn quarantine(&self, after: Option<&Dot>, limit: usize) -> Result<Vec<Quarantined>, StoreError> {
-        self.inner.quarantine(after, limit)
-    }
-    fn local(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        self.inner.local(key)
-    }
-}
-
-impl Store for Bounded {
-    fn room(&self) -> Result<(), StoreError> {
-        let full = self.recover()?.position >= self.commits_max.load(Ordering::SeqCst);
+impl Spoil for FullFrom {
+    fn room(&self, store: &dyn StoreRead) -> Result<(), StoreError> {
+        let full = store.recover()?.position >= self.0.load(Ordering::SeqCst);
         if full { Err(StoreError::Limit { bytes_max: 1 }) } else { Ok(()) }
     }
-    fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
-        if !batch.rows.is_empty() {
-            self.room()?;
-        }
-        self.inner.apply(batch)
-    }
-    fn set_local(&self, key: &str, value: Option<&[u8]>) -> Result<(), StoreError> {
-        self.inner.set_local(key, value)
+
+    fn apply(&self, store: &dyn StoreRead, batch: &Batch) -> Result<(), StoreError> {
+        if batch.rows.is_empty() { Ok(()) } else { self.room(store) }
     }
 }
 
@@ -357,7 +303,7 @@ impl Store for Bounded {
 async fn a_full_store_refuses_writes_in_words_and_takes_all_it_missed_when_there_is_room() {
     let net = MemoryNet::new();
     let commits_max = Arc::new(AtomicU64::new(u64::MAX));
-    let full = Bounded { inner: Arc::default(), commits_max: commits_max.clone() };
+    let full = Spoilt { store: Arc::<MemStore>::default(), spoil: FullFrom(commits_max.clone()) };
     let (a, b) = (open(&net, 0, MemStore::new(), small_frames()), open(&net, 1, full, small_frames()));
     fill(&b.db, 5, 10).await;
     let position = b.db.status().await.unwrap().position;

@@ -10,14 +10,10 @@ use ahenk::{
     Cursor, Db, Fields, MemoryNet, Node, Offline, Options, Scan, SyncError, SystemClock, TransactionError,
     Watch, WriteFailed,
 };
-use engine::identity::{Dot, PeerKey, ReplicaId};
+use engine::identity::PeerKey;
 use engine::io::{Event, WriteError};
-use engine::name::{RowKey, TableName};
-use engine::row::RowState;
-use engine::store::{
-    Batch, Conflict, MemStore, Quarantined, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit,
-};
-use engine::testing::test_identity;
+use engine::store::{Batch, MemStore, Store, StoreError, StoreRead};
+use engine::testing::{Spoil, Spoilt, test_identity};
 use engine::time::{Clock, Instant, Now, WallMs};
 use engine::transport::{Transport, TransportEvent, TrySendError};
 use engine::value::Value;
@@ -44,71 +40,28 @@ fn text(value: &str) -> Fields {
     Fields::from([("x", value)])
 }
 
-/// A memory store whose next writes fail on demand, and whose failures last until it is reopened.
+/// Lets the next writes to a store fail on demand, and its next reopenings. Counts batches.
 #[derive(Clone, Default)]
-struct Failing {
-    inner: Arc<MemStore>,
+struct Failures {
     failures: Arc<AtomicU32>,
     reopens_refused: Arc<AtomicU32>,
     batches: Arc<AtomicU32>,
 }
 
+type Failing = Spoilt<Arc<MemStore>, Failures>;
+
 fn take_one(count: &AtomicU32) -> bool {
     count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
 }
 
-impl StoreRead for Failing {
-    fn recover(&self) -> Result<Recovered, StoreError> {
-        self.inner.recover()
-    }
-    fn row(&self, table: &TableName, row: &RowKey) -> Result<Option<RowState>, StoreError> {
-        self.inner.row(table, row)
-    }
-    fn scan(
-        &self,
-        table: &TableName,
-        range: RowRange<'_>,
-        limit: usize,
-    ) -> Result<Vec<(RowKey, RowState)>, StoreError> {
-        self.inner.scan(table, range, limit)
-    }
-    fn tables(&self) -> Result<Vec<TableName>, StoreError> {
-        self.inner.tables()
-    }
-    fn commits(
-        &self,
-        of: &ReplicaId,
-        from: u64,
-        max: usize,
-        bytes: usize,
-    ) -> Result<Vec<StoredCommit>, StoreError> {
-        self.inner.commits(of, from, max, bytes)
-    }
-    fn applied(&self, from_position: u64, limit: usize) -> Result<Vec<StoredCommit>, StoreError> {
-        self.inner.applied(from_position, limit)
-    }
-    fn conflicts(&self, from_id: u64, limit: usize) -> Result<Vec<Conflict>, StoreError> {
-        self.inner.conflicts(from_id, limit)
-    }
-    fn quarantine(&self, after: Option<&Dot>, limit: usize) -> Result<Vec<Quarantined>, StoreError> {
-        self.inner.quarantine(after, limit)
-    }
-
-    fn local(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        self.inner.local(key)
-    }
-}
-
-impl Store for Failing {
-    fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
+impl Spoil for Failures {
+    fn apply(&self, _: &dyn StoreRead, _: &Batch) -> Result<(), StoreError> {
         self.batches.fetch_add(1, Ordering::SeqCst);
-        if take_one(&self.failures) { Err(StoreError::Full) } else { self.inner.apply(batch) }
+        if take_one(&self.failures) { Err(StoreError::Full) } else { Ok(()) }
     }
+
     fn reopen(&self) -> Result<(), StoreError> {
         if take_one(&self.reopens_refused) { Err(StoreError::Io("not yet".into())) } else { Ok(()) }
-    }
-    fn set_local(&self, key: &str, value: Option<&[u8]>) -> Result<(), StoreError> {
-        self.inner.set_local(key, value)
     }
 }
 
@@ -246,7 +199,7 @@ async fn scans_follow_prefix_range_limit_and_pages_and_skip_deleted_rows() {
 #[tokio::test]
 async fn writes_that_wait_together_become_durable_together() {
     let store = Failing::default();
-    let batches = Arc::clone(&store.batches);
+    let batches = Arc::clone(&store.spoil.batches);
     let (db, _) = open(&MemoryNet::new(), 0, store);
     let before = batches.load(Ordering::SeqCst);
     let write = |n: u32| {
@@ -264,7 +217,7 @@ async fn writes_that_wait_together_become_durable_together() {
 async fn a_full_disk_refuses_the_write_loses_nothing_and_heals() {
     let net = MemoryNet::new();
     let store = Failing::default();
-    let failures = Arc::clone(&store.failures);
+    let failures = Arc::clone(&store.spoil.failures);
     let (a, _) = open(&net, 0, store);
     let (b, _) = open(&net, 1, MemStore::new());
     net.connect_all();
@@ -290,10 +243,10 @@ async fn a_full_disk_refuses_the_write_loses_nothing_and_heals() {
 #[tokio::test(start_paused = true)]
 async fn a_store_that_stays_broken_refuses_writes_until_it_can_be_reopened() {
     let store = Failing::default();
-    store.failures.store(1, Ordering::SeqCst);
-    store.reopens_refused.store(2, Ordering::SeqCst);
+    store.spoil.failures.store(1, Ordering::SeqCst);
+    store.spoil.reopens_refused.store(2, Ordering::SeqCst);
     let options = Options::new(test_identity(0), [1; 32]);
-    let failures = Arc::clone(&store.failures);
+    let failures = Arc::clone(&store.spoil.failures);
     failures.store(0, Ordering::SeqCst);
     let clock = Virtual(tokio::time::Instant::now());
     let (node, db) = Node::new(options, Offline, store, clock).unwrap();
@@ -371,7 +324,7 @@ impl Clock for Counting {
 #[tokio::test]
 async fn a_node_whose_store_is_broken_waits_without_spinning() {
     let (net, store, reads) = (MemoryNet::new(), Failing::default(), Arc::new(AtomicU32::new(0)));
-    let (failures, reopens) = (Arc::clone(&store.failures), Arc::clone(&store.reopens_refused));
+    let (failures, reopens) = (Arc::clone(&store.spoil.failures), Arc::clone(&store.spoil.reopens_refused));
     let identity = test_identity(0);
     let transport = net.join(identity.peer_key());
     let mut options = Options::new(identity, [1; 32]);
@@ -423,70 +376,25 @@ async fn a_flood_from_the_network_starves_neither_writers_nor_deadlines() {
     node.await.unwrap();
 }
 
-/// Calls back between the moment a batch is durable and the moment the node says so.
-struct Between(Arc<MemStore>, Arc<Mutex<Option<Watch<Between>>>>, Arc<Mutex<Vec<String>>>);
+/// Reads on between the moment a batch is durable and the moment the node says so.
+struct Between(Arc<Mutex<Option<Watch<Watched>>>>, Arc<Mutex<Vec<String>>>);
 
-impl StoreRead for Between {
-    fn recover(&self) -> Result<Recovered, StoreError> {
-        self.0.recover()
-    }
-    fn row(&self, table: &TableName, row: &RowKey) -> Result<Option<RowState>, StoreError> {
-        self.0.row(table, row)
-    }
-    fn scan(
-        &self,
-        table: &TableName,
-        range: RowRange<'_>,
-        limit: usize,
-    ) -> Result<Vec<(RowKey, RowState)>, StoreError> {
-        self.0.scan(table, range, limit)
-    }
-    fn tables(&self) -> Result<Vec<TableName>, StoreError> {
-        self.0.tables()
-    }
-    fn commits(
-        &self,
-        of: &ReplicaId,
-        from: u64,
-        max: usize,
-        bytes: usize,
-    ) -> Result<Vec<StoredCommit>, StoreError> {
-        self.0.commits(of, from, max, bytes)
-    }
-    fn applied(&self, from_position: u64, limit: usize) -> Result<Vec<StoredCommit>, StoreError> {
-        self.0.applied(from_position, limit)
-    }
-    fn conflicts(&self, from_id: u64, limit: usize) -> Result<Vec<Conflict>, StoreError> {
-        self.0.conflicts(from_id, limit)
-    }
-    fn quarantine(&self, after: Option<&Dot>, limit: usize) -> Result<Vec<Quarantined>, StoreError> {
-        self.0.quarantine(after, limit)
-    }
+type Watched = Spoilt<Arc<MemStore>, Between>;
 
-    fn local(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        self.0.local(key)
-    }
-}
-
-impl Store for Between {
-    fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
-        self.0.apply(batch)?;
-        if let Some(watch) = self.1.lock().unwrap().as_mut() {
+impl Spoil for Between {
+    fn took(&self, _: &Batch) {
+        if let Some(watch) = self.0.lock().unwrap().as_mut() {
             while let Some(change) = watch.try_next().expect("the watch goes on") {
-                self.2.lock().unwrap().push(change.row.to_string());
+                self.1.lock().unwrap().push(change.row.to_string());
             }
         }
-        Ok(())
-    }
-    fn set_local(&self, key: &str, value: Option<&[u8]>) -> Result<(), StoreError> {
-        self.0.set_local(key, value)
     }
 }
 
 #[tokio::test]
 async fn a_watcher_that_is_quicker_than_the_news_of_a_commit_goes_on() {
     let (slot, seen) = (Arc::default(), Arc::default());
-    let store = Between(Arc::default(), Arc::clone(&slot), Arc::clone(&seen));
+    let store = Spoilt { store: Arc::default(), spoil: Between(Arc::clone(&slot), Arc::clone(&seen)) };
     let (db, _) = open(&MemoryNet::new(), 0, store);
     db.put("t", "a", text("1")).await.unwrap();
     // It is one commit behind, so it reads a page of the log, and the page has the newest commit too.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ahenk::{Cursor, Db, Fields, MemoryNet, Node, Options, OrderFailed, RestoreError, SystemClock};
 use engine::commit::OpKind;
 use engine::identity::PeerKey;
-use engine::io::AdminError;
+use engine::io::{AdminError, Event};
 use engine::store::MemStore;
 use engine::testing::test_identity;
 use engine::value::Value;
@@ -13,10 +13,14 @@ use engine::value::Value;
 const SECONDS: Duration = Duration::from_secs(20);
 
 fn open(net: &MemoryNet, n: u8) -> (Db<MemStore>, PeerKey) {
+    open_over(net, n, MemStore::new())
+}
+
+fn open_over(net: &MemoryNet, n: u8, store: MemStore) -> (Db<MemStore>, PeerKey) {
     let identity = test_identity(n);
     let key = identity.peer_key();
     let options = Options::new(identity, [n; 32]);
-    let (node, db) = Node::new(options, net.join(key), MemStore::new(), SystemClock::new()).unwrap();
+    let (node, db) = Node::new(options, net.join(key), store, SystemClock::new()).unwrap();
     tokio::spawn(node.run());
     (db, key)
 }
@@ -111,6 +115,47 @@ async fn only_an_administrator_gives_orders_and_a_promoted_device_is_given_the_k
     other.revoke(admin.device(), "").await.unwrap();
     let own = other.status().await.unwrap();
     assert!(own.administers && own.members.iter().any(|cert| cert.name == "desk" && cert.admin));
+}
+
+#[tokio::test]
+async fn a_database_that_ran_twice_is_told_of_everywhere_and_both_of_its_histories_are_kept() {
+    let net = MemoryNet::new();
+    let [(one, a), (other, b), (first, c)] = [open(&net, 0), open(&net, 1), open(&net, 2)];
+    first.put("t", "r", text("before")).await.unwrap();
+    net.connect_all();
+    one.sync(SECONDS).await.unwrap();
+    other.sync(SECONDS).await.unwrap();
+    net.disconnect(a, b);
+    net.disconnect(b, c);
+    let copy = MemStore::clone(first.store());
+    first.put("t", "r", text("here")).await.unwrap();
+    one.sync(SECONDS).await.unwrap();
+    net.disconnect(a, c);
+    first.close().await.unwrap();
+    let (second, _) = open_over(&net, 2, copy);
+    second.put("t", "r", text("there")).await.unwrap();
+    net.connect(b, c);
+    other.sync(SECONDS).await.unwrap();
+    assert_eq!((read(&one, "r"), read(&other, "r")), (Some("here".into()), Some("there".into())));
+
+    let (mut told, mut other_told) = (one.events(), other.events());
+    net.connect(a, b);
+    for events in [&mut told, &mut other_told] {
+        let forked =
+            async { while !matches!(events.recv().await.unwrap(), Event::Forked { retracted: 1, .. }) {} };
+        tokio::time::timeout(SECONDS, forked).await.unwrap();
+    }
+    one.sync(SECONDS).await.unwrap();
+    for (db, value) in [(&one, "here"), (&other, "there")] {
+        assert_eq!(read(db, "r"), Some("before".into()));
+        let kept = db.quarantine(None, 10).unwrap();
+        assert_eq!(kept.len(), 1);
+        let fields = &kept[0].stored.commit.ops[0].fields;
+        assert!(fields.values().any(|kept| *kept == Value::from(value)));
+        let forks = db.status().await.unwrap().forks;
+        assert_eq!(forks.len(), 1);
+        assert_eq!(forks[0].replica.device, second.device());
+    }
 }
 
 #[tokio::test]

@@ -43,6 +43,7 @@ impl<S: Store> Receiver<S> {
             cert: sender.cert,
             echo: 0,
             digest: [0; 16],
+            heads_digest: [0; 16],
         };
         made.frame(&pack_control(SESSION, &Control::Hello(Box::new(hello))).expect("a small frame"));
         made

@@ -15,6 +15,7 @@ use crate::io::{AdminError, Event, Order, Output};
 use crate::marks::mark;
 use crate::peer::Peer;
 use crate::planted::{self, Bug};
+use crate::replicated::Draft;
 use crate::statement::{Fence, Revocation, Statement, reason_ok};
 use crate::store::{StoreError, StoreRead};
 use crate::time::Now;
@@ -127,15 +128,62 @@ impl Engine {
         Ok(fences)
     }
 
+    /// Takes in a run that is a statement of the account: verified by itself, and applied whatever else is known.
+    pub(crate) fn receive_statement(
+        &mut self,
+        draft: &mut Draft<'_>,
+        now: Now,
+        from: PeerKey,
+        run: Run<HashedCommit>,
+    ) -> Result<Result<(), (Fault, &'static str)>, StoreError> {
+        let Run { commits, sig } = run;
+        let Some(hashed) = commits.into_iter().next() else { return Ok(Ok(())) };
+        let (dot, statement) = (hashed.commit.dot, hashed.commit.statement.clone());
+        if self.state.knowledge.contains(&dot) {
+            mark!(StatementTwice);
+            self.count(from, 0, 0, 1);
+            return Ok(Ok(()));
+        }
+        let Some(statement) = statement else { return Ok(Ok(())) };
+        if !statement.genuine(&self.state.account, &hashed.hash, &sig) {
+            mark!(StatementForged);
+            return Ok(Err((Fault::BadSignature, "")));
+        }
+        let proof = matches!(*statement, Statement::Fork(_));
+        if self.state.heads.len() >= REPLICAS_MAX || (proof && !self.state.room_for_proof()) {
+            return Ok(Err((Fault::Protocol, "the account has too many replicas")));
+        }
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.brought(dot.replica, 1, 1);
+        }
+        if self.take_statement(now, hashed.clone(), sig, Some(from)) {
+            mark!(NothingRetracted if matches!(*statement, Statement::Revoke(_)));
+            self.count(from, 1, 0, 0);
+            self.state.apply_remote(draft, now, hashed, Some(sig))?;
+            if self.state.own_is_fenced() {
+                mark!(OwnEndHeard);
+                self.rewound();
+            }
+            self.stated(&statement, dot, 0);
+        }
+        Ok(Ok(()))
+    }
+
     /// Takes a verified statement in: at once if it retracts nothing, else when it can be alone. True if it was applied.
-    pub(crate) fn take_statement(&mut self, now: Now, hashed: HashedCommit, sig: Sig, from: PeerKey) -> bool {
+    pub(crate) fn take_statement(
+        &mut self,
+        now: Now,
+        hashed: HashedCommit,
+        sig: Sig,
+        from: Option<PeerKey>,
+    ) -> bool {
         let Some(statement) = &hashed.commit.statement else { return false };
         if !self.state.exceeding(statement) {
             return true;
         }
         let queued = self.fencing.iter().any(|waiting| waiting.hashed.commit.dot == hashed.commit.dot);
         if !queued && self.fencing.len() < FENCING_MAX {
-            self.fencing.push_back(Fencing { hashed, sig, from: Some(from) });
+            self.fencing.push_back(Fencing { hashed, sig, from });
         }
         self.timers.set(Timer::Fence, now.mono);
         false
@@ -207,8 +255,7 @@ impl Engine {
                 Event::Revoked { device, reason, because, retracted }
             }
             Statement::Fork(proof) => {
-                let seq = proof.fence.map_or(0, |fence| fence.seq);
-                Event::Forked { replica: proof.replica(), seq, because, retracted }
+                Event::Forked { replica: proof.replica(), seq: proof.seq, because, retracted }
             }
         };
         self.stated_events.push(event);
@@ -223,7 +270,8 @@ impl Engine {
             self.event(event);
         }
         for peer in self.peers.values_mut() {
-            for knowledge in [&mut peer.known, &mut peer.pushed] {
+            peer.heads_differ = false;
+            for knowledge in [&mut peer.known, &mut peer.pushed, &mut peer.disputed] {
                 self.state.fences.clamp_all(knowledge);
             }
             if let Some(want) = &mut peer.want {

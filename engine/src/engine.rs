@@ -7,7 +7,7 @@
 //! al., "Epidemic Algorithms for Replicated Database Maintenance" (1987); Petersen et al., "Flexible Update
 //! Propagation for Weakly Consistent Replication" (1997).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::administer::Fencing;
 use crate::config::Config;
@@ -20,13 +20,13 @@ use crate::planted::{self, Bug};
 use crate::prng::Prng;
 use crate::reorder::Reorder;
 use crate::replicated::Replicated;
-use crate::statement::Revocation;
+use crate::statement::{Forked, Revocation};
 use crate::store::{Recovered, StoreError, StoreRead};
 use crate::time::{Instant, Now, WallMs};
 use crate::timer::{Timer, Timers};
 use crate::wire::frame::FrameError;
 use crate::wire::message::{
-    Announce, Bye, Control, ErrorMessage, Fault, HAS_ROOT, Have, Hello, MINOR, Message, Ping, Pong, Summary,
+    Bye, Control, ErrorMessage, Fault, HAS_ROOT, Have, Hello, MINOR, Message, Ping, Pong, Summary,
     pack_control, parse, summary,
 };
 
@@ -49,7 +49,7 @@ const DAMAGED_MAX: u32 = 64;
 ///
 /// Errors of peers are data ([`Event::PeerFault`]), errors of the environment are an `Err`, errors of this code
 /// are panics. Nothing received can cause a panic. The work of one `handle` is bounded by the size of one frame
-/// plus the reorder buffer; memory is bounded by `config` times the number of peers.
+/// plus the reorder buffer, but for a statement that retracts: it reads the log once, from its start; memory is bounded by `config` times the number of peers.
 #[derive(Debug)]
 pub struct Engine {
     pub(crate) config: Config,
@@ -70,6 +70,10 @@ pub struct Engine {
     pub(crate) fences_changed: bool,
     /// What people are told of them.
     pub(crate) stated_events: Vec<Event>,
+    /// Forked replicas of which people were told.
+    pub(crate) alarmed: BTreeSet<ReplicaId>,
+    /// Those of them for which there can be no proof.
+    pub(crate) unprovable: BTreeSet<ReplicaId>,
 }
 
 impl Engine {
@@ -108,6 +112,8 @@ impl Engine {
             fencing: VecDeque::new(),
             fences_changed: false,
             stated_events: Vec::new(),
+            alarmed: BTreeSet::new(),
+            unprovable: BTreeSet::new(),
         };
         if engine.state.own_is_fenced() {
             engine.state.replica = engine.new_incarnation();
@@ -179,6 +185,11 @@ impl Engine {
     /// The account's revocations, joined per device.
     pub fn revocations(&self) -> impl Iterator<Item = &Revocation> {
         self.state.fences.revocations()
+    }
+
+    /// The replicas that are proven to have forked.
+    pub fn forks(&self) -> impl Iterator<Item = Forked> {
+        self.state.fences.forks()
     }
 
     /// Whether this device is one of the account's no longer: it keeps its data and has no sessions.
@@ -321,7 +332,7 @@ impl Engine {
             Message::Want(want) => self.on_want(now, key, &want, store)?,
             Message::Ops(ops) => self.on_ops(now, key, ops, store)?,
             Message::Ack(ack) => self.on_ack(now, key, &ack, store)?,
-            Message::Announce(Announce { heads }) => self.on_announce(now, key, &heads),
+            Message::Announce(announce) => self.on_announce(now, key, &announce),
             Message::Ping(ping) => self.on_ping(now, key, ping),
             Message::Pong(pong) => self.on_pong(now, key, pong),
             Message::Grant(root) => self.on_grant(now, key, root),
@@ -394,7 +405,8 @@ impl Engine {
         }
         self.say_ping(now, key);
         let digest = self.state.knowledge.digest();
-        if hello.digest == digest || planted::is(Bug::EqualAssumed) {
+        let equal = hello.digest == digest && hello.heads_digest == self.state.heads_digest();
+        if equal || planted::is(Bug::EqualAssumed) {
             mark!(EqualAtOnce);
             let knowledge = self.state.knowledge.clone();
             if let Some(peer) = self.peers.get_mut(&key) {
@@ -558,13 +570,14 @@ impl Engine {
             replica: self.state.replica,
             echo,
             digest: self.state.knowledge.digest(),
+            heads_digest: self.state.heads_digest(),
         };
         self.send(key, &Control::Hello(Box::new(hello)));
     }
 
     pub(crate) fn say_have(&mut self, key: PeerKey, reply: bool) {
-        let state = self.state.digest.to_be_bytes();
-        self.send(key, &Control::Have(Have { state, knowledge: self.state.knowledge.clone(), reply }));
+        let (state, knowledge) = (self.state.digest.to_be_bytes(), self.state.knowledge.clone());
+        self.send(key, &Control::Have(Have { state, knowledge, reply, tags: self.state.tags() }));
     }
 
     pub(crate) fn say_summary(&mut self, key: PeerKey, reply: bool) {

@@ -13,12 +13,13 @@ use crate::marks::mark;
 use crate::peer::OpenWant;
 use crate::planted::{self, Bug};
 use crate::replicated::{Draft, Fit};
+use crate::statement::NO_SIG;
 use crate::store::{Batch, StoreError, StoreRead};
 use crate::time::Now;
 use crate::timer::Timer;
 use crate::wire::columns::HashedCommit;
 use crate::wire::message::{
-    Ack, Announce, Control, Fault, Have, Ops, Run, Summary, Want, pack_control, summary,
+    Ack, Announce, Control, Fault, Have, Ops, Run, Summary, Tag, Want, pack_control, summary,
 };
 use crate::write::fold;
 
@@ -32,21 +33,24 @@ const KNOWN_RANGES_MAX: usize = 2 * crate::config::RANGES_MAX;
 impl Engine {
     pub(crate) fn on_have(&mut self, now: Now, key: PeerKey, have: &Have) {
         let equal = have.knowledge == self.state.knowledge;
-        let diverged = equal && have.state != self.state.digest.to_be_bytes();
+        // Equal numbers of other commits are a fork: that rows differ then is no wonder.
+        let forked = equal && !have.tags.is_empty() && have.tags != self.state.tags();
+        let diverged = equal && !forked && have.state != self.state.digest.to_be_bytes();
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.known.union(&have.knowledge);
         if equal {
-            peer.rows_equal = Some(!diverged);
+            peer.rows_equal = (!forked).then_some(!diverged);
         }
         if diverged && !std::mem::replace(&mut peer.told_diverged, true) {
             let device = peer.device;
             self.event(Event::Diverged { device });
         }
         match have.reply {
-            true if equal && !diverged => self.say_summary(key, false),
+            true if equal && !forked && !diverged => self.say_summary(key, false),
             true => self.say_have(key, false),
             false => {}
         }
+        self.compare_tags(key, &have.knowledge, &have.tags);
         self.known_grew(now, key);
     }
 
@@ -70,15 +74,33 @@ impl Engine {
         self.known_grew(now, key);
     }
 
-    pub(crate) fn on_announce(&mut self, now: Now, key: PeerKey, heads: &[(ReplicaId, u64)]) {
+    pub(crate) fn on_announce(&mut self, now: Now, key: PeerKey, announce: &Announce) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        heads.iter().for_each(|(replica, seq)| peer.known.insert(*replica, 1, *seq));
+        announce.heads.iter().for_each(|(replica, seq)| peer.known.insert(*replica, 1, *seq));
+        for ((replica, seq), tag) in announce.heads.iter().zip(&announce.tags) {
+            if self.compare_tag(key, replica, *seq, *tag)
+                && let Some(peer) = self.peers.get_mut(&key)
+            {
+                peer.heads_differ = true;
+            }
+        }
         self.known_grew(now, key);
+    }
+
+    /// Compares the tags of a full statement with ours.
+    fn compare_tags(&mut self, key: PeerKey, knowledge: &Knowledge, tags: &[Tag]) {
+        let mut differ = false;
+        for ((replica, set), tag) in knowledge.iter().zip(tags) {
+            differ |= self.compare_tag(key, replica, set.prefix_len(), *tag);
+        }
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.heads_differ = differ;
+        }
     }
 
     /// Gossip is a hint: a peer may have something new.
     pub(crate) fn broadcast(&mut self, now: Now, from: PeerKey, bytes: &[u8]) {
-        let Ok((0, crate::wire::message::Message::Announce(Announce { heads }))) =
+        let Ok((0, crate::wire::message::Message::Announce(announce))) =
             crate::wire::message::parse(bytes, &self.state.account)
         else {
             return;
@@ -88,16 +110,17 @@ impl Engine {
         }
         let counts = |replica, seq| self.state.fences.clamp(replica, seq);
         let known = |replica| self.state.knowledge.prefix_len(replica);
-        let news = heads.iter().any(|(replica, seq)| known(replica) < counts(replica, *seq));
+        let news = announce.heads.iter().any(|(replica, seq)| known(replica) < counts(replica, *seq));
         if !news {
             mark!(GossipOldNews);
             return;
         }
-        if self.peers.get(&from).is_some_and(|peer| peer.ready()) {
-            return self.on_announce(now, from, &heads);
-        }
-        // Its origin is connected elsewhere: what it has reaches us through those we are connected to.
-        for key in self.ready_peers() {
+        // A peer with a session tells us there, and does so first: it may be pushing just what it announces, and a
+        // request now would have it sent twice. Is its origin connected elsewhere, then what it has reaches us through
+        // those we are connected to. In either case only what has not come by itself in a while is asked for.
+        let connected = self.peers.get(&from).is_some_and(|peer| peer.ready());
+        let keys = if connected { vec![from] } else { self.ready_peers() };
+        for key in keys {
             let at = now.mono.plus_ms(self.config.retry_ms);
             if self.timers.get(Timer::Retry(key)).is_none_or(|set| set > at) {
                 mark!(GossipHastens);
@@ -126,7 +149,7 @@ impl Engine {
     /// either side, and keeps the retry timer running while something is.
     pub(crate) fn advance(&mut self, now: Now, key: PeerKey) {
         let Some(peer) = self.peers.get(&key).filter(|peer| peer.ready()) else { return };
-        if peer.known == self.state.knowledge {
+        if peer.known == self.state.knowledge && peer.disputed.is_empty() && !peer.heads_differ {
             return self.note_synced(now, key);
         }
         let mut lacking = peer.known.minus(&self.state.knowledge);
@@ -135,11 +158,11 @@ impl Engine {
         }
         // Normally each commit is asked of one peer only, unless that one let its last request expire. Where that brought nothing that could be kept, the parts may need
         // each other: then this peer is asked for all of it, which it gives in causal order.
-        let (idle, fruitless) = (peer.want.is_none(), peer.fruitless);
+        let (idle, fruitless, disputed) = (peer.want.is_none(), peer.fruitless, peer.disputed.clone());
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.synced = false;
         }
-        if idle && !lacking.is_empty() {
+        if idle && !(lacking.is_empty() && disputed.is_empty()) {
             mark!(AskedForAll if fruitless);
             if !fruitless || planted::is(Bug::SmallBufferStarves) {
                 lacking = lacking.minus(&self.reorder.knowledge());
@@ -151,6 +174,7 @@ impl Engine {
                     }
                 }
             }
+            lacking.union(&disputed);
             lacking.truncate(WANT_RANGES_MAX);
             if !lacking.is_empty() {
                 self.say_want(now, key, lacking);
@@ -233,7 +257,9 @@ impl Engine {
             self.fault(now, key, fault, text);
             return Ok(());
         }
-        let applied = self.state.position() > before || self.fencing.len() > fencing;
+        // A peer's other branch is followed back at once, as far as it goes.
+        let disputes = self.peers.get(&key).is_some_and(|peer| !peer.disputed.is_empty());
+        let applied = self.state.position() > before || self.fencing.len() > fencing || disputes;
         let progress = applied || self.reorder.bytes() > waiting;
         self.answered(now, key, answer, applied, progress);
         self.acknowledge(key, ops.want, ops.offset, ops.done, touched.keys());
@@ -273,10 +299,19 @@ impl Engine {
         let Some(author) = member.map(|cert| cert.key) else { return Ok(Ok(())) };
         // What is applied already need not be verified again, but a fork must not be reported on anybody's word.
         let head = self.state.heads.get(&replica);
+        let reached = head.is_some_and(|head| last_seq <= head.seq);
+        // One that is not durable yet is taken for the same: if it is not, the tags will say so.
         let known =
-            head.is_some_and(|head| last_seq < head.seq || (last_seq == head.seq && hash == head.hash));
+            reached && self.state.hash_at(&replica, last_seq, draft.store)?.is_none_or(|ours| ours == hash);
         let trusted = known || planted::is(Bug::SignatureUnchecked);
-        if !trusted && !verify_commit(&self.state.account, &author, &hash, &run.sig) {
+        let signed = trusted || verify_commit(&self.state.account, &author, &hash, &run.sig);
+        let vouched = !signed && self.state.fences.vouch(&run);
+        if !signed && !vouched && run.sig == NO_SIG {
+            // It ends at a fence of which we have not heard. The statement comes too, and then it is asked for again.
+            mark!(FenceUnheard);
+            return Ok(Ok(()));
+        }
+        if !signed && !vouched {
             mark!(ForgedRun);
             return Ok(Err((Fault::BadSignature, "")));
         }
@@ -286,11 +321,21 @@ impl Engine {
             return Ok(Err((Fault::Protocol, "the account has too many replicas")));
         }
         let commits = run.commits.len();
+        if self.state.fences.contradict(&run) && !planted::is(Bug::FenceIgnored) {
+            // A third branch, which parts before the fence.
+            mark!(ThirdBranch);
+            self.refused(from, commits);
+            self.contradicted(now, from, &run, draft.store)?;
+            return Ok(Ok(()));
+        }
         let run = if planted::is(Bug::FenceIgnored) { Some(run) } else { self.state.fences.cut(run) };
-        let Some(run) = run else {
+        let Some(mut run) = run else {
             self.refused(from, commits);
             return Ok(Ok(()));
         };
+        if vouched {
+            run.sig = NO_SIG;
+        }
         mark!(CutAtFence if run.commits.len() < commits);
         self.refused(from, commits - run.commits.len());
         let last_seq = run.commits.last().map_or(last_seq, |last| last.commit.dot.seq);
@@ -302,43 +347,11 @@ impl Engine {
         if self.planted_refusal(now, &run) {
             return Ok(Ok(()));
         }
-        self.place(draft, now, from, run)?;
-        Ok(Ok(()))
-    }
-
-    /// Takes in a run that is a statement of the account: verified by itself, and applied whatever else is known.
-    fn receive_statement(
-        &mut self,
-        draft: &mut Draft<'_>,
-        now: Now,
-        from: PeerKey,
-        run: Run<HashedCommit>,
-    ) -> Result<Result<(), (Fault, &'static str)>, StoreError> {
-        let Run { commits, sig } = run;
-        let Some(hashed) = commits.into_iter().next() else { return Ok(Ok(())) };
-        let (dot, statement) = (hashed.commit.dot, hashed.commit.statement.clone());
-        if self.state.knowledge.contains(&dot) {
-            mark!(StatementTwice);
-            self.count(from, 0, 0, 1);
+        if reached && !known {
+            self.contradicted(now, from, &run, draft.store)?;
             return Ok(Ok(()));
         }
-        let Some(statement) = statement else { return Ok(Ok(())) };
-        if !statement.genuine(&self.state.account, &hashed.hash, &sig) {
-            mark!(StatementForged);
-            return Ok(Err((Fault::BadSignature, "")));
-        }
-        if self.state.heads.len() >= REPLICAS_MAX {
-            return Ok(Err((Fault::Protocol, "the account has too many replicas")));
-        }
-        if let Some(peer) = self.peers.get_mut(&from) {
-            peer.brought(dot.replica, 1, 1);
-        }
-        if self.take_statement(now, hashed.clone(), sig, from) {
-            mark!(NothingRetracted if matches!(*statement, crate::statement::Statement::Revoke(_)));
-            self.count(from, 1, 0, 0);
-            self.state.apply_remote(draft, now, hashed, Some(sig))?;
-            self.stated(&statement, dot, 0);
-        }
+        self.place(draft, now, from, run)?;
         Ok(Ok(()))
     }
 
@@ -426,7 +439,7 @@ impl Engine {
                     self.reorder.trim(|run| state.distance(run));
                 }
             }
-            Fit::Fork { dot, ours, theirs } => self.event(Event::Fork { dot, ours, theirs }),
+            Fit::Fork => self.contradicted(now, from, &run, draft.store)?,
         }
         Ok(())
     }
@@ -440,7 +453,7 @@ impl Engine {
         self.event(Event::Rewound { from, to });
     }
 
-    fn count(&mut self, from: PeerKey, commits: usize, ops: usize, doubled: usize) {
+    pub(crate) fn count(&mut self, from: PeerKey, commits: usize, ops: usize, doubled: usize) {
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.traffic.commits_received += commits as u64;
             peer.traffic.ops_received += ops as u64;
@@ -466,6 +479,8 @@ impl Engine {
         let Some(want) = &mut peer.want else { return };
         let mut wait_ms = None;
         if want.id == id && done {
+            // What it did not show now is asked for again when it states once more that it differs.
+            peer.disputed = peer.disputed.minus(&want.ranges);
             want.progress |= applied || waiting > want.waiting;
             // What was asked for may have come from others meanwhile.
             let lacking = want.ranges.minus(&self.state.knowledge).minus(&held);
@@ -554,7 +569,8 @@ impl Engine {
             return;
         }
         peer.synced = false;
-        self.send(key, &Control::Announce(Announce { heads }));
+        let tags = heads.iter().map(|(replica, _)| self.state.tag(replica)).collect();
+        self.send(key, &Control::Announce(Announce { heads, tags }));
         if self.timers.get(Timer::Retry(key)).is_none() {
             self.arm_retry(now, key);
         }
@@ -620,7 +636,10 @@ impl Engine {
         mark!(RevokedWrites if !written.is_empty() && self.revoked());
         if !written.is_empty() && !self.revoked() {
             let head = (self.state.replica, self.state.knowledge.prefix_len(&self.state.replica));
-            if let Some(frame) = pack_control(0, &Control::Announce(Announce { heads: vec![head] })) {
+            if let Some(frame) = pack_control(
+                0,
+                &Control::Announce(Announce { heads: vec![head], tags: vec![self.state.tag(&head.0)] }),
+            ) {
                 self.outputs.push_back(Output::Broadcast(frame));
             }
             self.push(now, &before, &written);

@@ -11,7 +11,7 @@ use crate::identity::{DeviceId, Dot, ReplicaId, Sig};
 use crate::knowledge::Knowledge;
 use crate::marks::{ON, mark};
 use crate::planted::{self, Bug};
-use crate::statement::{Fence, Revocation, Statement};
+use crate::statement::{Fence, Forked, Revocation, Statement};
 use crate::wire::columns::HashedCommit;
 use crate::wire::message::Run;
 
@@ -21,7 +21,9 @@ pub(crate) struct Fences {
     own: Option<DeviceId>,
     /// With the commit of one statement that says so.
     revoked: BTreeMap<DeviceId, (Revocation, Dot)>,
-    forked: BTreeMap<ReplicaId, Option<Fence>>,
+    forked: BTreeMap<ReplicaId, (Option<Fence>, Dot)>,
+    /// Proofs of forks taken in.
+    proofs: usize,
 }
 
 /// Where a replica ends.
@@ -69,10 +71,15 @@ impl Fences {
                 }
             },
             Statement::Fork(proof) => {
-                self.forked
-                    .entry(proof.replica())
-                    .and_modify(|known| *known = known.zip(proof.fence).map(|(a, b)| smaller(a, b)))
-                    .or_insert(proof.fence);
+                self.proofs += 1;
+                let new = (proof.fence(), because);
+                let known = self.forked.entry(proof.replica()).or_insert(new);
+                // With the fence goes a proof of that very fence: its branches continue it.
+                let order =
+                    |(fence, dot): &(Option<Fence>, Dot)| (fence.map(|fence| (fence.seq, fence.hash)), *dot);
+                if order(&new) < order(known) {
+                    *known = new;
+                }
             }
         }
     }
@@ -91,11 +98,31 @@ impl Fences {
         self.revoked.values().map(|(revocation, _)| revocation)
     }
 
+    /// How many proofs of forks there are.
+    pub(crate) fn proofs(&self) -> usize {
+        self.proofs
+    }
+
+    /// All replicas that forked, joined.
+    pub(crate) fn forks(&self) -> impl Iterator<Item = Forked> {
+        let forked = |(replica, (fence, because)): (&ReplicaId, &(Option<Fence>, Dot))| Forked {
+            replica: *replica,
+            seq: fence.map_or(0, |fence| fence.seq),
+            because: *because,
+        };
+        self.forked.iter().map(forked)
+    }
+
+    /// Where a replica ends because it forked, and the commit of a statement that proves just this.
+    pub(crate) fn fork(&self, replica: &ReplicaId) -> Option<(Option<Fence>, Dot)> {
+        self.forked.get(replica).copied()
+    }
+
     /// Where a replica ends; `None` if it does not.
     pub(crate) fn limit(&self, replica: &ReplicaId) -> Option<Limit> {
         let revoked = self.revoked.get(&replica.device).filter(|_| self.own != Some(replica.device));
         let revoked = revoked.map(|(revocation, _)| Limit::of(revocation.fences.get(&replica.incarnation)));
-        let forked = self.forked.get(replica).map(|fence| Limit::of(fence.as_ref()));
+        let forked = self.forked.get(replica).map(|(fence, _)| Limit::of(fence.as_ref()));
         match (revoked, forked) {
             (Some(one), Some(other)) => Some(if other.seq < one.seq { other } else { one }),
             (one, other) => one.or(other),
@@ -123,6 +150,24 @@ impl Fences {
         let before = if ON { knowledge.commits() } else { 0 };
         knowledge.cut(|replica| self.limit(replica).map(|limit| limit.seq));
         mark!(FencedClaimed if knowledge.commits() < before);
+    }
+
+    /// Whether statements vouch for what a run has up to the fence, whatever its signature: it has the very commit there.
+    pub(crate) fn vouch(&self, run: &Run<HashedCommit>) -> bool {
+        self.at_fence(run).is_some_and(|(here, fence)| here == fence)
+    }
+
+    /// Whether a run has another commit at the fence.
+    pub(crate) fn contradict(&self, run: &Run<HashedCommit>) -> bool {
+        self.at_fence(run).is_some_and(|(here, fence)| here != fence)
+    }
+
+    /// The hash that a run has at the fence of its replica, and the hash of the fence.
+    fn at_fence(&self, run: &Run<HashedCommit>) -> Option<(CommitHash, CommitHash)> {
+        let first = run.commits.first()?.commit.dot;
+        let limit = self.limit(&first.replica)?;
+        let index = usize::try_from(limit.seq.checked_sub(first.seq)?).ok()?;
+        Some((run.commits.get(index)?.hash, limit.signed?.0))
     }
 
     /// The part of a run that counts, still ending in a signature; `None` if nothing does. A run that is on another

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::commit::{get_cert, put_cert};
 use crate::config::DEVICE_NAME_BYTES_MAX;
 use crate::remembered;
 
@@ -282,6 +284,26 @@ impl DeviceCert {
     pub fn device(&self) -> DeviceId {
         self.key.device()
     }
+
+    /// The account and the certificate, for one who is in no session: a relay. At most [`DeviceCert::BYTES_MAX`].
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut writer = Writer::new();
+        writer.raw(&self.account.0);
+        put_cert(&mut writer, self);
+        writer.into_bytes()
+    }
+
+    /// Reads what [`DeviceCert::to_bytes`] wrote, and verifies that the account that it names has certified it.
+    pub fn from_bytes(bytes: &[u8]) -> Result<DeviceCert, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let account = AccountId(reader.array()?);
+        let cert = get_cert(&mut reader, &account)?;
+        reader.finish()?;
+        Ok(cert)
+    }
+
+    /// Longest certificate with its account, in bytes: two keys, the time, two small numbers, the name, the signature.
+    pub const BYTES_MAX: usize = 32 + 32 + 10 + 1 + 1 + DEVICE_NAME_BYTES_MAX + 64;
 
     fn message(account: &AccountId, key: &PeerKey, name: &str, issued_ms: u64, admin: bool) -> Vec<u8> {
         let mut message = b"ahenk device certificate 1".to_vec();

@@ -14,6 +14,8 @@ mod engine;
 mod exchange;
 mod fences;
 pub mod fields;
+mod footprint;
+mod fork;
 pub mod hlc;
 pub mod identity;
 pub mod io;

@@ -59,6 +59,10 @@ pub(crate) struct Peer {
     pub(crate) serve: Option<Serve>,
     pub(crate) want: Option<OpenWant>,
     pub(crate) want_last: u32,
+    /// What both know and is to be compared, because tags say that it differs.
+    pub(crate) disputed: Knowledge,
+    /// Whether heads of equal numbers were last stated to be other commits.
+    pub(crate) heads_differ: bool,
     /// Whether the last request ended without bringing anything new.
     pub(crate) fruitless: bool,
     /// Whether the last request expired, and nothing new has come since: what it is asked for is asked of others, too.
@@ -95,6 +99,8 @@ impl Peer {
             serve: None,
             want: None,
             want_last: 0,
+            disputed: Knowledge::default(),
+            heads_differ: false,
             fruitless: false,
             late: false,
             want_ms: config.want_ms,

@@ -4,8 +4,8 @@
 //! when they were cut by devices that knew different things; so runs that only together are complete are applied
 //! together, commit by commit in causal order ([`Reorder::take_joint`]).
 //!
-//! Invariants, at the end of a frame: no run that can be applied is in it; the bytes held are within the bound. What
-//! exceeds it goes only then ([`Reorder::trim`]), farthest from applicable first: so the bound never refuses the very
+//! Invariants, at the end of a frame: no run that can be applied is in it; the bytes held are within the bound, and so
+//! is the memory that they take once decoded, which a hostile member can make many times as much. What exceeds them goes only then ([`Reorder::trim`]), farthest from applicable first: so the bound never refuses the very
 //! run that would unblock the others, and runs of one frame that need each other are never torn apart. While a frame
 //! is taken in, its own runs may be held beyond the bound.
 
@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 use crate::commit::CommitHash;
 use crate::fences::Fences;
+use crate::footprint;
 use crate::identity::{DeviceCert, PeerKey, ReplicaId, Sig};
 use crate::knowledge::Knowledge;
 use crate::marks::mark;
@@ -23,6 +24,10 @@ use crate::wire::message::Run;
 
 /// Most runs held, whatever their size.
 const RUNS_MAX: usize = 4096;
+/// Memory that is held for a byte of the bound, in bytes. Commits of ordinary size take less; the worst take about 30.
+const MEMORY_PER_BYTE: usize = 4;
+/// Memory that is held however small the bound.
+const MEMORY_MIN: usize = 1024 * 1024;
 
 /// A verified run and who brought it.
 #[derive(Debug)]
@@ -30,6 +35,7 @@ pub(crate) struct Waiting {
     pub(crate) run: Run<HashedCommit>,
     pub(crate) from: PeerKey,
     bytes: usize,
+    memory: usize,
 }
 
 impl Drop for Reorder {
@@ -44,11 +50,13 @@ pub(crate) struct Reorder {
     runs: BTreeMap<(ReplicaId, u64), Waiting>,
     bytes: usize,
     bytes_max: usize,
+    /// What the runs take in memory, from above.
+    memory: usize,
 }
 
 impl Reorder {
     pub(crate) fn new(bytes_max: usize) -> Reorder {
-        Reorder { runs: BTreeMap::new(), bytes: 0, bytes_max }
+        Reorder { runs: BTreeMap::new(), bytes: 0, bytes_max, memory: 0 }
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -74,13 +82,18 @@ impl Reorder {
         let replaced = self.take(&key);
         mark!(WaitingGrew if replaced.is_some());
         let bytes = run.commits.iter().map(|hashed| hashed.bytes).sum();
+        let memory = footprint::commits(&run.commits);
         self.bytes += bytes;
-        self.runs.insert(key, Waiting { run, from, bytes });
+        self.memory += memory;
+        self.runs.insert(key, Waiting { run, from, bytes, memory });
     }
 
     /// Gives up what exceeds the bound; `distance` says how far each run is from applicable.
     pub(crate) fn trim(&mut self, distance: impl Fn(&Run<HashedCommit>) -> u64) {
-        let full = |buffer: &Reorder| buffer.bytes > buffer.bytes_max || buffer.runs.len() > RUNS_MAX;
+        let memory_max = self.bytes_max.saturating_mul(MEMORY_PER_BYTE).max(MEMORY_MIN);
+        let full = |buffer: &Reorder| {
+            buffer.bytes > buffer.bytes_max || buffer.memory > memory_max || buffer.runs.len() > RUNS_MAX
+        };
         while full(self) && !planted::is(Bug::UnboundedBuffer) {
             mark!(ReorderOverflowed);
             let farthest = self.runs.iter().max_by_key(|(_, waiting)| distance(&waiting.run));
@@ -92,6 +105,7 @@ impl Reorder {
     fn take(&mut self, key: &(ReplicaId, u64)) -> Option<Waiting> {
         let waiting = self.runs.remove(key)?;
         self.bytes -= waiting.bytes;
+        self.memory -= waiting.memory;
         Some(waiting)
     }
 
@@ -112,7 +126,7 @@ impl Reorder {
     }
 
     fn take_all(&mut self) -> Vec<Waiting> {
-        self.bytes = 0;
+        (self.bytes, self.memory) = (0, 0);
         std::mem::take(&mut self.runs).into_values().collect()
     }
 

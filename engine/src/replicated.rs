@@ -70,7 +70,7 @@ pub(crate) enum Fit {
     /// Something it depends on is missing.
     Waits,
     /// It contradicts a commit that is applied.
-    Fork { dot: Dot, ours: CommitHash, theirs: CommitHash },
+    Fork,
 }
 
 impl Replicated {
@@ -129,9 +129,8 @@ impl Replicated {
             None => Some(first.commit.prev),
             Some(index) => run.commits.get(index).map(|hashed| hashed.hash),
         };
-        if let Some(theirs) = at_head.filter(|theirs| *theirs != head_hash) {
-            let dot = Dot { replica: first.commit.dot.replica, seq: head_seq };
-            return Fit::Fork { dot, ours: head_hash, theirs };
+        if at_head.is_some_and(|theirs| theirs != head_hash) {
+            return Fit::Fork;
         }
         if last.commit.dot.seq <= head_seq {
             return if planted::is(Bug::DuplicateAppliedTwice) { Fit::Ready(0) } else { Fit::Known };

@@ -13,7 +13,7 @@ use crate::marks::mark;
 use crate::name::{RowKey, TableName};
 use crate::replicated::{Draft, Replicated};
 use crate::row::RowState;
-use crate::statement::Statement;
+use crate::statement::{NO_SIG, Statement};
 use crate::store::{Head, Retraction, StoreError, StoreRead};
 
 /// Commits read from the log at a time.
@@ -30,9 +30,7 @@ impl Replicated {
                 Some(new.fences.get(&replica.incarnation).map_or(0, |fence| fence.seq))
             }
             Statement::Revoke(_) => None,
-            Statement::Fork(proof) if proof.replica() == *replica => {
-                Some(proof.fence.map_or(0, |fence| fence.seq))
-            }
+            Statement::Fork(proof) if proof.replica() == *replica => Some(proof.seq),
             Statement::Fork(_) => None,
         };
         self.heads.iter().any(|(replica, head)| fence_of(replica).is_some_and(|seq| head.seq > seq))
@@ -78,11 +76,13 @@ impl Replicated {
                 let seen = at.seen.entry(replica).or_default();
                 *seen = (*seen).max(seq);
             }
-            if stored.sig.is_some() {
+            // A fence that is no longer one had no signature perhaps.
+            if stored.sig.is_some_and(|sig| sig != NO_SIG) {
                 signed = at.clone();
             }
         })?;
-        // What is handed on must end in a signature: the fence has one for exactly here, unless this is another branch.
+        // What is handed on must end in a signature, or where a statement vouches for it: exactly here, unless this is
+        // another branch.
         if at.seq > signed.seq {
             match self.signature_at(&replica, &at) {
                 Some(sig) => {
@@ -109,11 +109,11 @@ impl Replicated {
         Ok((before + 1).saturating_sub(from_seq))
     }
 
-    /// The fence's signature for a replica's commit, if it is of that very commit.
+    /// What stands for a signature of a replica's commit at the fence, if it is that very commit.
     fn signature_at(&self, replica: &ReplicaId, at: &Head) -> Option<Sig> {
         let (limit, author) = (self.fences.limit(replica)?, self.members.get(&replica.device)?);
         let (hash, sig) = limit.signed.filter(|(hash, _)| limit.seq == at.seq && *hash == at.hash)?;
-        verify_commit(&self.account, &author.key, &hash, &sig).then_some(sig)
+        Some(if verify_commit(&self.account, &author.key, &hash, &sig) { sig } else { NO_SIG })
     }
 
     /// Derives rows anew from what stands in the log.

@@ -23,7 +23,8 @@ pub struct Fence {
     pub seq: u64,
     /// Its hash.
     pub hash: CommitHash,
-    /// Its author's signature: whoever received it inside a longer run can hand on exactly what counts.
+    /// Its author's signature: whoever received it inside a longer run can hand on exactly what counts. Zeros if nobody
+    /// has one, because a fork ended the replica there: then a statement alone vouches for what lies before it.
     pub sig: Sig,
 }
 
@@ -56,16 +57,34 @@ pub struct ForkProof {
     pub author: DeviceCert,
     /// The incarnation that forked.
     pub incarnation: u64,
-    /// The end of what counts; `None` if nothing does.
-    pub fence: Option<Fence>,
-    /// Both continue the fence, and somewhere differ.
+    /// The last commit that counts, after which the branches part; 0 if none does.
+    pub seq: u64,
+    /// Its hash, which the author signed with either branch; zeros if `seq` is 0.
+    pub hash: CommitHash,
+    /// Both continue that commit, and their first commits differ.
     pub branches: [Branch; 2],
+}
+
+/// A replica that is proven to have forked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forked {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// The last of its commits that counts; 0 if none does.
+    pub seq: u64,
+    /// The commit of a statement that proves it.
+    pub because: Dot,
 }
 
 impl ForkProof {
     /// The replica that forked.
     pub fn replica(&self) -> ReplicaId {
         ReplicaId { device: self.author.device(), incarnation: self.incarnation }
+    }
+
+    /// Where the replica ends; `None` before its first commit.
+    pub(crate) fn fence(&self) -> Option<Fence> {
+        (self.seq > 0).then_some(Fence { seq: self.seq, hash: self.hash, sig: NO_SIG })
     }
 
     /// Whether it proves what it says.
@@ -75,15 +94,11 @@ impl ForkProof {
 
     fn check(&self, account: &AccountId) -> Option<()> {
         self.author.check(account).ok()?;
-        let (mut seq, mut hash) = (0, CommitHash::default());
-        if let Some(fence) = &self.fence {
-            if fence.seq == 0 || !verify_commit(account, &self.author.key, &fence.hash, &fence.sig) {
-                return None;
-            }
-            (seq, hash) = (fence.seq, fence.hash);
+        if self.seq > i64::MAX as u64 || (self.seq == 0 && self.hash != CommitHash::default()) {
+            return None;
         }
-        let hashes = |branch: &Branch| -> Option<Vec<CommitHash>> {
-            let (mut next, mut prev, mut hashes) = (seq + 1, hash, Vec::new());
+        let first = |branch: &Branch| -> Option<CommitHash> {
+            let (mut next, mut prev, mut first) = (self.seq + 1, self.hash, None);
             for bytes in &branch.commits {
                 let commit = Commit::decode(bytes, account).ok()?;
                 let follows = commit.dot == Dot { replica: self.replica(), seq: next } && commit.prev == prev;
@@ -92,12 +107,11 @@ impl ForkProof {
                 }
                 next += 1;
                 prev = hash_commit(bytes);
-                hashes.push(prev);
+                first = first.or(Some(prev));
             }
-            verify_commit(account, &self.author.key, hashes.last()?, &branch.sig).then_some(hashes)
+            first.filter(|_| verify_commit(account, &self.author.key, &prev, &branch.sig))
         };
-        let [one, other] = [hashes(&self.branches[0])?, hashes(&self.branches[1])?];
-        one.iter().zip(&other).any(|(one, other)| one != other).then_some(())
+        (first(&self.branches[0])? != first(&self.branches[1])?).then_some(())
     }
 }
 
@@ -154,9 +168,9 @@ impl Statement {
                 writer.u8(FORK);
                 put_cert(writer, &proof.author);
                 writer.raw(&proof.incarnation.to_be_bytes());
-                match &proof.fence {
-                    Some(fence) => put_fence(writer, fence),
-                    None => writer.varint(0),
+                writer.varint(proof.seq);
+                if proof.seq > 0 {
+                    writer.raw(&proof.hash.0);
                 }
                 for branch in &proof.branches {
                     writer.varint(branch.commits.len() as u64);
@@ -174,9 +188,10 @@ impl Statement {
             FORK => {
                 let author = get_cert(reader, account)?;
                 let incarnation = u64::from_be_bytes(reader.array()?);
-                let fence = get_fence(reader)?;
+                let seq = get_seq(reader)?;
+                let hash = if seq > 0 { CommitHash(reader.array()?) } else { CommitHash::default() };
                 let branches = [get_branch(reader)?, get_branch(reader)?];
-                Statement::Fork(Box::new(ForkProof { author, incarnation, fence, branches }))
+                Statement::Fork(Box::new(ForkProof { author, incarnation, seq, hash, branches }))
             }
             tag => return Err(DecodeError::UnknownTag(tag)),
         })
@@ -187,7 +202,8 @@ const CERTIFY: u8 = 1;
 const REVOKE: u8 = 2;
 const FORK: u8 = 3;
 
-/// A proof of a fork is signed by what it holds; in its run stand zeros.
+/// Stands where nobody has a signature and none is needed: in the run of a proof of a fork, which is signed by what it
+/// holds, and in a run that ends at a fence, for which the statement vouches. As a signature it never verifies.
 pub(crate) const NO_SIG: Sig = Sig([0; 64]);
 
 /// The commit that carries a proof of a fork. Equal proofs give equal commits, whoever makes them.
@@ -240,8 +256,7 @@ fn get_revocation(reader: &mut Reader<'_>) -> Result<Revocation, DecodeError> {
         if fences.last_key_value().is_some_and(|(last, _)| *last >= incarnation) {
             return Err(DecodeError::Unordered("fences"));
         }
-        let fence = get_fence(reader)?.ok_or(DecodeError::Invalid("a fence"))?;
-        fences.insert(incarnation, fence);
+        fences.insert(incarnation, get_fence(reader)?);
     }
     Ok(Revocation { device, issued_ms, reason, fences })
 }
@@ -252,15 +267,17 @@ fn put_fence(writer: &mut Writer, fence: &Fence) {
     writer.raw(&fence.sig.0);
 }
 
-fn get_fence(reader: &mut Reader<'_>) -> Result<Option<Fence>, DecodeError> {
-    let seq = reader.varint()?;
-    if seq > i64::MAX as u64 {
+fn get_fence(reader: &mut Reader<'_>) -> Result<Fence, DecodeError> {
+    let seq = get_seq(reader)?;
+    if seq == 0 {
         return Err(DecodeError::Invalid("a fence"));
     }
-    if seq == 0 {
-        return Ok(None);
-    }
-    Ok(Some(Fence { seq, hash: CommitHash(reader.array()?), sig: Sig(reader.array()?) }))
+    Ok(Fence { seq, hash: CommitHash(reader.array()?), sig: Sig(reader.array()?) })
+}
+
+fn get_seq(reader: &mut Reader<'_>) -> Result<u64, DecodeError> {
+    let seq = reader.varint()?;
+    if seq > i64::MAX as u64 { Err(DecodeError::Invalid("a fence")) } else { Ok(seq) }
 }
 
 fn get_branch(reader: &mut Reader<'_>) -> Result<Branch, DecodeError> {

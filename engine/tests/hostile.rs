@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use engine::codec::Writer;
 use engine::commit::{Commit, CommitHash, Op, OpKind, hash_commit, sign_commit};
-use engine::config::{CONTROL_BYTES_MAX, Config, FRAME_BYTES_MAX};
+use engine::config::{CONTROL_BYTES_MAX, Config, FRAME_BYTES_MAX, REPLICAS_FOR_STATEMENTS, REPLICAS_MAX};
 use engine::hlc::Hlc;
 use engine::identity::{PeerKey, SecretKey, Sig};
 use engine::io::{Change, Event, Input};
 use engine::knowledge::Knowledge;
 use engine::name::{FieldName, RowKey, TableName};
 use engine::prng::Prng;
-use engine::statement::{Branch, Fence, ForkProof, Revocation, Statement, fork_commit};
+use engine::statement::{Branch, ForkProof, Revocation, Statement, fork_commit};
 use engine::store::StoreRead;
 use engine::testing::{Author, Mesh, identity_of, op, test_identity, test_root};
 use engine::value::Value;
@@ -64,7 +64,15 @@ impl Attack {
 
     fn hello(&self) -> Hello {
         let cert = self.author.identity.cert.clone();
-        Hello { minor: 0, features: 0, cert, replica: self.author.replica, echo: 0, digest: [0; 16] }
+        Hello {
+            minor: 0,
+            features: 0,
+            cert,
+            replica: self.author.replica,
+            echo: 0,
+            digest: [0; 16],
+            heads_digest: [0; 16],
+        }
     }
 
     fn control(&mut self, message: &Control) {
@@ -109,6 +117,49 @@ fn a_statement_that_the_root_key_did_not_sign_is_refused() {
 }
 
 #[test]
+fn a_device_that_fills_all_replicas_leaves_room_for_the_statement_that_revokes_it() {
+    let mut attack = Attack::new(Config::default());
+    let hostile = attack.author.identity.clone();
+    let mut lives = 0;
+    while attack.connected() {
+        lives += 1;
+        assert!(lives <= REPLICAS_MAX as u64, "it is never stopped");
+        let mut life = Author::of(hostile.clone(), 1_000 + lives);
+        let row = op("t", &format!("row {lives}"), OpKind::Put, BTreeMap::from([("x".into(), Value::Null)]));
+        let (commit, sig) = life.commit(Hlc::new(1_700_000_000_000, 0), BTreeMap::new(), vec![row]);
+        let ops = Ops { want: 0, offset: lives, done: true, runs: vec![Run { commits: vec![commit], sig }] };
+        attack.raw(pack_ops(SESSION, &ops).unwrap());
+    }
+    assert_eq!(faults(&attack.mesh, 0), [Fault::Protocol]);
+    // Our own replica is one of those that may be.
+    let taken = (REPLICAS_MAX - REPLICAS_FOR_STATEMENTS) as u64 - 1;
+    assert_eq!(lives, taken + 1, "all but the last were taken in");
+    assert_eq!(attack.mesh.store(0).recover().unwrap().heads.len() as u64, taken + 1);
+    // Another device brings what an administrator says of it.
+    attack.author = Author::new(8);
+    attack.peer = attack.author.identity.peer_key();
+    attack.mesh.input(0, Input::PeerUp(attack.peer));
+    let hello = attack.hello();
+    attack.control(&Control::Hello(Box::new(hello)));
+    let device = hostile.device();
+    let revocation = Revocation { device, issued_ms: 1, reason: String::new(), fences: BTreeMap::new() };
+    let (commit, sig) =
+        Statement::Revoke(revocation).into_commit(&test_root(), Hlc::new(1_700_000_000_000, 0));
+    let ops = Ops { want: 0, offset: 0, done: true, runs: vec![Run { commits: vec![commit], sig }] };
+    attack.raw(pack_ops(SESSION, &ops).unwrap());
+    attack.mesh.run_ms(500);
+    let quarantine = attack.mesh.store(0).quarantine(None, usize::MAX).unwrap();
+    assert_eq!(quarantine.len() as u64, taken, "nothing of what it wrote counts");
+    assert_eq!(attack.mesh.store(0).recover().unwrap().heads.len(), 2, "ours, and the statement");
+    // There is room again.
+    let (commit, sig) = attack.author.commit(Hlc::new(1_700_000_000_000, 0), BTreeMap::new(), vec![]);
+    let ops = Ops { want: 0, offset: 0, done: true, runs: vec![Run { commits: vec![commit], sig }] };
+    attack.raw(pack_ops(SESSION, &ops).unwrap());
+    // And two of our own.
+    attack.assert_unharmed(taken + 2 + 2);
+}
+
+#[test]
 fn a_proof_of_a_fork_that_does_not_hold_is_refused() {
     let mut attack = Attack::new(Config::default());
     let (first, sig) = attack.author.commit(Hlc::new(1_700_000_000_000, 0), Default::default(), vec![]);
@@ -117,7 +168,8 @@ fn a_proof_of_a_fork_that_does_not_hold_is_refused() {
     let proof = ForkProof {
         author: attack.author.identity.cert.clone(),
         incarnation: attack.author.replica.incarnation,
-        fence: None,
+        seq: 0,
+        hash: CommitHash::default(),
         branches: [branch.clone(), branch],
     };
     let commit = fork_commit(&attack.author.identity.account(), proof);
@@ -145,12 +197,12 @@ fn a_proof_of_a_fork_ends_the_replica_at_the_fence_and_leaves_the_device() {
         attack.raw(pack_ops(SESSION, &Ops { want: 0, offset: 0, done: true, runs }).unwrap());
     }
     assert_eq!(attack.mesh.engine(0).knowledge().prefix_len(&attack.author.replica), 2);
-    let fence = Fence { seq: 1, hash: hash_commit(&first.0.encode()), sig: first.1 };
     let branch = |(commit, sig): &(Commit, Sig)| Branch { commits: vec![commit.encode()], sig: *sig };
     let proof = ForkProof {
         author: attack.author.identity.cert.clone(),
         incarnation: attack.author.replica.incarnation,
-        fence: Some(fence),
+        seq: 1,
+        hash: hash_commit(&first.0.encode()),
         branches: [branch(&second), branch(&forked)],
     };
     let commit = fork_commit(&attack.author.identity.account(), proof);
@@ -162,6 +214,48 @@ fn a_proof_of_a_fork_ends_the_replica_at_the_fence_and_leaves_the_device() {
     assert!(attack.connected() && faults(&attack.mesh, 0).is_empty());
     let event = |event: &Event| matches!(event, Event::Forked { seq: 1, retracted: 1, .. });
     assert!(attack.mesh.events.iter().any(|(_, one)| event(one)));
+    engine::store::contract::state_follows_from_log(attack.mesh.store(0));
+}
+
+#[test]
+fn a_run_without_a_signature_counts_only_as_far_as_a_fence_vouches_for_it() {
+    let mut attack = Attack::new(Config::default());
+    let [mut one, mut other] = [Author::new(9), Author::new(9)];
+    let write = |author: &mut Author, n: i64| {
+        let fields = BTreeMap::from([("x".to_owned(), Value::Int(n))]);
+        let at = Hlc::new(1_700_000_000_000, author.seq as u16);
+        author.commit(at, Default::default(), vec![op("t", "forked", OpKind::Put, fields)])
+    };
+    let shared = [write(&mut one, 1), write(&mut one, 2)].map(|(commit, _)| commit);
+    (1..=2).for_each(|n| drop(write(&mut other, n)));
+    let (third, forked) = (write(&mut one, 3), write(&mut other, 4));
+    let [first, second] = shared;
+    let bring = |attack: &mut Attack, commits: Vec<Commit>| {
+        let runs = vec![Run { commits, sig: Sig([0; 64]) }];
+        attack.raw(pack_ops(SESSION, &Ops { want: 0, offset: 0, done: true, runs }).unwrap());
+        attack.mesh.run_ms(10);
+        attack.mesh.engine(0).knowledge().prefix_len(&attack.author.replica)
+    };
+    assert_eq!(bring(&mut attack, vec![first.clone(), second.clone()]), 0, "nobody vouches yet");
+    let branch = |(commit, sig): &(Commit, Sig)| Branch { commits: vec![commit.encode()], sig: *sig };
+    let proof = ForkProof {
+        author: attack.author.identity.cert.clone(),
+        incarnation: attack.author.replica.incarnation,
+        seq: 2,
+        hash: hash_commit(&second.encode()),
+        branches: [branch(&third), branch(&forked)],
+    };
+    let proof = fork_commit(&attack.author.identity.account(), proof);
+    assert_eq!(bring(&mut attack, vec![proof]), 0);
+    assert_eq!(bring(&mut attack, vec![first.clone()]), 0, "it ends before the fence");
+    // Commits that are like the author's and were never signed.
+    let mut made_up = Author::new(9);
+    let invented = [write(&mut made_up, 1), write(&mut made_up, 7)].map(|(commit, _)| commit);
+    assert_eq!(bring(&mut attack, invented.to_vec()), 0, "another commit at the fence");
+    assert_eq!(bring(&mut attack, vec![first, second, third.0]), 2, "cut at the fence");
+    let log = attack.mesh.store(0).commits(&attack.author.replica, 2, 9, usize::MAX).unwrap();
+    assert_eq!(log.iter().map(|stored| stored.sig).collect::<Vec<_>>(), [Some(Sig([0; 64]))]);
+    assert!(attack.connected() && faults(&attack.mesh, 0).is_empty());
     engine::store::contract::state_follows_from_log(attack.mesh.store(0));
 }
 
@@ -202,6 +296,7 @@ fn a_stolen_certificate_is_of_no_use_without_its_key() {
         replica: victim.replica,
         echo: 0,
         digest: [0; 16],
+        heads_digest: [0; 16],
     };
     mesh.inject(0, thief, pack_control(SESSION, &Control::Hello(Box::new(hello))).unwrap());
     assert_eq!(faults(&mesh, 0), [Fault::Unauthorised]);
@@ -216,7 +311,15 @@ fn a_certificate_that_the_root_key_did_not_sign_is_refused() {
     let replica = engine::identity::ReplicaId { device: identity.device(), incarnation: 1 };
     mesh.input(0, Input::PeerUp(identity.peer_key()));
     let peer = identity.peer_key();
-    let hello = Hello { minor: 0, features: 0, cert: identity.cert, replica, echo: 0, digest: [0; 16] };
+    let hello = Hello {
+        minor: 0,
+        features: 0,
+        cert: identity.cert,
+        replica,
+        echo: 0,
+        digest: [0; 16],
+        heads_digest: [0; 16],
+    };
     mesh.inject(0, peer, pack_control(SESSION, &Control::Hello(Box::new(hello))).unwrap());
     assert_eq!(faults(&mesh, 0), [Fault::Unauthorised]);
 }
@@ -254,7 +357,8 @@ fn another_major_version_is_told_apart_from_noise_and_said_on_both_sides() {
 #[test]
 fn damaged_frames_are_passed_over_until_there_are_too_many() {
     let mut attack = Attack::new(Config::default());
-    let good = pack_control(SESSION, &Control::Announce(Announce { heads: Vec::new() })).unwrap();
+    let good =
+        pack_control(SESSION, &Control::Announce(Announce { heads: Vec::new(), tags: Vec::new() })).unwrap();
     for n in 0..200 {
         let mut frame = good.clone();
         frame[n % good.len()] ^= 0x40;
@@ -397,7 +501,11 @@ fn arbitrary_payloads_from_a_member_never_panic_and_change_nothing() {
         vec![
             pack_ops(SESSION, &ops).unwrap(),
             pack_control(SESSION, &Control::Want(Want { id: 1, ranges, credit: 9 })).unwrap(),
-            pack_control(SESSION, &Control::Announce(Announce { heads: vec![(author.replica, 4)] })).unwrap(),
+            pack_control(
+                SESSION,
+                &Control::Announce(Announce { heads: vec![(author.replica, 4)], tags: Vec::new() }),
+            )
+            .unwrap(),
         ]
     };
     for _ in 0..3_000 {
@@ -451,7 +559,7 @@ fn dependencies_that_overflow_when_added_up_are_missing_all_the_same() {
 fn heads_beyond_all_measure_can_be_counted() {
     let mut attack = Attack::new(Config::default());
     let heads = (0..5).map(|n| (Author::new(n).replica, i64::MAX as u64)).collect();
-    attack.control(&Control::Announce(Announce { heads }));
+    attack.control(&Control::Announce(Announce { heads, tags: Vec::new() }));
     assert_eq!(attack.mesh.engine(0).stats().peers[0].ahead, u64::MAX);
     attack.assert_unharmed(2);
 }
@@ -488,7 +596,7 @@ fn a_peer_that_speaks_of_ever_more_scattered_commits_is_cut_off() {
         (0..60).for_each(|k| {
             knowledge.insert(attack.author.replica, 1000 * n + 2 * k + 1, 1000 * n + 2 * k + 1);
         });
-        attack.control(&Control::Have(Have { state: [0; 16], knowledge, reply: false }));
+        attack.control(&Control::Have(Have { state: [0; 16], knowledge, reply: false, tags: Vec::new() }));
     }
     assert_eq!(faults(&attack.mesh, 0), [Fault::Protocol]);
     attack.assert_unharmed(2);
@@ -537,7 +645,7 @@ fn no_more_is_pushed_to_a_peer_that_confirms_nothing_than_the_limit() {
     let mut attack = Attack::new(Config { push_bytes_max: 10_000, ..Config::default() });
     let engine = attack.mesh.engine(0);
     let (knowledge, state) = (engine.knowledge().clone(), engine.digest().to_be_bytes());
-    attack.control(&Control::Have(Have { state, knowledge, reply: false }));
+    attack.control(&Control::Have(Have { state, knowledge, reply: false, tags: Vec::new() }));
     for n in 0..500 {
         attack.mesh.write(0, put(&format!("row {n}"), n));
     }
@@ -550,7 +658,12 @@ fn equal_knowledge_and_different_rows_raise_an_alarm_once() {
     let mut attack = Attack::new(Config::default());
     let knowledge = attack.mesh.engine(0).knowledge().clone();
     for _ in 0..3 {
-        attack.control(&Control::Have(Have { state: [9; 16], knowledge: knowledge.clone(), reply: false }));
+        attack.control(&Control::Have(Have {
+            state: [9; 16],
+            knowledge: knowledge.clone(),
+            reply: false,
+            tags: Vec::new(),
+        }));
     }
     let alarms = attack.mesh.events.iter().filter(|(_, event)| matches!(event, Event::Diverged { .. }));
     assert_eq!(alarms.count(), 1);

@@ -42,7 +42,8 @@ impl Solo {
         let key = solo.author.identity.peer_key();
         solo.input(Input::PeerUp(key));
         let (cert, replica) = (solo.author.identity.cert.clone(), solo.author.replica);
-        let hello = Hello { minor: 0, features: 0, cert, replica, echo: 0, digest: [0; 16] };
+        let hello =
+            Hello { minor: 0, features: 0, cert, replica, echo: 0, digest: [0; 16], heads_digest: [0; 16] };
         solo.frame(pack_control(SESSION, &Control::Hello(Box::new(hello))).unwrap());
         solo
     }
@@ -79,7 +80,7 @@ impl Solo {
 
     fn announce(&mut self, replica: ReplicaId, seq: u64) {
         let heads = vec![(replica, seq)];
-        self.frame(pack_control(SESSION, &Control::Announce(Announce { heads })).unwrap());
+        self.frame(pack_control(SESSION, &Control::Announce(Announce { heads, tags: Vec::new() })).unwrap());
     }
 
     fn ops(&mut self, want: u32, offset: u64, done: bool, (commit, sig): &(Commit, Sig)) {

@@ -1,64 +1,20 @@
 //! Revocation: what a fence lets count, what becomes of the rest, and that the order of learning does not matter.
 
-use std::collections::BTreeMap;
+mod common;
 
+use common::{LONG_MS, change, equal, full_mesh, put, quarantined, read};
 use engine::commit::OpKind;
 use engine::config::Config;
 use engine::identity::SecretKey;
-use engine::io::{AdminError, Change, Event, Order};
-use engine::name::{FieldName, RowKey, TableName};
+use engine::io::{AdminError, Event, Order};
 use engine::store::StoreRead;
-use engine::store::contract::state_follows_from_log;
 use engine::testing::{Mesh, test_identity, test_root};
-use engine::value::Value;
 use engine::wire::message::Fault;
 use proptest::prelude::*;
-
-const LONG_MS: u64 = 120_000;
-
-fn change(row: &str, kind: OpKind, value: i64) -> Change {
-    let field = FieldName::new("f").expect("a name");
-    let fields = if kind == OpKind::Delete { BTreeMap::new() } else { [(field, Value::Int(value))].into() };
-    Change {
-        table: TableName::new("t").expect("a name"),
-        row: RowKey::new(row).expect("a key"),
-        kind,
-        fields,
-    }
-}
-
-fn put(mesh: &mut Mesh, node: usize, row: &str, value: i64) {
-    mesh.write(node, vec![change(row, OpKind::Put, value)]);
-}
-
-fn read(mesh: &Mesh, node: usize, row: &str) -> Option<i64> {
-    let table = TableName::new("t").expect("a name");
-    let state = mesh.store(node).row(&table, &RowKey::new(row).expect("a key")).expect("a read")?;
-    match state.field("f")? {
-        Value::Int(value) => Some(*value),
-        other => panic!("not written here: {other:?}"),
-    }
-}
 
 fn revoke(mesh: &mut Mesh, by: usize, node: usize) -> u64 {
     let order = Order::Revoke { device: mesh.key(node).device(), reason: "lost".into() };
     mesh.administer(by, order)
-}
-
-fn quarantined(mesh: &Mesh, node: usize) -> Vec<u64> {
-    let all = mesh.store(node).quarantine(None, 1_000).expect("a read");
-    all.iter().map(|one| one.stored.commit.dot.seq).collect()
-}
-
-fn equal(mesh: &mut Mesh, nodes: &[usize]) {
-    let same = |mesh: &Mesh| {
-        nodes.windows(2).all(|two| mesh.engine(two[0]).knowledge() == mesh.engine(two[1]).knowledge())
-    };
-    assert!(mesh.run_until(LONG_MS, same), "knowledge of {nodes:?} does not become equal");
-    for node in nodes {
-        assert_eq!(mesh.engine(*node).digest(), mesh.engine(nodes[0]).digest());
-        state_follows_from_log(mesh.store(*node));
-    }
 }
 
 /// Several administrators: devices that hold the root key from the start.
@@ -68,12 +24,6 @@ fn mesh_with_admins(count: u8, admins: u8, seed: u64) -> Mesh {
         if n < admins { identity.with_root(test_root()).expect("the root key") } else { identity }
     };
     Mesh::with_identities((0..count).map(identity).collect(), seed, Config::default())
-}
-
-fn full_mesh(mesh: &mut Mesh, nodes: &[usize]) {
-    for (index, a) in nodes.iter().enumerate() {
-        nodes[index + 1..].iter().for_each(|b| mesh.connect(*a, *b));
-    }
 }
 
 #[test]

@@ -337,7 +337,7 @@ fn gossip_of_a_stranger_is_passed_over() {
     let mut mesh = Mesh::pair(19);
     mesh.run_ms(5_000);
     let heads = vec![(mesh.engine(1).replica(), 1_000)];
-    let frame = pack_control(0, &Control::Announce(Announce { heads })).unwrap();
+    let frame = pack_control(0, &Control::Announce(Announce { heads, tags: Vec::new() })).unwrap();
     let before = mesh.engine(0).stats().total.frames_sent;
     mesh.input(0, Input::Broadcast { from: test_identity(9).peer_key(), bytes: frame.clone() });
     mesh.run_ms(2_000);
@@ -346,6 +346,23 @@ fn gossip_of_a_stranger_is_passed_over() {
     mesh.input(0, Input::Broadcast { from: member, bytes: frame });
     mesh.run_ms(2_000);
     assert!(mesh.engine(0).stats().total.frames_sent > before, "that of a member is followed up");
+}
+
+#[test]
+fn gossip_that_overtakes_a_push_has_nothing_sent_twice() {
+    let mut mesh = Mesh::pair(22);
+    mesh.run_ms(5_000);
+    for n in 0..20 {
+        mesh.write(1, put(&format!("r{n}"), &[("x", n)]));
+        let replica = mesh.engine(1).replica();
+        let heads = vec![(replica, mesh.engine(1).knowledge().prefix_len(&replica))];
+        let frame = pack_control(0, &Control::Announce(Announce { heads, tags: Vec::new() })).unwrap();
+        let from = mesh.key(1);
+        mesh.input(0, Input::Broadcast { from, bytes: frame });
+        mesh.run_ms(100);
+    }
+    assert!(shown(&mesh, 0, "r19").is_some());
+    assert_eq!(mesh.engine(0).stats().total.commits_doubled, 0);
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl Peer {
 
     pub(crate) fn hello(&self) -> Vec<u8> {
         let (cert, replica) = (self.cert.clone(), self.author.replica);
-        let hello = Hello { minor: 0, features: 0, cert, replica, echo: 0, digest: [0; 16] };
+        let hello = Hello { minor: 0, features: 0, cert, replica, echo: 0, digest: [0; 16], heads_digest: [0; 16] };
         pack_control(SESSION, &Control::Hello(Box::new(hello))).expect("it fits")
     }
 
@@ -273,6 +273,7 @@ fn control(tape: &mut Tape<'_>, device: &Device) -> Control {
             state: [tape.u8(); 16],
             knowledge: ranges(tape, device),
             reply: tape.flag(),
+            tags: (0..tape.u8() % 4).map(|_| [tape.u8(); 8]).collect(),
         }),
         1 => Control::Summary(engine::wire::message::Summary {
             digest: digest(tape, device),
@@ -287,7 +288,7 @@ fn control(tape: &mut Tape<'_>, device: &Device) -> Control {
             pushed: tape.u64(),
             heads: heads(tape, device),
         }),
-        5 => Control::Announce(Announce { heads: heads(tape, device) }),
+        5 => Control::Announce(Announce { heads: heads(tape, device), tags: vec![[tape.u8(); 8]] }),
         6 => Control::Ping(Ping { nonce: tape.u8().into(), wall_ms: tape.u64() }),
         7 => Control::Pong(Pong { nonce: tape.u8().into(), wall_ms: tape.u64() }),
         8 => Control::Audit(Audit { id: tape.u8().into(), after: place(tape), detail: tape.flag() }),

@@ -4,14 +4,16 @@
 //! Invariant: a machine that loses power loses its disk first, so that nothing that runs while it is torn down (redb's
 //! `Drop` shuts down cleanly) reaches the medium.
 
+mod lives;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ahenk::{Cursor, Scan, WriteFailed};
+use ahenk::{Scan, WriteFailed};
 use engine::config::Config;
-use engine::identity::{DeviceCert, DeviceId, Identity, PeerKey};
+use engine::identity::{DeviceCert, DeviceId, Identity, PeerKey, SecretKey};
 use engine::io::Order;
 use engine::knowledge::Knowledge;
 use engine::store::StoreRead;
@@ -19,14 +21,15 @@ use engine::testing::{EPOCH_MS, Happened, test_identity};
 use engine::value::Value;
 use transport_sim::{Form, LinkOptions, LinkSettings, Skew};
 
+use self::lives::readmitted;
 use crate::disk::{DiskImage, SimDisk};
+use crate::history::Global;
+use crate::intruded::Suspects;
 use crate::marks::Situation;
-use crate::oracle::{
-    Global, Injected, Observer, Violation, check_bounds, check_equal, check_event, violation,
-};
+use crate::oracle::{Injected, Observer, Violation, check_bounds, check_equal, check_event, violation};
 use crate::pairing::invite;
 use crate::plan::{Event, Plan, letter};
-use crate::pure::check_acknowledged;
+use crate::pure::{READMISSIONS_MAX, check_acknowledged};
 use crate::recorder::Recording;
 use crate::run::{Failure, Report, panics};
 use crate::sim_store::SimStore;
@@ -57,7 +60,16 @@ struct Machine {
     /// The commit that the watcher is at, and the operations of it that it has seen.
     watch_at: (u64, usize),
     observer: Observer,
+    /// Who it is at its next start, and the root key if another administrator gave it that one.
+    identity: Rc<RefCell<Identity>>,
+    granted: Rc<RefCell<Option<SecretKey>>>,
+    /// The devices that it was told of when it was paired.
+    members: Rc<RefCell<Vec<DeviceCert>>>,
     device: DeviceId,
+    /// How often it began anew.
+    readmissions: u8,
+    /// In whose names something hostile was said to it.
+    suspects: Suspects,
     /// Whether it holds the root key, or may.
     holds_root: bool,
     /// Whether it was told that it is revoked.
@@ -73,6 +85,7 @@ pub struct Full<'a> {
     global: Global,
     injected: Injected,
     link_options: LinkOptions,
+    intrusions: u64,
     ticks: u64,
     trace: blake3::Hasher,
     report: Report,
@@ -88,9 +101,8 @@ impl<'a> Full<'a> {
 
     /// The same, with a record of all that happens, for [`Report::moments`].
     pub fn recorded(plan: &'a Plan) -> Full<'a> {
-        let identity = |node| test_identity(node as u8);
-        let devices = (0..plan.nodes).map(|node| identity(node).peer_key()).collect();
-        Full::with_recording(plan, Some(Recording::of(identity(0).account(), devices)))
+        let account = test_identity(0).account();
+        Full::with_recording(plan, Some(Recording::of(account, machines_by_key(plan.nodes))))
     }
 
     fn with_recording(plan: &'a Plan, recording: Option<Recording>) -> Full<'a> {
@@ -105,8 +117,8 @@ impl<'a> Full<'a> {
         let mut sim = builder.build();
         let identities: Vec<Identity> = (0..plan.nodes as u8).map(test_identity).collect();
         let host = |node: usize| format!("machine-{node}");
-        let directory: BTreeMap<PeerKey, String> =
-            identities.iter().enumerate().map(|(node, identity)| (identity.peer_key(), host(node))).collect();
+        let directory = machines_by_key(plan.nodes).into_iter().map(|(key, node)| (key, host(node)));
+        let directory: BTreeMap<PeerKey, String> = directory.collect();
         let devices = identities.iter().map(Identity::device).collect();
         let members: Vec<DeviceCert> = identities.iter().map(|identity| identity.cert.clone()).collect();
         let config = plan.config();
@@ -121,8 +133,9 @@ impl<'a> Full<'a> {
                 seed: plan.seed,
                 node,
                 config: config.clone(),
-                identity: identity.clone(),
-                members: members.clone(),
+                identity: Rc::new(RefCell::new(identity.clone())),
+                suspects: Suspects::default(),
+                members: Rc::new(RefCell::new(members.clone())),
                 directory: directory.clone(),
                 form: if plan.knobs.datagrams { Form::Datagram } else { Form::Stream },
                 drift_ppm: plan.knobs.drift_ppm[node],
@@ -145,6 +158,11 @@ impl<'a> Full<'a> {
                 backup: None,
                 watch_at: (1, 0),
                 observer: Observer::new(node, identity.device(), &config),
+                identity: Rc::clone(&setup.identity),
+                granted: Rc::clone(&setup.granted),
+                members: Rc::clone(&setup.members),
+                readmissions: 0,
+                suspects: setup.suspects.clone(),
                 device: identity.device(),
                 holds_root: identity.root.is_some(),
                 told: false,
@@ -167,6 +185,7 @@ impl<'a> Full<'a> {
             global: Global::of(devices),
             injected: Injected::default(),
             link_options: LinkOptions::default(),
+            intrusions: 0,
             ticks: 0,
             trace: blake3::Hasher::new(),
             report: Report::default(),
@@ -265,10 +284,13 @@ impl<'a> Full<'a> {
             }
             self.note(&format!("* {}", timed.event));
             self.record(|| Happened::Planned(timed.event.to_string()));
-            let skipped = matches!(
-                timed.event,
-                Event::Clone { .. } | Event::Busy { .. } | Event::Intrude { .. } | Event::Roam { .. }
-            );
+            let datagrams = self.plan.knobs.datagrams;
+            let skipped = match timed.event {
+                Event::Busy { .. } => true,
+                // Datagrams need no connection.
+                Event::Roam { .. } => datagrams,
+                _ => false,
+            };
             let counts =
                 if timed.event.is_fault() { &mut self.report.faults } else { &mut self.report.counts };
             counts.add(timed.event.kind(), u64::from(!skipped));
@@ -307,10 +329,13 @@ impl<'a> Full<'a> {
             (reports.0, reports.1, orders, board.unopened.take(), board.stopped.take())
         };
         let name = letter(node);
+        for peer in self.machines[node].suspects.take() {
+            self.injected.suspects.extend([peer.device(), self.machines[node].device]);
+        }
         for event in events {
             self.note(&format!("{name} {event:?}"));
             self.record(|| Happened::Told { node, text: format!("{event:?}") });
-            check_event(node, &event, &self.injected)?;
+            check_event(node, &event, &self.injected, &self.global.forked)?;
             let machine = &mut self.machines[node];
             machine.told |=
                 matches!(event, engine::io::Event::Revoked { device, .. } if device == machine.device);
@@ -396,7 +421,7 @@ impl<'a> Full<'a> {
         }
         let equal: Vec<(usize, &Knowledge, u128)> =
             equal.iter().map(|(node, knowledge, digest)| (*node, knowledge, *digest)).collect();
-        check_equal(&equal)
+        check_equal(&equal, |_, _| true)
     }
 
     fn perform(&mut self, event: &Event) -> Result<(), Violation> {
@@ -448,7 +473,10 @@ impl<'a> Full<'a> {
             Event::Backup { node } => {
                 self.machines[*node].backup = Some(self.machines[*node].disk.image());
             }
-            Event::Restore { node } => return self.restore(*node),
+            Event::Restore { unguarded: true, .. } | Event::Clone { unguarded: true, .. } => {
+                return violation("the full harness can carry the plan out", event.to_string());
+            }
+            Event::Restore { node, .. } => return self.restore(*node),
             Event::DiskFull { node, full } => self.machines[*node].disk.fill(*full),
             Event::Read { node } => return self.read(*node),
             Event::Revoke { by, node } => {
@@ -467,44 +495,13 @@ impl<'a> Full<'a> {
             Event::Invite { ask, attempts } => {
                 return invite(self.plan.seed, *ask, attempts, &mut self.report.marks);
             }
-            Event::Readmit { .. } => {
-                return violation("the full harness can carry the plan out", event.to_string());
-            }
-            // A name is one machine's, its clocks are their machines' own, and its streams carry no strangers' frames.
-            Event::Clone { .. } | Event::Busy { .. } | Event::Intrude { .. } | Event::Roam { .. } => {}
+            Event::Readmit { node } => return self.readmit(*node),
+            Event::Clone { node, of, .. } => return self.become_copy(*node, *of),
+            Event::Intrude { node, by } => self.intrude(*node, *by),
+            Event::Roam { a, b } => self.roam(*a, *b),
+            // What a device's clock goes on from lies in its database, in no form of the harness's.
+            Event::Busy { .. } => {}
         }
-        Ok(())
-    }
-
-    /// Puts the last backup in place of a machine's database. Its guard tells the software that this is a copy.
-    fn restore(&mut self, node: usize) -> Result<(), Violation> {
-        let Some(image) = self.machines[node].backup.clone() else { return Ok(()) };
-        self.power_off(node);
-        let disk = &self.machines[node].disk;
-        disk.replace(&image);
-        disk.disarm();
-        disk.power_on();
-        let account = test_identity(node as u8).account();
-        let opened =
-            SimStore::open(self.machines[node].disk.clone(), account).map_err(|error| error.to_string());
-        let recovered = opened.and_then(|store| store.recover().map_err(|error| error.to_string()));
-        let Ok(recovered) = recovered else {
-            return violation("a backup can be opened", format!("{}: {recovered:?}", letter(node)));
-        };
-        let observers: Vec<&Observer> = self.machines.iter().map(|machine| &machine.observer).collect();
-        let (kept, lost) = self.global.restored(node, &recovered.knowledge(), &observers);
-        self.report.marks.note(Situation::WriteReturned, kept);
-        self.report.marks.note(Situation::WriteInBackupOnly, lost);
-        let machine = &mut self.machines[node];
-        machine.observer = Observer::new(node, machine.device, &self.config);
-        machine.observer.clock_set(recovered.clock);
-        machine.watch_at = (1, 0);
-        {
-            let mut board = machine.board.borrow_mut();
-            (board.cursor, board.watched) = (Cursor::default(), Vec::new());
-        }
-        self.look_at_clock(node);
-        self.restart(node);
         Ok(())
     }
 
@@ -568,6 +565,7 @@ impl<'a> Full<'a> {
             let mut board = machine.board.borrow_mut();
             board.db = None;
             board.asks = None;
+            (board.visits, board.roamer) = (None, None);
             // What the last step brought was heard; what a machine without power says is not.
             board.unopened = None;
         }
@@ -636,7 +634,7 @@ impl<'a> Full<'a> {
             let Machine { device, observer, .. } = &self.machines[node];
             let known = &self.machines[standing[0]].observer;
             if !standing.contains(&node) && known.revoked(device) {
-                return observer.revoked(device);
+                return observer.revoked(device) || !self.can_be_told(node);
             }
             heads(node) == first && !observer.revoked(device)
         };
@@ -680,4 +678,13 @@ impl<'a> Full<'a> {
         }
         Ok(())
     }
+}
+
+/// The machine of each key that one may have in its lives.
+fn machines_by_key(machines: usize) -> BTreeMap<PeerKey, usize> {
+    let lives = |node: usize| {
+        let again = (1..=READMISSIONS_MAX).map(move |times| readmitted(times, node));
+        std::iter::once(test_identity(node as u8)).chain(again)
+    };
+    (0..machines).flat_map(|node| lives(node).map(move |identity| (identity.peer_key(), node))).collect()
 }

@@ -9,20 +9,33 @@ use engine::pairing::OFFER_MS;
 use engine::prng::Prng;
 
 use crate::Harness;
+use crate::intruder::Intrusion;
 use crate::pairing::{Attempt, BEGIN_MS_MAX, STEP_MS_MAX, Typed};
-use crate::plan::{Event, Intrusion, Knobs, Plan, Step, Timed, doomed};
+use crate::plan::{Event, Knobs, Plan, Step, Timed, doomed};
 
 const MINUTE_MS: i64 = 60_000;
 const YEAR_MS: i64 = 365 * 24 * 60 * MINUTE_MS;
 /// Offsets that clocks jump to, in milliseconds.
 const OFFSETS_MS: [i64; 8] = [0, 0, 300, -MINUTE_MS, MINUTE_MS, 60 * MINUTE_MS, 70 * YEAR_MS, -20 * YEAR_MS];
 
-/// How many plans of the pure harness write much at a time, in millionths. They cost several times as much, and find
-/// what depends on size; of the rest more can be tried.
-const HEAVY_PPM: u64 = 100_000;
+/// How much happens in a plan. Small ones notice bugs two thirds as often, and cost a quarter of the usual ones; what
+/// depends on size or on many faults together is left to the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Size {
+    Small,
+    Usual,
+    /// Much is written at a time.
+    Heavy,
+}
+
+/// Of a hundred plans of the pure harness so many are small, and so many heavy.
+const SMALL_PERCENT: u64 = 75;
+const HEAVY_PERCENT: u64 = 4;
 
 /// How many plans invite somebody, in millionths. A pairing costs about as much as the rest of a small plan.
 const INVITING_PPM: u64 = 60_000;
+/// How many plans of the pure harness have databases that go back or run twice unnoticed, in millionths.
+const FORKS_PPM: u64 = 80_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
@@ -76,8 +89,7 @@ const CLASSES: [Class; 21] = [
 struct Maker {
     prng: Prng,
     nodes: usize,
-    /// Whether much is written at a time.
-    heavy: bool,
+    size: Size,
     duration_ms: u64,
     events: Vec<Timed>,
     harness: Harness,
@@ -93,16 +105,27 @@ pub fn plan(seed: u64, harness: Harness) -> Plan {
     bytes[..8].copy_from_slice(&seed.to_be_bytes());
     bytes[8..12].copy_from_slice(b"plan");
     let mut prng = Prng::new(bytes);
-    let heavy = harness == Harness::Full || prng.chance_ppm(HEAVY_PPM);
-    let (nodes_max, seconds, writes) = match harness {
-        Harness::Pure => (6, 10 + prng.below(60), 10 + prng.below(if heavy { 50 } else { 20 })),
-        Harness::Full => (5, 5 + prng.below(25), 8 + prng.below(25)),
+    let size = match prng.below(100) {
+        _ if harness == Harness::Full => Size::Heavy,
+        of if of < SMALL_PERCENT => Size::Small,
+        of if of < 100 - HEAVY_PERCENT => Size::Usual,
+        _ => Size::Heavy,
+    };
+    let (nodes_max, seconds) = match harness {
+        Harness::Pure => (6, 15 + prng.below(65)),
+        Harness::Full => (5, 5 + prng.below(25)),
+    };
+    let writes = match size {
+        _ if harness == Harness::Full => 8 + prng.below(25),
+        Size::Small => 4 + prng.below(9),
+        Size::Usual => 10 + prng.below(20),
+        Size::Heavy => 10 + prng.below(50),
     };
     let nodes = 2 + prng.below(nodes_max - 1) as usize;
     let mut maker = Maker {
         prng,
         nodes,
-        heavy,
+        size,
         duration_ms: seconds * 1000,
         events: Vec::new(),
         harness,
@@ -114,9 +137,10 @@ pub fn plan(seed: u64, harness: Harness) -> Plan {
     maker.first_links();
     (0..writes).for_each(|number| maker.write(number));
     for class in classes {
-        let times = 1 + maker.prng.below(4);
+        let times = 1 + maker.prng.below(if size == Size::Small { 2 } else { 4 });
         (0..times).for_each(|_| maker.fault(class));
     }
+    maker.forks(seed);
     let core = maker.core();
     let mut events = maker.events;
     events.extend(invitation(seed, seconds * 1000));
@@ -150,9 +174,12 @@ impl Maker {
 
     fn classes(&mut self) -> Vec<Class> {
         match self.prng.below(4) {
-            0 => CLASSES.to_vec(),
+            0 if self.size != Size::Small => CLASSES.to_vec(),
             1 => vec![self.pick(&CLASSES)],
-            _ => CLASSES.into_iter().filter(|_| self.prng.chance_ppm(500_000)).collect(),
+            _ => {
+                let ppm = if self.size == Size::Small { 250_000 } else { 500_000 };
+                CLASSES.into_iter().filter(|_| self.prng.chance_ppm(ppm)).collect()
+            }
         }
     }
 
@@ -208,7 +235,7 @@ impl Maker {
         }
         let (steps, cold) = match self.prng.below(10) {
             0 => (2 + self.prng.below(4), false),
-            1 if self.heavy => (20 + self.prng.below(20), true),
+            1 if self.size == Size::Heavy => (20 + self.prng.below(20), true),
             1 => (4 + self.prng.below(8), true),
             _ => (1, false),
         };
@@ -279,7 +306,7 @@ impl Maker {
                     double_ppm: self.pick(&[0, 10_000, 200_000]),
                     damage_ppm: self.pick(&[0, 0, 10_000, 50_000]),
                     // The longest: a request arrives after the one that was made when it had expired.
-                    jitter_micros: self.pick(&[0, 10_000, 100_000, 1_000_000, 1_000_000, 12_000_000]),
+                    jitter_micros: self.pick(&[0, 10_000, 100_000, 1_000_000, 12_000_000, 12_000_000]),
                 };
                 self.add(at_ms, faults);
                 self.add(later_ms, FAULTLESS);
@@ -287,7 +314,7 @@ impl Maker {
             Class::SmallBuffers => {}
             Class::Backups => {
                 self.add(at_ms, Event::Backup { node: a });
-                self.add(later_ms, Event::Restore { node: a });
+                self.add(later_ms, Event::Restore { node: a, unguarded: false });
                 for other in (0..self.nodes).filter(|other| *other != a) {
                     if self.prng.chance_ppm(500_000) {
                         let again_ms = later_ms + self.prng.below(5_000);
@@ -299,7 +326,7 @@ impl Maker {
                 self.add(at_ms, Event::DiskFull { node: a, full: true });
                 self.add(later_ms, Event::DiskFull { node: a, full: false });
             }
-            Class::Clones => self.clone_device(a, b, at_ms),
+            Class::Clones => self.clone_device(a, b, at_ms, false),
             Class::Revocations => self.revocation(at_ms),
             Class::OneWay => {
                 self.add(at_ms, Event::CutOneWay { from: a, to: b });
@@ -320,14 +347,22 @@ impl Maker {
                 self.add(at_ms, Event::Intrude { node: a, by });
             }
             Class::Bursts => {
-                let (least, spread) = if self.heavy { (20, 30) } else { (4, 8) };
+                let (least, spread) = match self.size {
+                    Size::Small => (3, 5),
+                    Size::Usual => (4, 8),
+                    Size::Heavy => (20, 30),
+                };
                 for number in 0..least + self.prng.below(spread) {
                     let steps = vec![self.step(number, false)];
                     self.add(at_ms, Event::Write { node: a, steps });
                 }
             }
             Class::Large => {
-                let steps = if self.heavy { 200 } else { 40 };
+                let steps = match self.size {
+                    Size::Small => 20,
+                    Size::Usual => 40,
+                    Size::Heavy => 200,
+                };
                 let steps = (0..steps).map(|number| self.step(number, true)).collect();
                 self.add(at_ms, Event::Write { node: a, steps });
             }
@@ -358,12 +393,12 @@ impl Maker {
     }
 
     /// A machine becomes a copy of a device. Both write on, and the others meet now the one, now the other.
-    fn clone_device(&mut self, a: usize, b: usize, at_ms: u64) {
+    fn clone_device(&mut self, a: usize, b: usize, at_ms: u64, unguarded: bool) {
         if self.copy.is_some() || self.nodes < 3 {
             return;
         }
         self.copy = Some((a, b));
-        self.add(at_ms, Event::Clone { node: b, of: a });
+        self.add(at_ms, Event::Clone { node: b, of: a, unguarded });
         for turn in 0..4 + self.prng.below(6) {
             let (at_ms, node) = (at_ms + 1 + turn * 500, self.pick(&[a, b]));
             let other = self.node();
@@ -374,6 +409,64 @@ impl Maker {
             let later_ms = self.prng.below(500);
             self.add(at_ms + later_ms, Event::Write { node, steps });
         }
+    }
+
+    /// In some plans databases go back or run twice unnoticed. Drawn by itself, so that the other plans are what they would be
+    /// without it.
+    fn forks(&mut self, seed: u64) {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_be_bytes());
+        bytes[8..13].copy_from_slice(b"forks");
+        let usual = std::mem::replace(&mut self.prng, Prng::new(bytes));
+        if self.harness == Harness::Pure && self.prng.chance_ppm(FORKS_PPM) {
+            for at in 0..self.events.len() {
+                let unnoticed = self.prng.chance_ppm(700_000);
+                if let Event::Restore { unguarded, .. } | Event::Clone { unguarded, .. } =
+                    &mut self.events[at].event
+                {
+                    *unguarded = unnoticed;
+                }
+            }
+            for _ in 0..=self.prng.below(3) {
+                let (at_ms, (a, b)) = (self.time(), self.two_nodes());
+                match self.prng.below(2) {
+                    0 if self.copy.is_none() && self.nodes > 2 => self.clone_device(a, b, at_ms, true),
+                    _ => self.set_back(at_ms, a),
+                }
+            }
+        }
+        self.prng = usual;
+    }
+
+    /// A device tells somebody what it writes, is set back to before that, and writes on before it hears of it.
+    fn set_back(&mut self, at_ms: u64, node: usize) {
+        let others: Vec<usize> = (0..self.nodes).filter(|other| *other != node).collect();
+        let (one, other) = (self.pick(&others), self.pick(&others));
+        let alone = |maker: &mut Maker, at_ms| {
+            others.iter().for_each(|other| maker.add(at_ms, Event::Disconnect { a: node, b: *other }));
+        };
+        let writes = |maker: &mut Maker, at_ms| {
+            for turn in 0..1 + maker.prng.below(4) {
+                let steps = vec![maker.step(turn, false)];
+                maker.add(at_ms + turn * 40, Event::Write { node, steps });
+            }
+        };
+        self.add(at_ms, Event::Backup { node });
+        if self.prng.chance_ppm(500_000) {
+            alone(self, at_ms);
+        }
+        writes(self, at_ms + 100);
+        self.add(at_ms + 300, Event::Connect { a: node, b: one });
+        alone(self, at_ms + 2_000);
+        for turn in 0..=self.prng.below(2) {
+            let at_ms = at_ms + 2_100 + turn * 2_000;
+            self.add(at_ms, Event::Restore { node, unguarded: true });
+            writes(self, at_ms + 100);
+            self.add(at_ms + 300, Event::Connect { a: node, b: other });
+            alone(self, at_ms + 1_900);
+        }
+        let again_ms = at_ms + 4_100 + self.prng.below(5_000);
+        self.add(again_ms, Event::Connect { a: node, b: one });
     }
 
     /// Somebody is revoked, in one of the ways that are known to be hard. Each takes some seconds from `at_ms` on.
@@ -416,7 +509,7 @@ impl Maker {
                 return;
             }
             // A newcomer hears of it from the revoked device alone, and then gets its commits from one who has not.
-            5 if victim != by && left.len() > 3 && self.harness == Harness::Pure => {
+            5 if victim != by && left.len() > 3 => {
                 return self.hearsay(at_ms, by, victim, &left);
             }
             // An administrator that nobody has heard of yet is cut off.
@@ -431,7 +524,7 @@ impl Maker {
         }
         self.goes_on(at_ms, by, victim, third);
         self.order(issued_ms, by, victim);
-        if self.prng.chance_ppm(300_000) && self.harness == Harness::Pure {
+        if self.prng.chance_ppm(300_000) {
             issued_ms += self.prng.below(5_000);
             self.add(issued_ms, Event::Readmit { node: victim });
             for other in (0..self.nodes).filter(|other| *other != victim) {

@@ -18,7 +18,9 @@ use engine::value::Value;
 use engine::wire::frame::{MAJOR, pack};
 use engine::wire::message::{Control, Hello, MINOR, Ops, Run, pack_control, pack_ops};
 
-use crate::plan::{Intrusion, TABLE};
+use serde::{Deserialize, Serialize};
+
+use crate::plan::TABLE;
 
 /// Session number of strangers.
 const SESSION: u32 = 66;
@@ -27,6 +29,64 @@ const OUTSIDER: u8 = 200;
 
 /// Damaged frames in a row that a device puts up with.
 const DAMAGED_FRAMES: usize = 64;
+
+/// What somebody hostile does. Nothing of it may change anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Intrusion {
+    /// A connected peer sends bytes that mean nothing.
+    Noise,
+    /// A connected peer sends a frame that is longer than any may be.
+    Oversize,
+    /// A connected peer sends a frame that inflates beyond measure.
+    Bomb,
+    /// A connected peer sends a frame of another major version.
+    Version,
+    /// A connected peer relays a commit that its author did not sign.
+    Forged,
+    /// A connected peer relays a commit of an author who certified itself, well signed.
+    Smuggled,
+    /// A connected peer brings a revocation that the root key did not sign.
+    Slander,
+    /// A connected peer sends nothing but damaged frames.
+    Babble,
+    /// A device of another account connects, and sends commits of its own.
+    Foreign,
+    /// A device connects that claims to be of the account, with a certificate of its own making, and sends commits.
+    Uncertified,
+}
+
+impl Intrusion {
+    /// All of them.
+    pub const ALL: [Intrusion; 10] = [
+        Intrusion::Noise,
+        Intrusion::Oversize,
+        Intrusion::Bomb,
+        Intrusion::Version,
+        Intrusion::Forged,
+        Intrusion::Smuggled,
+        Intrusion::Slander,
+        Intrusion::Babble,
+        Intrusion::Foreign,
+        Intrusion::Uncertified,
+    ];
+
+    /// A few words for summaries.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Intrusion::Noise => "garbage frame",
+            Intrusion::Oversize => "oversize frame",
+            Intrusion::Bomb => "decompression bomb",
+            Intrusion::Version => "frame of another version",
+            Intrusion::Forged => "forged commit",
+            Intrusion::Smuggled => "commit of an author without a certificate",
+            Intrusion::Slander => "forged revocation",
+            Intrusion::Babble => "damaged frames only",
+            Intrusion::Foreign => "device of another account",
+            Intrusion::Uncertified => "device without a certificate",
+        }
+    }
+}
 
 /// Who speaks, and the inputs that a device gets of it.
 pub(crate) struct Attack {
@@ -78,6 +138,7 @@ pub(crate) fn by_stranger(by: Intrusion, number: u64, mut fate: Prng) -> Option<
         replica: author.replica,
         echo: 0,
         digest: [0; 16],
+        heads_digest: [0; 16],
     };
     let hello = pack_control(SESSION, &Control::Hello(Box::new(hello))).expect("a short frame");
     let frames = [hello, commits(SESSION, Author::new(OUTSIDER), &mut fate, false)];

@@ -19,6 +19,7 @@ use engine::store::{Quarantined, Recovered, StoreError, StoreRead};
 use engine::value::Value;
 use engine::wire::message::Fault;
 
+use crate::history::{Global, History};
 use crate::ledger::Ledger;
 use crate::plan::{PAIR, TABLE, letter};
 use crate::reference::{Key, Reference, RowView, place, place_of};
@@ -55,56 +56,10 @@ fn read<T>(result: Result<T, StoreError>) -> Result<T, Violation> {
     result.or_else(|error| violation("a store can be read", error.to_string()))
 }
 
-/// What is known of all devices together.
-#[derive(Debug, Default)]
-pub struct Global {
-    /// The account's devices.
-    devices: BTreeSet<DeviceId>,
-    /// Devices that were revoked by an administrator's order, or may have been: what a device was told when its storage
-    /// failed may be durable or not.
-    pub ordered: BTreeSet<DeviceId>,
-    /// Every commit that some log held, by name.
-    commits: BTreeMap<Dot, (CommitHash, Commit)>,
-    /// Commits that were answered with success, each with the device that must have it: the one that answered, unless
-    /// that was restored from a backup since.
-    pub acknowledged: BTreeMap<Dot, usize>,
-}
-
-impl Global {
-    /// Nothing yet, of an account with these devices.
-    pub fn of(devices: BTreeSet<DeviceId>) -> Global {
-        Global { devices, ..Global::default() }
-    }
-
-    /// A device is one of the account's from now on.
-    pub fn admit(&mut self, device: DeviceId) {
-        self.devices.insert(device);
-    }
-
-    /// A device goes on from a backup. What it had answered since and nobody else has is lost, as it must be; the rest
-    /// is another's to keep. Tells whether there was any of either, the kept first.
-    pub fn restored(&mut self, node: usize, backup: &Knowledge, observers: &[&Observer]) -> (bool, bool) {
-        let (mut kept, mut lost) = (false, false);
-        self.acknowledged.retain(|dot, holder| {
-            if *holder == node && !backup.contains(dot) {
-                let others = observers.iter().filter(|other| other.node != node);
-                let Some(other) = others.into_iter().find(|other| other.has(dot)) else {
-                    lost = true;
-                    return false;
-                };
-                *holder = other.node;
-                kept = true;
-            }
-            true
-        });
-        (kept, lost)
-    }
-}
-
 /// Watches one device.
 #[derive(Debug)]
 pub struct Observer {
-    node: usize,
+    pub(crate) node: usize,
     drift_ms_max: u64,
     position: u64,
     heads: BTreeMap<ReplicaId, (u64, CommitHash)>,
@@ -124,7 +79,7 @@ pub struct Observer {
     changed: BTreeSet<Key>,
     standing: Standing,
     /// Commits that were applied and no longer count.
-    retracted: BTreeSet<Dot>,
+    retracted: BTreeSet<(Dot, CommitHash)>,
 }
 
 impl Observer {
@@ -166,9 +121,28 @@ impl Observer {
         self.clock = clock;
     }
 
-    /// Whether a commit counts, or is in quarantine.
-    fn has(&self, dot: &Dot) -> bool {
-        self.heads.get(&dot.replica).is_some_and(|(seq, _)| *seq >= dot.seq) || self.retracted.contains(dot)
+    /// Whether a commit is in the log, or in quarantine.
+    pub(crate) fn has(&self, history: &History, dot: &Dot, hash: &CommitHash) -> bool {
+        self.stands(history, dot, hash) || self.retracted.contains(&(*dot, *hash))
+    }
+
+    /// Whether a commit is in the log, and not another of its name.
+    fn stands(&self, history: &History, dot: &Dot, hash: &CommitHash) -> bool {
+        self.heads.get(&dot.replica).is_some_and(|head| history.stands(*head, dot, hash))
+    }
+
+    /// Whether a commit that was answered with success is where it must be in the end, as this log has it: applied, unless
+    /// it no longer counts. Of what a fork took back, that somebody kept it is for the one that must have it.
+    pub(crate) fn settled(&self, global: &Global, dot: &Dot, hash: &CommitHash) -> bool {
+        let forked = global.forked.contains(&dot.replica.device) && self.standing.end(&dot.replica).is_some();
+        self.beyond_fence(dot)
+            || self.stands(&global.history, dot, hash)
+            || (forked && self.knowledge.contains(dot))
+    }
+
+    /// The last commit of each replica in the log.
+    pub fn heads(&self) -> &BTreeMap<ReplicaId, (u64, CommitHash)> {
+        &self.heads
     }
 
     /// What is applied of a device's replicas, as this log has it: the last of each by incarnation.
@@ -231,10 +205,10 @@ impl Observer {
                         return violation("each position is in the log or in quarantine", sentence);
                     };
                     self.position += 1;
-                    self.commit(global, &gone.stored.commit, own)?;
+                    self.commit(global, store, &gone.stored.commit, own)?;
                 }
                 self.position += 1;
-                self.commit(global, &stored.commit, own)?;
+                self.commit(global, store, &stored.commit, own)?;
             }
             if page.len() < PAGE {
                 break;
@@ -272,6 +246,7 @@ impl Observer {
     fn commit(
         &mut self,
         global: &mut Global,
+        store: &dyn StoreRead,
         commit: &Commit,
         own: Option<ReplicaId>,
     ) -> Result<(), Violation> {
@@ -297,10 +272,8 @@ impl Observer {
             }
         }
         self.check_authority(global, commit)?;
-        let known = global.commits.entry(dot);
-        let (hash, known) = known.or_insert_with(|| (hash_commit(&commit.encode()), commit.clone()));
-        let hash = *hash;
-        if known != commit {
+        let (hash, named) = global.history.note(commit);
+        if named > 1 && !global.forked.contains(&dot.replica.device) {
             let sentence = format!("{name} has another commit {dot:?} than other devices");
             return violation("one name, one commit", sentence);
         }
@@ -318,7 +291,7 @@ impl Observer {
         self.changed.extend(rows_of(commit));
         if commit.statement.is_some() {
             self.standing.hear(commit);
-            self.roll_back(global);
+            self.roll_back(global, store, dot)?;
         }
         Ok(())
     }
@@ -332,6 +305,9 @@ impl Observer {
         match commit.statement.as_deref() {
             Some(Statement::Revoke(said)) if !global.ordered.contains(&said.device) => {
                 return unauthorised("a revocation that no administrator ordered");
+            }
+            Some(Statement::Fork(proof)) if !global.forked.contains(&proof.replica().device) => {
+                return unauthorised("a proof that a database ran twice which did not");
             }
             Some(Statement::Certify(cert)) if !global.devices.contains(&cert.device()) => {
                 return unauthorised("which certifies a device that is none of the account's");
@@ -353,24 +329,50 @@ impl Observer {
     }
 
     /// Takes out of the expected state what no longer counts.
-    fn roll_back(&mut self, global: &Global) {
+    fn roll_back(&mut self, global: &Global, store: &dyn StoreRead, because: Dot) -> Result<(), Violation> {
         let heads = self.heads.clone().into_iter();
-        let limits =
-            heads.filter_map(|(replica, (seq, _))| Some((replica, seq, self.standing.limit(&replica)?)));
-        for (replica, seq, limit) in limits.filter(|(_, seq, limit)| seq > limit).collect::<Vec<_>>() {
-            let known = |seq: u64| global.commits.get(&Dot { replica, seq });
-            for (_, commit) in (limit + 1..=seq).filter_map(known) {
-                self.reference.remove(commit);
-                self.ledger.retract(commit);
-                self.changed.extend(rows_of(commit));
-                self.retracted.insert(commit.dot);
-            }
+        let ends = heads.filter_map(|(replica, head)| Some((replica, head, self.standing.end(&replica)?)));
+        for (replica, head, end) in ends.filter(|(_, head, end)| head.0 > end.0).collect::<Vec<_>>() {
+            let log: Vec<(CommitHash, &Commit)> = global.history.back(replica, head).collect();
+            let here = log.iter().find(|(_, commit)| commit.dot.seq == end.0);
+            let same = end.0 == 0 || here.is_some_and(|(hash, _)| *hash == end.1);
+            let limit = if same { end.0 } else { self.gave_up(store, replica, end.0, because)? };
             self.knowledge.remove(&replica, limit + 1, u64::MAX);
             self.heads.remove(&replica);
             self.seen.remove(&replica);
-            for (hash, commit) in (1..=limit).filter_map(known) {
-                self.heads.insert(replica, (commit.dot.seq, *hash));
-                see(self.seen.entry(replica).or_default(), commit);
+            for (hash, commit) in log.into_iter().rev() {
+                if commit.dot.seq > limit {
+                    self.reference.remove(commit);
+                    self.ledger.retract(commit);
+                    self.changed.extend(rows_of(commit));
+                    self.retracted.insert((commit.dot, hash));
+                } else {
+                    self.heads.insert(replica, (commit.dot.seq, hash));
+                    see(self.seen.entry(replica).or_default(), commit);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a device ended a replica of which it had another branch than the fence: at a signature that it held, which
+    /// depends on how it came by the branch. It keeps what it gave up.
+    fn gave_up(
+        &self,
+        store: &dyn StoreRead,
+        replica: ReplicaId,
+        end: u64,
+        because: Dot,
+    ) -> Result<u64, Violation> {
+        let quarantine = read(store.quarantine(None, usize::MAX))?.into_iter();
+        let gone = quarantine.filter(|one| one.because == because && one.stored.dot().replica == replica);
+        let first = gone.map(|one| one.stored.dot().seq).min();
+        match first {
+            Some(first) if first <= end + 1 => Ok(first - 1),
+            _ => {
+                let sentence =
+                    format!("{} gave up {first:?} of {replica:?}, which ends at {end}", self.name());
+                violation("nothing beyond a fence stays applied", sentence)
             }
         }
     }
@@ -378,12 +380,14 @@ impl Observer {
     /// The quarantine holds what was taken back, nothing else, and each with the statement that did it.
     fn check_quarantine(&self, store: &dyn StoreRead) -> Result<(), Violation> {
         let quarantine = read(store.quarantine(None, usize::MAX))?;
-        let held: BTreeSet<Dot> = quarantine.iter().map(|one| one.stored.dot()).collect();
+        let named = |one: &Quarantined| (one.stored.dot(), hash_commit(&one.stored.commit.encode()));
+        let held: BTreeSet<(Dot, CommitHash)> = quarantine.iter().map(named).collect();
         if held != self.retracted || !quarantine.iter().all(|one| self.standing.heard(&one.because)) {
             let sentence = format!("{} holds {held:?}, retracted are {:?}", self.name(), self.retracted);
             return violation("what is taken back is in quarantine", sentence);
         }
-        self.ledger.check_void(self.name(), store, &self.retracted)
+        let gone = self.retracted.iter().map(|(dot, _)| *dot).filter(|dot| !self.knowledge.contains(dot));
+        self.ledger.check_void(self.name(), store, &gone.collect())
     }
 
     fn check_deps(&self, dot: Dot) -> Result<(), Violation> {
@@ -524,7 +528,8 @@ impl Observer {
                 ),
             );
         }
-        global.acknowledged.insert(written.stamp.dot, self.node);
+        let hash = found.first().map(|stored| global.history.note(&stored.commit).0).unwrap_or_default();
+        global.acknowledged.insert((written.stamp.dot, hash), self.node);
         Ok(())
     }
 
@@ -556,8 +561,8 @@ impl Observer {
                 ),
             );
         }
-        for (dot, node) in &global.acknowledged {
-            if *node == self.node && !self.has(dot) {
+        for ((dot, hash), node) in &global.acknowledged {
+            if *node == self.node && !self.has(&global.history, dot, hash) {
                 let sentence = format!("{} answered {dot:?} and no longer has it", self.name());
                 return violation("an acknowledged write survives a crash", sentence);
             }
@@ -600,11 +605,15 @@ fn view(state: &RowState) -> RowView {
     }
 }
 
-/// Devices that know the same have the same rows. Each comes with its letter, knowledge and state digest.
-pub fn check_equal(devices: &[(usize, &Knowledge, u128)]) -> Result<(), Violation> {
+/// Devices that know the same have the same rows. Each comes with its letter, knowledge and state digest. Those that
+/// know different commits under the same names are no concern of it: `same` tells.
+pub fn check_equal(
+    devices: &[(usize, &Knowledge, u128)],
+    same: impl Fn(usize, usize) -> bool,
+) -> Result<(), Violation> {
     for (at, (a, knowledge, digest)) in devices.iter().enumerate() {
         for (b, other, theirs) in &devices[at + 1..] {
-            if knowledge == other && digest != theirs {
+            if knowledge == other && digest != theirs && same(*a, *b) {
                 let sentence = format!("{} and {} differ", letter(*a), letter(*b));
                 return violation("equal knowledge, equal state", sentence);
             }
@@ -637,9 +646,18 @@ pub struct Injected {
 }
 
 /// Devices report no fault that was not injected.
-pub fn check_event(node: usize, event: &Event, injected: &Injected) -> Result<(), Violation> {
+pub fn check_event(
+    node: usize,
+    event: &Event,
+    injected: &Injected,
+    forked: &BTreeSet<DeviceId>,
+) -> Result<(), Violation> {
     let unexpected = match event {
-        Event::Fork { .. } | Event::Diverged { .. } | Event::Rewound { .. } => true,
+        Event::Fork { dot, .. } => !forked.contains(&dot.replica.device),
+        Event::Forked { replica, .. } | Event::Rewound { from: replica, .. } => {
+            !forked.contains(&replica.device)
+        }
+        Event::Diverged { .. } => true,
         Event::Revoked { .. } => !injected.revoked,
         Event::PeerFault { device, .. } if injected.suspects.contains(device) => false,
         Event::PeerFault { fault, .. } => match fault {

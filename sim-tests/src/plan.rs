@@ -13,6 +13,7 @@ use engine::name::{FieldName, NameError, RowKey, TableName};
 use engine::value::Value;
 use serde::{Deserialize, Serialize};
 
+use crate::intruder::Intrusion;
 use crate::pairing::{ATTEMPTS, Attempt};
 
 /// The table that planned writes go to.
@@ -101,7 +102,8 @@ pub enum Event {
         /// The other.
         b: usize,
     },
-    /// Two connected devices get another connection while the last one still seems open. (Pure harness.)
+    /// Two connected devices get another connection while the last one still seems open. (With datagrams the full
+    /// harness has no such thing.)
     Roam {
         /// One.
         a: usize,
@@ -139,7 +141,7 @@ pub enum Event {
         /// The device.
         node: usize,
     },
-    /// Somebody hostile speaks to a device. (Pure harness.)
+    /// Somebody hostile speaks to a device.
     Intrude {
         /// The device.
         node: usize,
@@ -169,13 +171,19 @@ pub enum Event {
     Restore {
         /// The device.
         node: usize,
+        /// Whether its guard went back with it, so that it does not notice. (Pure harness.)
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unguarded: bool,
     },
-    /// A machine becomes a copy of another device, key and database, and both run from now on. (Pure harness.)
+    /// A machine becomes a copy of another device, key and database, and both run from now on.
     Clone {
         /// The machine; what it was before is gone.
         node: usize,
         /// The device.
         of: usize,
+        /// Whether the copy does not notice that it is one.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unguarded: bool,
     },
     /// An administrator declares that the device which a machine is now is one of the account's no longer.
     Revoke {
@@ -191,8 +199,7 @@ pub enum Event {
         /// The device.
         node: usize,
     },
-    /// A machine begins anew, with an empty database and as a new device of the account: it was paired again. (Pure
-    /// harness.)
+    /// A machine begins anew, with an empty database and as a new device of the account: it was paired again.
     Readmit {
         /// The machine.
         node: usize,
@@ -249,32 +256,6 @@ pub enum Event {
         /// Microseconds.
         micros: u64,
     },
-}
-
-/// What somebody hostile does. Nothing of it may change anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Intrusion {
-    /// A connected peer sends bytes that mean nothing.
-    Noise,
-    /// A connected peer sends a frame that is longer than any may be.
-    Oversize,
-    /// A connected peer sends a frame that inflates beyond measure.
-    Bomb,
-    /// A connected peer sends a frame of another major version.
-    Version,
-    /// A connected peer relays a commit that its author did not sign.
-    Forged,
-    /// A connected peer relays a commit of an author who certified itself, well signed.
-    Smuggled,
-    /// A connected peer brings a revocation that the root key did not sign.
-    Slander,
-    /// A connected peer sends nothing but damaged frames.
-    Babble,
-    /// A device of another account connects, and sends commits of its own.
-    Foreign,
-    /// A device connects that claims to be of the account, with a certificate of its own making, and sends commits.
-    Uncertified,
 }
 
 /// One step of a transaction on table [`TABLE`].
@@ -442,7 +423,7 @@ impl Event {
             | Event::Cut { a, b }
             | Event::CutOneWay { from: a, to: b }
             | Event::Hold { a, b }
-            | Event::Clone { node: a, of: b }
+            | Event::Clone { node: a, of: b, .. }
             | Event::Revoke { by: a, node: b }
             | Event::Promote { by: a, node: b } => vec![a, b],
             Event::Write { node, .. }
@@ -452,7 +433,7 @@ impl Event {
             | Event::Leave { node }
             | Event::Intrude { node, .. }
             | Event::Backup { node }
-            | Event::Restore { node }
+            | Event::Restore { node, .. }
             | Event::DiskFull { node, .. }
             | Event::Read { node }
             | Event::Busy { node }
@@ -495,11 +476,8 @@ impl Event {
         Ok(match self {
             Event::Write { node, steps } => {
                 let steps = steps.iter().map(|it| {
-                    step(
-                        &it.row,
-                        it.kind,
-                        it.fields.iter().map(|(name, value)| (name.as_str(), *value)).collect(),
-                    )
+                    let fields = it.fields.iter().map(|(name, value)| (name.as_str(), *value));
+                    step(&it.row, it.kind, fields.collect())
                 });
                 Some((*node, steps.collect::<Result<_, NameError>>()?))
             }
@@ -528,7 +506,9 @@ impl Event {
             Event::Crash { .. } => "crash",
             Event::Restart { .. } => "restart",
             Event::Backup { .. } => "backup",
+            Event::Restore { unguarded: true, .. } => "restore unnoticed",
             Event::Restore { .. } => "restore",
+            Event::Clone { unguarded: true, .. } => "clone unnoticed",
             Event::Clone { .. } => "clone",
             Event::Revoke { .. } => "revocation",
             Event::Promote { .. } => "promotion",
@@ -546,38 +526,6 @@ impl Event {
     }
 }
 
-impl Intrusion {
-    /// All of them.
-    pub const ALL: [Intrusion; 10] = [
-        Intrusion::Noise,
-        Intrusion::Oversize,
-        Intrusion::Bomb,
-        Intrusion::Version,
-        Intrusion::Forged,
-        Intrusion::Smuggled,
-        Intrusion::Slander,
-        Intrusion::Babble,
-        Intrusion::Foreign,
-        Intrusion::Uncertified,
-    ];
-
-    /// A few words for summaries.
-    pub fn kind(self) -> &'static str {
-        match self {
-            Intrusion::Noise => "garbage frame",
-            Intrusion::Oversize => "oversize frame",
-            Intrusion::Bomb => "decompression bomb",
-            Intrusion::Version => "frame of another version",
-            Intrusion::Forged => "forged commit",
-            Intrusion::Smuggled => "commit of an author without a certificate",
-            Intrusion::Slander => "forged revocation",
-            Intrusion::Babble => "damaged frames only",
-            Intrusion::Foreign => "device of another account",
-            Intrusion::Uncertified => "device without a certificate",
-        }
-    }
-}
-
 /// Which device each machine is in the end (copies are one with their original), and which of them are revoked, if
 /// every order is carried out.
 fn fates(nodes: usize, events: &[Timed]) -> (Vec<usize>, BTreeSet<usize>) {
@@ -585,7 +533,7 @@ fn fates(nodes: usize, events: &[Timed]) -> (Vec<usize>, BTreeSet<usize>) {
     let mut next = nodes;
     for timed in events {
         match timed.event {
-            Event::Clone { node, of } if node.max(of) < nodes => devices[node] = devices[of],
+            Event::Clone { node, of, .. } if node.max(of) < nodes => devices[node] = devices[of],
             Event::Readmit { node } if node < nodes => {
                 devices[node] = next;
                 next += 1;
@@ -611,6 +559,10 @@ pub const PAIR: [&str; 2] = ["pair-left", "pair-right"];
 /// A device's letter.
 pub fn letter(node: usize) -> char {
     char::from(b'A' + node as u8)
+}
+
+fn noticed(unguarded: bool) -> &'static str {
+    if unguarded { " and does not notice" } else { "" }
 }
 
 impl fmt::Display for Event {
@@ -651,8 +603,12 @@ impl fmt::Display for Event {
             }
             Event::Restart { node } => write!(f, "{} starts", letter(*node)),
             Event::Backup { node } => write!(f, "{} is backed up", letter(*node)),
-            Event::Restore { node } => write!(f, "{} is restored from its backup", letter(*node)),
-            Event::Clone { node, of } => write!(f, "{} becomes a copy of {}", letter(*node), letter(*of)),
+            Event::Restore { node, unguarded } => {
+                write!(f, "{} is restored from its backup{}", letter(*node), noticed(*unguarded))
+            }
+            Event::Clone { node, of, unguarded } => {
+                write!(f, "{} becomes a copy of {}{}", letter(*node), letter(*of), noticed(*unguarded))
+            }
             Event::Revoke { by, node } => write!(f, "{} revokes {}", letter(*by), letter(*node)),
             Event::Promote { by, node } => {
                 write!(f, "{} makes {} an administrator", letter(*by), letter(*node))

@@ -27,13 +27,13 @@ type Numbered = (u64, Vec<u8>);
 #[derive(Debug, Clone)]
 pub(crate) struct Recording {
     account: AccountId,
-    devices: Vec<PeerKey>,
+    devices: BTreeMap<PeerKey, usize>,
     tape: Arc<Mutex<Tape>>,
 }
 
 impl Recording {
-    /// Of an account's devices, numbered from 0.
-    pub(crate) fn of(account: AccountId, devices: Vec<PeerKey>) -> Recording {
+    /// Of an account's devices, each with its number. A copy goes by that of its original.
+    pub(crate) fn of(account: AccountId, devices: BTreeMap<PeerKey, usize>) -> Recording {
         Recording { account, devices, tape: Arc::default() }
     }
 
@@ -53,7 +53,7 @@ impl Recording {
     }
 
     fn number(&self, key: &PeerKey) -> Option<usize> {
-        self.devices.iter().position(|device| device == key)
+        self.devices.get(key).copied()
     }
 
     fn sent(&self, from: usize, to: &PeerKey, bytes: &[u8]) {
@@ -80,8 +80,8 @@ impl Recording {
 
     pub(crate) fn applied(&self, node: usize, batch: &Batch, taken: bool) {
         let letter = |device: &DeviceId| {
-            let node = self.devices.iter().position(|key| key.device() == *device);
-            node.map_or('?', crate::letter)
+            let node = self.devices.iter().find(|(key, _)| key.device() == *device);
+            node.map_or('?', |(_, node)| crate::letter(*node))
         };
         let commits = describe_batch(batch, letter);
         let text = if taken { commits } else { format!("not taken: {commits}") };

@@ -1,13 +1,16 @@
 //! Shrinking: from a plan that fails to a small one that fails in the same way, by delta debugging (Zeller and
 //! Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", 2002): fewer events, fewer devices, a smaller core,
-//! simpler events and knobs, rounder times.
+//! simpler events and knobs, rounder times. What makes a plan cheaper to run comes first: devices, whole kinds of events,
+//! long transactions.
 //!
 //! Invariants: a plan is taken only if the same oracle notices it and it is no larger than the one before; every plan
 //! tried can be carried out ([`Plan::check`]). This works because taking an event out changes nothing about the others.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::plan::{Event, Plan};
+use crate::run::run_within;
 use crate::{Failure, Harness, run_plan};
 use engine::config::Config;
 
@@ -15,6 +18,11 @@ use engine::config::Config;
 const PASSES_MAX: usize = 8;
 /// Two events that only together can go (a crash and its restart) are looked for among so many.
 const PAIRED_EVENTS_MAX: usize = 24;
+/// Virtual time that a candidate has to converge, in milliseconds: a few of the longest waits of a device. A plan that is
+/// late is tried a hundred times, so this is less than what a run is given; what comes out must fail with that as well.
+const PATIENCE_MS: u64 = 3 * 60 * 1000;
+/// Smallest sizes of plans, in bytes: of batches, credit, pushes and the reorder buffer.
+const SMALL_BYTES: [usize; 4] = [200, 1_000, 500, 1_000];
 /// Round times, in milliseconds.
 const ROUND_MS: [u64; 5] = [10_000, 1_000, 100, 10, 1];
 
@@ -35,34 +43,33 @@ pub struct Shrunk {
 pub fn shrink(plan: &Plan, harness: Harness, time: Duration) -> Option<Shrunk> {
     let start = Instant::now();
     let failure = run_plan(plan, harness, false).1.err()?;
-    let mut search = Search {
+    let search = |patience_ms| Search {
         harness,
+        patience_ms,
         oracle: failure.violation.oracle,
         deadline: start + time,
         tries: 1,
         plan: plan.clone(),
-        failure,
+        failure: failure.clone(),
     };
-    search.cut_the_end();
-    for _ in 0..PASSES_MAX {
-        let before = search.plan.clone();
-        search.fewer_events();
-        search.fewer_nodes();
-        search.smaller_core();
-        search.fewer_pairs();
-        search.simpler_events();
-        search.simpler_knobs();
-        search.rounder_times();
-        if search.plan == before || search.late() {
-            break;
-        }
+    let mut quick = search(Some(PATIENCE_MS));
+    quick.run();
+    if let Err(failure) = run_plan(&quick.plan, harness, false).1
+        && failure.violation.oracle == quick.oracle
+    {
+        return Some(Shrunk { plan: quick.plan, failure, tries: quick.tries, took: start.elapsed() });
     }
-    let Search { plan, failure, tries, .. } = search;
-    Some(Shrunk { plan, failure, tries, took: start.elapsed() })
+    // It was only late.
+    let mut patient = search(None);
+    patient.run();
+    let Search { plan, failure, tries, .. } = patient;
+    Some(Shrunk { plan, failure, tries: tries + quick.tries, took: start.elapsed() })
 }
 
 struct Search {
     harness: Harness,
+    /// Virtual time to converge, if not that of a run.
+    patience_ms: Option<u64>,
     oracle: &'static str,
     deadline: Instant,
     tries: u64,
@@ -71,6 +78,29 @@ struct Search {
 }
 
 impl Search {
+    fn run(&mut self) {
+        self.cut_the_end();
+        self.smaller_buffers();
+        for pass in 0..PASSES_MAX {
+            let before = self.plan.clone();
+            self.fewer_nodes();
+            if pass == 0 {
+                self.fewer_kinds();
+                self.shorter_writes();
+            }
+            self.fewer_events();
+            self.fewer_nodes();
+            self.smaller_core();
+            self.fewer_pairs();
+            self.simpler_events();
+            self.simpler_knobs();
+            self.rounder_times();
+            if self.plan == before || self.late() {
+                break;
+            }
+        }
+    }
+
     fn late(&self) -> bool {
         Instant::now() > self.deadline
     }
@@ -81,7 +111,7 @@ impl Search {
             return false;
         }
         self.tries += 1;
-        match run_plan(&candidate, self.harness, false).1 {
+        match run_within(&candidate, self.harness, self.patience_ms).1 {
             Err(failure) if failure.violation.oracle == self.oracle => {
                 self.plan = candidate;
                 self.failure = failure;
@@ -101,6 +131,39 @@ impl Search {
     fn cut_the_end(&mut self) {
         if let Some(event) = self.failure.event {
             self.try_change(|plan| plan.events.truncate(event + 1));
+        }
+    }
+
+    /// What needs a full buffer needs less with a small one. Where it does not matter, the usual size comes back.
+    fn smaller_buffers(&mut self) {
+        let [batch, credit, push, reorder] = SMALL_BYTES;
+        self.try_change(|plan| plan.knobs.reorder_bytes_max = plan.knobs.reorder_bytes_max.min(reorder));
+        self.try_change(|plan| plan.knobs.batch_bytes = plan.knobs.batch_bytes.min(batch));
+        self.try_change(|plan| plan.knobs.credit_bytes = plan.knobs.credit_bytes.min(credit as u64));
+        self.try_change(|plan| plan.knobs.push_bytes_max = plan.knobs.push_bytes_max.min(push as u64));
+    }
+
+    /// Takes out all events of one kind.
+    fn fewer_kinds(&mut self) {
+        let kinds: BTreeSet<&str> = self.plan.events.iter().map(|timed| timed.event.kind()).collect();
+        for kind in kinds {
+            self.try_change(|plan| plan.events.retain(|timed| timed.event.kind() != kind));
+        }
+    }
+
+    /// Lets all transactions have so many steps at most.
+    fn shorter_writes(&mut self) {
+        for steps_max in [1, 3, 10] {
+            let shorter = self.try_change(|plan| {
+                for timed in &mut plan.events {
+                    if let Event::Write { steps, .. } = &mut timed.event {
+                        steps.truncate(steps_max);
+                    }
+                }
+            });
+            if shorter {
+                return;
+            }
         }
     }
 
@@ -125,11 +188,19 @@ impl Search {
         }
     }
 
-    /// Takes out two events at a time that are no neighbours.
+    /// Takes out two events at a time that are no neighbours: of many only such as are about the same devices.
     fn fewer_pairs(&mut self) {
         let mut first = 0;
-        while first < self.plan.events.len() && self.plan.events.len() <= PAIRED_EVENTS_MAX {
-            let gone = (first + 2..self.plan.events.len()).any(|second| {
+        while first < self.plan.events.len() && !self.late() {
+            let events = &self.plan.events;
+            let nodes = |at: usize| {
+                let mut event = events[at].event.clone();
+                event.nodes_mut().into_iter().map(|node| *node).collect::<BTreeSet<usize>>()
+            };
+            let of_first = nodes(first);
+            let related = |second: &usize| events.len() <= PAIRED_EVENTS_MAX || nodes(*second) == of_first;
+            let seconds: Vec<usize> = (first + 2..events.len()).filter(related).collect();
+            let gone = seconds.into_iter().any(|second| {
                 self.try_change(|plan| {
                     plan.events.remove(second);
                     plan.events.remove(first);

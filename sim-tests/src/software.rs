@@ -19,9 +19,10 @@ use engine::testing::EPOCH_MS;
 use engine::time::{Clock, Now};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::sleep;
-use transport_sim::{FaultyLink, Form, LinkSettings, SimTransport, Skew, SkewedClock};
+use transport_sim::{FaultyLink, Form, LinkSettings, Roamer, SimTransport, Skew, SkewedClock};
 
 use crate::disk::SimDisk;
+use crate::intruded::{Intruded, Suspects, Visit};
 use crate::recorder::{Recorded, Recording};
 use crate::sim_store::SimStore;
 
@@ -70,6 +71,8 @@ pub(crate) type Seen = (Stamp, String, Option<OpKind>);
 pub(crate) struct Board {
     pub(crate) db: Option<Db<SimStore>>,
     pub(crate) asks: Option<mpsc::UnboundedSender<Ask>>,
+    pub(crate) visits: Option<mpsc::UnboundedSender<Visit>>,
+    pub(crate) roamer: Option<Roamer>,
     /// Times the software has started.
     pub(crate) boots: u32,
     /// Times it could not, because its disk failed.
@@ -96,8 +99,10 @@ pub(crate) struct Setup {
     pub(crate) seed: u64,
     pub(crate) node: usize,
     pub(crate) config: Config,
-    pub(crate) identity: Identity,
-    pub(crate) members: Vec<DeviceCert>,
+    /// Who it is; a machine that begins another life may be another.
+    pub(crate) identity: Rc<RefCell<Identity>>,
+    pub(crate) suspects: Suspects,
+    pub(crate) members: Rc<RefCell<Vec<DeviceCert>>>,
     pub(crate) directory: BTreeMap<PeerKey, String>,
     pub(crate) form: Form,
     pub(crate) drift_ppm: i64,
@@ -111,7 +116,15 @@ pub(crate) struct Setup {
     pub(crate) granted: Rc<RefCell<Option<SecretKey>>>,
 }
 
-type SimNode = Node<Recorded<FaultyLink<SimTransport>>, SimStore, WatchedClock>;
+type SimNode = Node<Recorded<Intruded<FaultyLink<SimTransport>>>, SimStore, WatchedClock>;
+
+/// Software that runs, and the ways to it.
+struct Started {
+    node: SimNode,
+    db: Db<SimStore>,
+    visits: mpsc::UnboundedSender<Visit>,
+    roamer: Roamer,
+}
 
 enum StartError {
     Open(String),
@@ -121,37 +134,44 @@ enum StartError {
 impl Setup {
     /// With the root key, if it was given to this device.
     fn identity(&self) -> Identity {
-        let mut identity = self.identity.clone();
+        let mut identity = self.identity.borrow().clone();
         identity.root = identity.root.or_else(|| self.granted.borrow().clone());
         identity
     }
 
-    fn start(&self, boots: u32) -> Result<(SimNode, Db<SimStore>), StartError> {
-        let store = SimStore::open(self.disk.clone(), self.identity.account())
+    fn start(&self, boots: u32) -> Result<Started, StartError> {
+        let identity = self.identity();
+        let store = SimStore::open(self.disk.clone(), identity.account())
             .map_err(|error| StartError::Open(error.to_string()))?
             .recorded(self.node, self.recording.clone());
         let elapsed_ms = turmoil::sim_elapsed().map_or(0, |elapsed| elapsed.as_millis() as u64);
         let clock = SkewedClock::new(EPOCH_MS + elapsed_ms, self.drift_ppm, self.skew.clone());
         let clock = WatchedClock { clock, last: Default::default() };
-        let own = self.identity.peer_key();
+        let own = identity.peer_key();
         let options = transport_sim::Options::new(own, self.form, self.directory.clone(), self.seed);
-        let inner = FaultyLink::new(SimTransport::new(options), own, self.seed, self.link.clone());
+        let transport = SimTransport::new(options);
+        let roamer = transport.roamer();
+        let inner = FaultyLink::new(transport, own, self.seed, self.link.clone());
+        let (visits, visitors) = mpsc::unbounded_channel();
+        let inner = Intruded::new(inner, visitors, self.suspects.clone());
         let transport = Recorded { inner, node: self.node, recording: self.recording.clone() };
         let mut seed = [self.node as u8; 32];
         seed[..8].copy_from_slice(&self.seed.to_be_bytes());
         seed[8..12].copy_from_slice(&boots.to_be_bytes());
         let options = Options {
             config: self.config.clone(),
-            members: self.members.clone(),
-            ..Options::new(self.identity(), seed)
+            members: self.members.borrow().clone(),
+            ..Options::new(identity, seed)
         };
-        Node::new(options, transport, store, clock).map_err(|error| StartError::Node(error.to_string()))
+        let (node, db) = Node::new(options, transport, store, clock)
+            .map_err(|error| StartError::Node(error.to_string()))?;
+        Ok(Started { node, db, visits, roamer })
     }
 }
 
 /// From power on to the end.
 pub(crate) async fn software(setup: Setup, board: Rc<RefCell<Board>>) {
-    let (node, db) = loop {
+    let Started { node, db, visits, roamer } = loop {
         let boots = {
             let mut board = board.borrow_mut();
             board.boots += 1;
@@ -184,12 +204,13 @@ pub(crate) async fn software(setup: Setup, board: Rc<RefCell<Board>>) {
         let mut board = board.borrow_mut();
         board.db = Some(db);
         board.asks = Some(sender);
+        (board.visits, board.roamer) = (Some(visits), Some(roamer));
         board.leaving = false;
     }
     node.run().await;
     let mut board = board.borrow_mut();
     if board.leaving {
-        (board.db, board.asks) = (None, None);
+        (board.db, board.asks, board.visits, board.roamer) = (None, None, None, None);
     } else {
         // Nobody closed the database: whatever ended it is worth a look.
         board.stopped = Some("it ended by itself".to_owned());

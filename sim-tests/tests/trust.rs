@@ -16,13 +16,15 @@ use engine::wire::message::{Control, Hello, Ops, Run, pack_control, pack_ops};
 
 const SESSION: u32 = 77;
 /// Bugs that show only where devices are revoked.
-const OF_TRUST: [Bug; 6] = [
+const OF_TRUST: [Bug; 8] = [
     Bug::FenceIgnored,
     Bug::FenceSparesBuffer,
     Bug::LargerFenceWins,
     Bug::NoRollback,
     Bug::FencedDepsBlock,
     Bug::RevokedMayConnect,
+    Bug::ForkUnproven,
+    Bug::ForkUnnoticed,
 ];
 
 fn put(mesh: &mut Mesh, node: usize, row: &str, value: i64) {
@@ -107,7 +109,8 @@ fn a_relay() -> bool {
     let peer = relay.identity.peer_key();
     mesh.input(0, Input::PeerUp(peer));
     let (cert, replica) = (relay.identity.cert.clone(), relay.replica);
-    let hello = Hello { minor: 0, features: 0, cert, replica, echo: 0, digest: [0; 16] };
+    let hello =
+        Hello { minor: 0, features: 0, cert, replica, echo: 0, digest: [0; 16], heads_digest: [0; 16] };
     let hello = pack_control(SESSION, &Control::Hello(Box::new(hello))).expect("a frame");
     mesh.inject(0, peer, hello);
     let bring = |mesh: &mut Mesh, n: usize| {
@@ -125,9 +128,36 @@ fn a_relay() -> bool {
     waited && purged && read(&mesh, 0, "r") == Some(Value::Int(1))
 }
 
+/// A database that runs twice: two devices get one branch each, equally long, and are connected for a while, with and
+/// without the numbers telling that something is amiss.
+fn a_fork(longer: bool) -> bool {
+    let identities = [0, 1, 2, 2].map(test_identity).to_vec();
+    let mut mesh = Mesh::with_identities(identities, 4, Config::default());
+    mesh.crash(3);
+    put(&mut mesh, 2, "r", 1);
+    // So that a signature of it is held by those who prove the fork.
+    meet(&mut mesh, 0, 2);
+    meet(&mut mesh, 1, 2);
+    mesh.replace_store(3, mesh.store(2).clone());
+    mesh.restart(3);
+    put(&mut mesh, 2, "r", 2);
+    put(&mut mesh, 3, "r", 3);
+    if longer {
+        put(&mut mesh, 3, "r", 4);
+    }
+    meet(&mut mesh, 0, 2);
+    meet(&mut mesh, 1, 3);
+    meet(&mut mesh, 0, 1);
+    [0, 1].iter().all(|node| {
+        read(&mesh, *node, "r") == Some(Value::Int(1))
+            && !mesh.store(*node).quarantine(None, 9).expect("a read").is_empty()
+            && mesh.engine(*node).forks().count() == 1
+    })
+}
+
 #[test]
 fn each_planted_bug_in_revocation_is_noticed() {
-    let sound = || a_theft() && two_fences() && a_relay();
+    let sound = || a_theft() && two_fences() && a_relay() && a_fork(false) && a_fork(true);
     assert!(sound());
     for bug in OF_TRUST {
         plant(Some(bug));

@@ -8,6 +8,8 @@ use engine::identity::AccountId;
 use engine::store::StoreError;
 use redb::{DatabaseError, StorageError};
 
+use crate::key::HeadError;
+
 /// Why a database could not be opened or created. Nothing was changed on disk, except where a variant
 /// says otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +42,15 @@ pub enum OpenError {
         /// What was found.
         reason: String,
     },
+    /// It is encrypted, and no key was given.
+    #[error("the database {} is encrypted, and its key is not at hand", .0.display())]
+    Encrypted(PathBuf),
+    /// It is not encrypted, though a key was given: it may have been put there by somebody else.
+    #[error("the database {} is not encrypted, as it should be", .0.display())]
+    NotEncrypted(PathBuf),
+    /// It is encrypted with another key.
+    #[error("the database {} is encrypted with another key", .0.display())]
+    WrongKey(PathBuf),
     /// It holds the data of another account.
     #[error("the database {} belongs to account {found}, not to {wanted}", path.display())]
     ForeignAccount {
@@ -102,8 +113,19 @@ impl OpenError {
                 OpenError::ForeignAccount { path, found, wanted }
             }
             OpenError::NonceReused(_) => OpenError::NonceReused(path),
+            OpenError::Encrypted(_) => OpenError::Encrypted(path),
+            OpenError::NotEncrypted(_) => OpenError::NotEncrypted(path),
+            OpenError::WrongKey(_) => OpenError::WrongKey(path),
             OpenError::Full(_) => OpenError::Full(path),
             OpenError::Io { source, .. } => OpenError::Io { path, source },
+        }
+    }
+
+    pub(crate) fn head(path: &std::path::Path, error: HeadError) -> OpenError {
+        match error {
+            HeadError::Plain => OpenError::NotEncrypted(path.to_owned()),
+            HeadError::WrongKey => OpenError::WrongKey(path.to_owned()),
+            HeadError::Io(error) => OpenError::io(path, error),
         }
     }
 
@@ -145,7 +167,12 @@ fn is_full(kind: io::ErrorKind) -> bool {
 }
 
 pub(crate) fn io_error(error: &io::Error) -> StoreError {
-    if is_full(error.kind()) { StoreError::Full } else { StoreError::Io(error.to_string()) }
+    match error.kind() {
+        kind if is_full(kind) => StoreError::Full,
+        // Of an encrypted file: what does not authenticate.
+        io::ErrorKind::InvalidData => StoreError::Corrupt(error.to_string()),
+        _ => StoreError::Io(error.to_string()),
+    }
 }
 
 pub(crate) fn storage(error: StorageError) -> StoreError {
@@ -177,4 +204,14 @@ pub(crate) fn redb<E: Into<redb::Error>>(error: E) -> StoreError {
 /// For `map_err` on reading a record.
 pub(crate) fn damaged(what: &'static str) -> impl Fn(DecodeError) -> StoreError {
     move |error| StoreError::Corrupt(format!("{what}: {error}"))
+}
+
+/// Why a database that was open could not be opened again.
+pub(crate) fn reopening(error: OpenError) -> StoreError {
+    match error {
+        OpenError::Full(_) => StoreError::Full,
+        OpenError::Damaged { reason, .. } => StoreError::Corrupt(reason),
+        OpenError::Io { source, .. } => io_error(&source),
+        other => StoreError::Io(other.to_string()),
+    }
 }

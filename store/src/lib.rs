@@ -5,11 +5,15 @@
 //! changed before it has been found whole (or as a clean end has left it), of this account and of a format known here; what is read from
 //! it is checked, and damage is an error, not a panic.
 
+mod encrypted;
 mod error;
 mod files;
 mod guard;
+mod key;
 mod limits;
+mod locks;
 mod log;
+mod medium;
 mod names;
 mod open;
 mod overlay;
@@ -24,7 +28,9 @@ mod view;
 
 pub use error::{BackupError, OpenError};
 pub use files::{guard_path, move_aside};
-pub use limits::StoreLimits;
+pub use key::{DataKey, NOTE_BYTES_MAX, head_note, opens};
+pub use limits::{StoreLimits, StoreOptions};
 pub use redb::StorageBackend;
 pub use redb_store::RedbStore;
+pub use restore::Backup;
 pub use schema::FORMAT;

@@ -1,4 +1,6 @@
-//! What a database may take of memory and of the disk.
+//! What a database may take of memory and of the disk, and how it is opened.
+
+use crate::key::DataKey;
 
 /// Limits of one database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,5 +22,20 @@ impl Default for StoreLimits {
             pending_bytes_max: 48 * 1024 * 1024,
             disk_bytes_max: None,
         }
+    }
+}
+
+/// How a database is opened.
+#[derive(Debug, Clone, Default)]
+pub struct StoreOptions {
+    /// What it may take.
+    pub limits: StoreLimits,
+    /// The key of its files. With one, a file that is not encrypted is refused; without, one that is.
+    pub key: Option<DataKey>,
+}
+
+impl From<StoreLimits> for StoreOptions {
+    fn from(limits: StoreLimits) -> StoreOptions {
+        StoreOptions { limits, key: None }
     }
 }

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use redb::backends::FileBackend;
-use redb::{BackendError, StorageBackend};
+use redb::StorageBackend;
+
+use crate::locks::forward_locks;
+use crate::medium::Medium;
 
 const BLOCK_BYTES: u64 = 4096;
 
@@ -22,12 +23,12 @@ struct Written {
 /// See the module's documentation. Locks are those of the file.
 #[derive(Debug)]
 pub(crate) struct Overlay {
-    file: FileBackend,
+    file: Medium,
     written: Mutex<Written>,
 }
 
 impl Overlay {
-    pub(crate) fn new(file: FileBackend) -> io::Result<Overlay> {
+    pub(crate) fn new(file: Medium) -> io::Result<Overlay> {
         let len = file.len()?;
         let written = Mutex::new(Written { len, base_len: len, blocks: BTreeMap::new() });
         Ok(Overlay { file, written })
@@ -110,6 +111,8 @@ impl StorageBackend for Overlay {
         for (index, within, at, take) in pieces(offset, data.len()) {
             let mut block = match written.blocks.remove(&index) {
                 Some(block) => block,
+                // What is replaced as a whole may be unreadable.
+                None if take == BLOCK_BYTES as usize => vec![0; take],
                 None => self.base_block(&written, index)?,
             };
             block[within..within + take].copy_from_slice(&data[at..at + take]);
@@ -122,29 +125,7 @@ impl StorageBackend for Overlay {
         self.file.close()
     }
 
-    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.file.try_lock_range(start, end)
-    }
-
-    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.file.try_lock_shared_range(start, end)
-    }
-
-    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.file.lock_range(start, end)
-    }
-
-    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.file.lock_shared_range(start, end)
-    }
-
-    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.file.unlock_range(start, end)
-    }
-
-    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.file.query_lock_range(start, end)
-    }
+    forward_locks!(file);
 }
 
 #[cfg(test)]
@@ -152,6 +133,7 @@ mod tests {
     use std::io::Write;
 
     use proptest::prelude::*;
+    use redb::backends::FileBackend;
 
     use super::*;
 
@@ -180,7 +162,8 @@ mod tests {
             let mut model: Vec<u8> = (0..base).map(|n| n as u8 | 1).collect();
             file.write_all(&model).expect("written");
             let before = model.clone();
-            let overlay = Overlay::new(FileBackend::new(file.reopen().expect("a handle")).expect("a backend"));
+            let overlay = FileBackend::new(file.reopen().expect("a handle")).expect("a backend");
+            let overlay = Overlay::new(Medium::plain(overlay));
             let overlay = overlay.expect("an overlay");
             for step in steps {
                 match step {

@@ -5,7 +5,7 @@ use engine::codec::{Reader, Writer};
 use engine::commit::Commit;
 use engine::identity::{AccountId, Dot, Sig};
 use engine::store::{Batch, Quarantined, StoreError, StoredCommit};
-use redb::WriteTransaction;
+use redb::{ReadableTable as _, WriteTransaction};
 
 use crate::error::{damaged, redb};
 use crate::log::{self, Fate};
@@ -14,11 +14,19 @@ use crate::record::{get_replica, put_replica};
 use crate::schema::{INDEX, LOG, QUARANTINE};
 
 /// The key of a commit in the quarantine: its whole dot, so that the table is in the order of dots.
+/// Where another commit of that name is there already (a branch of a fork), [`another_key`].
 pub(crate) fn key(dot: &Dot) -> Vec<u8> {
     let mut writer = Writer::new();
     put_replica(&mut writer, &dot.replica);
     writer.raw(&dot.seq.to_be_bytes());
     writer.into_bytes()
+}
+
+/// The key of a further commit of the same name: with the position that it had.
+pub(crate) fn another_key(dot: &Dot, position: u64) -> Vec<u8> {
+    let mut bytes = key(dot);
+    bytes.extend_from_slice(&position.to_be_bytes());
+    bytes
 }
 
 fn get_dot(reader: &mut Reader<'_>) -> Result<Dot, engine::codec::DecodeError> {
@@ -43,9 +51,12 @@ pub(crate) fn read(key: &[u8], bytes: &[u8], account: &AccountId) -> Result<Quar
     let (mut key, mut reader) = (Reader::new(key), Reader::new(bytes));
     let mut parts = || {
         let dot = get_dot(&mut key)?;
-        key.clone().finish()?;
         let because = get_dot(&mut reader)?;
         let position = u64::from_be_bytes(reader.array()?);
+        if key.remaining() > 0 && u64::from_be_bytes(key.array()?) != position {
+            return Err(DecodeError::Invalid("its key"));
+        }
+        key.clone().finish()?;
         let sig = match reader.u8()? {
             0 => None,
             1 => Some(Sig(reader.array()?)),
@@ -86,14 +97,24 @@ pub(crate) fn write(txn: &WriteTransaction, batch: &Batch, names: &Names) -> Res
                 if replica != retraction.replica || seq < retraction.from_seq {
                     return Ok(Fate::Stays);
                 }
-                let (key, record) = (key(&Dot { replica, seq }), record(&retraction.because, entry));
-                quarantine.insert(key.as_slice(), record.as_slice()).map_err(redb)?;
+                let (dot, record) = (Dot { replica, seq }, record(&retraction.because, entry));
+                let mut at = key(&dot);
+                if quarantine.get(at.as_slice()).map_err(redb)?.is_some() {
+                    at = another_key(&dot, entry.position);
+                }
+                quarantine.insert(at.as_slice(), record.as_slice()).map_err(redb)?;
                 Ok(Fate::Goes)
             })?;
         }
     }
     for dot in &batch.released {
-        quarantine.remove(key(dot).as_slice()).map_err(redb)?;
+        let (first, last) = (key(dot), another_key(dot, u64::MAX));
+        let found =
+            quarantine.range::<&[u8]>(first.as_slice()..=last.as_slice()).map_err(redb)?.next().transpose();
+        let found = found.map_err(redb)?.map(|(key, _)| key.value().to_vec());
+        if let Some(key) = found {
+            quarantine.remove(key.as_slice()).map_err(redb)?;
+        }
     }
     Ok(())
 }

@@ -17,8 +17,9 @@ use engine::store::{
 };
 use redb::{Database, ReadableTable, WriteTransaction};
 
-use crate::error::{io_error, redb};
-use crate::limits::StoreLimits;
+use crate::error::{io_error, redb, reopening};
+use crate::key::DataKey;
+use crate::limits::StoreOptions;
 use crate::log::{self, Limits};
 use crate::names::{self, Names, replica_number, table_number};
 use crate::quarantine;
@@ -40,11 +41,11 @@ const TAIL_BYTES_LEFT_MAX: u64 = 256 * 1024;
 /// After a failed write the store refuses further writes until [`Store::reopen`].
 #[derive(Debug)]
 pub struct RedbStore {
-    /// Empty only if reopening failed.
+    /// Empty after [`RedbStore::close`], and if reopening failed.
     open: RwLock<Option<Open>>,
     /// Held by the one writer.
     writing: Mutex<()>,
-    limits: StoreLimits,
+    options: StoreOptions,
     /// Bytes of the log after the last checkpoint from which to write the next.
     tail_bytes_max: u64,
     /// Where to reopen it.
@@ -53,7 +54,7 @@ pub struct RedbStore {
 }
 
 fn closed() -> StoreError {
-    StoreError::Io("the database could not be reopened after a failed write".into())
+    StoreError::Io("the database is closed, or could not be reopened after a failed write".into())
 }
 
 impl RedbStore {
@@ -62,12 +63,12 @@ impl RedbStore {
         db: Database,
         path: Option<PathBuf>,
         account: AccountId,
-        limits: StoreLimits,
+        options: StoreOptions,
     ) -> Result<RedbStore, StoreError> {
         Ok(RedbStore {
             open: RwLock::new(Some(Open::load(db, &account)?)),
             writing: Mutex::new(()),
-            limits,
+            options,
             tail_bytes_max: TAIL_BYTES_MAX,
             path,
             account,
@@ -78,7 +79,7 @@ impl RedbStore {
     /// bytes of the log would have to be replayed.
     #[must_use]
     pub fn with_checkpoint_at(mut self, pending_bytes: usize, tail_bytes: u64) -> RedbStore {
-        self.limits.pending_bytes_max = pending_bytes;
+        self.options.limits.pending_bytes_max = pending_bytes;
         self.tail_bytes_max = tail_bytes;
         self
     }
@@ -96,9 +97,26 @@ impl RedbStore {
         Ok(file + self.with(|open| open.pending.bytes())? as u64)
     }
 
+    /// Closes the file now, whoever else still holds the store: reads and writes fail from here on. Dropping the last
+    /// handle does the same, but nobody can tell when that is.
+    pub fn close(&self) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.open.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Whether the next node on it writes as a new replica: the database is new, or may be a copy or an older state.
+    pub fn begins_anew(&self) -> Result<bool, StoreError> {
+        Ok(self.view()?.state.replica.is_none())
+    }
+
     /// The account whose data this is.
     pub fn account(&self) -> AccountId {
         self.account
+    }
+
+    /// The key of its file.
+    pub(crate) fn key(&self) -> Option<&DataKey> {
+        self.options.key.as_ref()
     }
 
     /// Looks at what is open. Nothing that takes long, or can panic, may run in here: writers wait.
@@ -226,12 +244,16 @@ impl StoreRead for RedbStore {
 
     fn quarantine(&self, after: Option<&Dot>, limit: usize) -> Result<Vec<Quarantined>, StoreError> {
         let view = self.view()?;
-        let after = after.map(quarantine::key);
+        let after = after.map(|dot| quarantine::another_key(dot, u64::MAX));
         let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut found = Vec::new();
+        let mut found: Vec<Quarantined> = Vec::new();
         let table = view.table(QUARANTINE)?;
-        for entry in table.range::<&[u8]>((from, Bound::Unbounded)).map_err(redb)?.take(limit) {
+        for entry in table.range::<&[u8]>((from, Bound::Unbounded)).map_err(redb)? {
             let (key, value) = entry.map_err(redb)?;
+            let another = |last: &Quarantined| key.value().starts_with(&quarantine::key(&last.stored.dot()));
+            if found.len() >= limit && !found.last().is_some_and(another) {
+                break;
+            }
             found.push(quarantine::read(key.value(), value.value(), &self.account)?);
         }
         Ok(found)
@@ -307,13 +329,13 @@ impl Store for RedbStore {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         *open = None;
-        let db = crate::open::reopen(path, &self.limits).map_err(redb)?;
+        let db = crate::open::reopen(path, &self.options).map_err(reopening)?;
         *open = Some(Open::load(db, &self.account)?);
         Ok(())
     }
 
     fn room(&self) -> Result<(), StoreError> {
-        match self.limits.disk_bytes_max {
+        match self.options.limits.disk_bytes_max {
             Some(bytes_max) if self.disk_bytes()? >= bytes_max => Err(StoreError::Limit { bytes_max }),
             _ => Ok(()),
         }
@@ -345,8 +367,8 @@ impl Store for RedbStore {
         let replayable = batch.retractions.is_empty()
             && (batch.rows.is_empty() || !batch.commits.is_empty())
             && batch.rows.values().all(|row| *row != RowState::default());
-        let full =
-            pending_bytes >= self.limits.pending_bytes_max || tail_bytes + bytes >= self.tail_bytes_max;
+        let full = pending_bytes >= self.options.limits.pending_bytes_max
+            || tail_bytes + bytes >= self.tail_bytes_max;
         if full || !replayable {
             self.write_checkpoint(&mut writing, batch)?;
             return self.commit(writing, Open::forget_pending);

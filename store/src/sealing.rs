@@ -4,49 +4,43 @@
 //! the file's lock. Invariant: a seal that fits says that redb ended in good order and that nobody wrote to the file
 //! since. It does not say that the medium kept every byte: [`crate::RedbStore::check`] does.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io;
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
-use redb::backends::FileBackend;
-use redb::{BackendError, DatabaseError, StorageBackend};
+use redb::StorageBackend;
 
 use crate::guard;
+use crate::locks::forward_locks;
+use crate::medium::Medium;
 
 /// Where redb's header keeps its flags, behind the magic number (`docs/design.md` of redb).
-const FLAGS_OFFSET: u64 = 9;
+pub(crate) const FLAGS_OFFSET: u64 = 9;
 /// Of these, the one that stands while the file is open for writing.
-const RECOVERY_REQUIRED: u8 = 2;
+pub(crate) const RECOVERY_REQUIRED: u8 = 2;
 
-/// See the module's documentation. Everything but closing is up to the file.
+/// See the module's documentation. Everything but closing is up to the backend, which is over the file.
 #[derive(Debug)]
 pub(crate) struct Sealing {
-    backend: FileBackend,
+    backend: Medium,
     file: File,
     path: PathBuf,
 }
 
 impl Sealing {
-    /// Opens a file that exists, for reading and writing.
-    pub(crate) fn open(path: &Path) -> Result<Sealing, DatabaseError> {
-        let open = OpenOptions::new().read(true).write(true).open(path);
-        let both = open.and_then(|file| Ok((file.try_clone()?, file)));
-        let (file, same) = both.map_err(|error| DatabaseError::Storage(error.into()))?;
-        Ok(Sealing { backend: FileBackend::new(same)?, file, path: path.to_owned() })
+    pub(crate) fn new(backend: Medium, file: File, path: &Path) -> Sealing {
+        Sealing { backend, file, path: path.to_owned() }
     }
 
     fn seal(&self) -> io::Result<()> {
-        if ended_well(&self.file)? { guard::seal(&self.path, &self.file) } else { Ok(()) }
+        if ended_well(&self.backend)? { guard::seal(&self.path, &self.file) } else { Ok(()) }
     }
 }
 
 /// Whether redb wrote into the file that it was closed in good order.
-pub(crate) fn ended_well(file: &File) -> io::Result<bool> {
-    use std::io::{Read, Seek, SeekFrom};
-    let (mut file, mut flags) = (file, [0]);
-    file.seek(SeekFrom::Start(FLAGS_OFFSET))?;
-    file.read_exact(&mut flags)?;
+pub(crate) fn ended_well(backend: &dyn StorageBackend) -> io::Result<bool> {
+    let mut flags = [0];
+    backend.read(FLAGS_OFFSET, &mut flags)?;
     Ok(flags[0] & RECOVERY_REQUIRED == 0)
 }
 
@@ -97,27 +91,5 @@ impl StorageBackend for Sealing {
         self.backend.close()
     }
 
-    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.backend.try_lock_range(start, end)
-    }
-
-    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.backend.try_lock_shared_range(start, end)
-    }
-
-    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.backend.lock_range(start, end)
-    }
-
-    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.backend.lock_shared_range(start, end)
-    }
-
-    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.backend.unlock_range(start, end)
-    }
-
-    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.backend.query_lock_range(start, end)
-    }
+    forward_locks!(backend);
 }

@@ -6,7 +6,11 @@ use std::fs;
 
 use common::{account, batch, batches_held, create, history_to, open};
 use engine::store::{Store, StoreRead};
-use store::{BackupError, OpenError, RedbStore, guard_path};
+use store::{Backup, BackupError, OpenError, RedbStore, guard_path};
+
+fn plain(path: &std::path::Path) -> Backup<'_> {
+    Backup { path, key: None }
+}
 
 #[test]
 fn a_backup_beside_writes_holds_one_state_of_the_log() {
@@ -65,7 +69,7 @@ fn a_restored_backup_is_a_new_life_and_what_it_replaced_is_kept() {
     store.backup(&backup).expect("a backup");
     assert_eq!(store.apply(&batch(&mut history, 1)), Ok(()));
     drop(store);
-    let restore = |replace| RedbStore::restore(&backup, &path, account(), replace);
+    let restore = |replace| RedbStore::restore(&plain(&backup), &path, account(), None, replace);
     assert!(matches!(restore(false), Err(OpenError::Exists(_))));
     assert_eq!(batches_held(&open(&path).expect("as it was")), 2);
     let kept = restore(true).expect("restored").expect("something was there");
@@ -86,7 +90,7 @@ fn a_plain_copy_of_the_file_and_its_guard_restores_as_a_new_life_too() {
     fs::copy(&path, &copy).expect("copied");
     fs::remove_file(&path).expect("lost");
     assert!(guard_path(&path).exists(), "the guard fits the copy");
-    assert_eq!(RedbStore::restore(&copy, &path, account(), false).expect("restored"), None);
+    assert_eq!(RedbStore::restore(&plain(&copy), &path, account(), None, false).expect("restored"), None);
     assert_eq!(open(&path).expect("opens").recover().expect("recovered").replica, None);
 }
 
@@ -100,7 +104,7 @@ fn what_is_no_backup_of_this_account_is_not_put_in_the_place_of_the_database() {
     let foreign = engine::identity::AccountId([7; 32]);
     drop(RedbStore::create(&other, foreign, common::nonce()).expect("another account's"));
     fs::write(&junk, "no database").expect("a file");
-    let restore = |from: &std::path::Path| RedbStore::restore(from, &path, account(), true);
+    let restore = |from: &std::path::Path| RedbStore::restore(&plain(from), &path, account(), None, true);
     assert!(matches!(restore(&other), Err(OpenError::ForeignAccount { path, .. }) if path == other));
     assert!(matches!(restore(&junk), Err(OpenError::Damaged { path, .. }) if path == junk));
     assert!(matches!(restore(&folder.path().join("no")), Err(OpenError::NotFound(_))));

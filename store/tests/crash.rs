@@ -1,14 +1,17 @@
-//! Power cuts and full disks, at every write: what was acknowledged is there, nothing is there by half.
+//! Power cuts and full disks, at every write: what was acknowledged is there, nothing is there by half. All of it on a
+//! plain and on an encrypted database.
 
 mod common;
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use common::{account, batch, batches_held, history_to, mix};
+use common::{account, batch, batches_held, data_key, history_to, mix};
+use engine::identity::Dot;
+use engine::store::contract::state_follows_from_log;
 use engine::store::{Store, StoreError, StoreRead};
 use redb::StorageBackend;
-use store::{OpenError, RedbStore};
+use store::{DataKey, OpenError, RedbStore, StoreOptions};
 
 const SECTOR_BYTES: usize = 512;
 
@@ -142,16 +145,48 @@ impl StorageBackend for Disk {
 /// Rows wait for the log to have so many bytes more: of three batches here, about one writes a checkpoint.
 const TAIL_BYTES: u64 = 1_500;
 
+/// The key, on an encrypted database.
+type Key = Option<DataKey>;
+
+/// Makes tests of functions that take the key.
+macro_rules! plain_and_encrypted {
+    ($($name:ident),+ $(,)?) => {
+        mod plain {
+            $(#[test] fn $name() { super::$name(&None); })+
+        }
+
+        mod encrypted {
+            $(#[test] fn $name() { super::$name(&Some(super::data_key(1))); })+
+        }
+    };
+}
+
+plain_and_encrypted!(
+    a_power_cut_at_any_write_leaves_what_was_acknowledged,
+    a_power_cut_while_recovering_from_a_power_cut_loses_nothing,
+    a_power_cut_at_any_write_of_a_retraction_leaves_it_done_or_not_begun,
+    a_full_disk_is_said_so_and_loses_nothing,
+    after_a_failed_write_the_store_refuses_more_until_reopened,
+    a_power_cut_while_the_database_is_closed_loses_nothing,
+);
+
+fn opened(disk: Disk, key: &Key) -> Result<RedbStore, OpenError> {
+    RedbStore::with_backend_within(
+        disk,
+        account(),
+        StoreOptions { key: key.clone(), ..StoreOptions::default() },
+    )
+}
+
 /// A store that writes a checkpoint now and then.
-fn store_on(disk: &Disk) -> Result<RedbStore, OpenError> {
-    let store = RedbStore::with_backend(disk.clone(), account())?;
-    Ok(store.with_checkpoint_at(usize::MAX, TAIL_BYTES))
+fn store_on(disk: &Disk, key: &Key) -> Result<RedbStore, OpenError> {
+    Ok(opened(disk.clone(), key)?.with_checkpoint_at(usize::MAX, TAIL_BYTES))
 }
 
 /// The content of a disk with the first batches on it, closed.
-fn filled(batches: u64) -> Vec<u8> {
+fn filled(batches: u64, key: &Key) -> Vec<u8> {
     let disk = Disk::new(Vec::new(), Fault::None);
-    let store = store_on(&disk).expect("a database");
+    let store = store_on(&disk, key).expect("a database");
     let mut history = history_to(0);
     (0..batches).for_each(|n| assert_eq!(store.apply(&batch(&mut history, n)), Ok(())));
     drop(store);
@@ -161,25 +196,24 @@ fn filled(batches: u64) -> Vec<u8> {
 }
 
 /// Applies batches from the n-th on until the disk fails; gives how many the store then has acknowledged.
-fn write_until_failure(disk: &Disk, from: u64, to: u64) -> u64 {
-    let Ok(store) = store_on(disk) else { return from };
+fn write_until_failure(disk: &Disk, key: &Key, from: u64, to: u64) -> u64 {
+    let Ok(store) = store_on(disk, key) else { return from };
     let mut history = history_to(from);
     (from..to).find(|n| store.apply(&batch(&mut history, *n)).is_err()).unwrap_or(to)
 }
 
-#[test]
-fn a_power_cut_at_any_write_leaves_what_was_acknowledged() {
-    let start = filled(5);
+fn a_power_cut_at_any_write_leaves_what_was_acknowledged(key: &Key) {
+    let start = filled(5, key);
     let (mut cuts, mut kept_unacknowledged) = (0, 0);
     for at in 1.. {
         let disk = Disk::new(start.clone(), Fault::Cut(at));
-        let acknowledged = write_until_failure(&disk, 5, 9);
+        let acknowledged = write_until_failure(&disk, key, 5, 9);
         if disk.medium().operations < at {
             break;
         }
         for seed in 0..4 {
             let left = disk.after_power_cut(at * 4 + seed);
-            let store = RedbStore::with_backend(Disk::new(left, Fault::None), account());
+            let store = opened(Disk::new(left, Fault::None), key);
             let store = store.expect("it opens after a power cut");
             assert!(store.unsaved_bytes().expect("open") < 10 * TAIL_BYTES, "no checkpoint has been written");
             let held = batches_held(&store);
@@ -193,34 +227,88 @@ fn a_power_cut_at_any_write_leaves_what_was_acknowledged() {
     assert!(kept_unacknowledged > 0, "no cut came between writing and acknowledging");
 }
 
-#[test]
-fn a_power_cut_while_recovering_from_a_power_cut_loses_nothing() {
-    let start = filled(5);
+fn a_power_cut_while_recovering_from_a_power_cut_loses_nothing(key: &Key) {
+    let start = filled(5, key);
     for first in [12, 17, 21, 26] {
         let disk = Disk::new(start.clone(), Fault::Cut(first));
-        let acknowledged = write_until_failure(&disk, 5, 9);
+        let acknowledged = write_until_failure(&disk, key, 5, 9);
         let left = disk.after_power_cut(first);
         for at in 1.. {
             let disk = Disk::new(left.clone(), Fault::Cut(at));
-            drop(RedbStore::with_backend(disk.clone(), account()));
+            drop(opened(disk.clone(), key));
             if disk.medium().operations < at {
                 break;
             }
             let again = Disk::new(disk.after_power_cut(mix(at)), Fault::None);
-            let held = batches_held(&RedbStore::with_backend(again, account()).expect("it opens"));
+            let held = batches_held(&opened(again, key).expect("it opens"));
             assert!((acknowledged..=acknowledged + 1).contains(&held));
         }
     }
 }
 
-#[test]
-fn a_full_disk_is_said_so_and_loses_nothing() {
-    let start = filled(5);
+/// What a retraction changes: the digest, and what lies in the quarantine.
+fn held(store: &RedbStore) -> (u128, Vec<Dot>) {
+    state_follows_from_log(store);
+    let quarantine = store.quarantine(None, usize::MAX).expect("the quarantine");
+    (store.recover().expect("recovered").digest, quarantine.iter().map(|one| one.stored.dot()).collect())
+}
+
+/// Commits of a device are rolled back into the quarantine, and one of them is then dropped from there: each wholly or not.
+fn a_power_cut_at_any_write_of_a_retraction_leaves_it_done_or_not_begun(key: &Key) {
+    let start = filled(6, key);
+    let steps = || {
+        let mut history = history_to(6);
+        let (by, whom) =
+            (*history.authors.keys().next().expect("one"), *history.authors.keys().last().expect("two"));
+        assert_ne!(by, whom);
+        let retraction = history.retract(by, whom, 1);
+        let mut release = history.batch(vec![], |_| true);
+        release.released = vec![Dot { replica: retraction.retractions[0].replica, seq: 1 }];
+        [retraction, release]
+    };
+    // What there is after none, one and both of them.
+    let whole = store_on(&Disk::new(start.clone(), Fault::None), key).expect("a database");
+    let mut states = vec![held(&whole)];
+    for step in &steps() {
+        assert_eq!(whole.apply(step), Ok(()));
+        states.push(held(&whole));
+    }
+    assert!(states[0].1.is_empty() && states[1].1.len() > states[2].1.len() && !states[2].1.is_empty());
+    let (mut cuts, mut unacknowledged) = (0, 0);
+    for at in 1.. {
+        let disk = Disk::new(start.clone(), Fault::Cut(at));
+        let acknowledged = match store_on(&disk, key) {
+            Ok(store) => steps().iter().take_while(|step| store.apply(step).is_ok()).count(),
+            Err(_) => 0,
+        };
+        if disk.medium().operations < at {
+            break;
+        }
+        for seed in 0..4 {
+            let left = Disk::new(disk.after_power_cut(at * 4 + seed), Fault::None);
+            let found = held(&opened(left, key).expect("it opens after a power cut"));
+            let found = states.iter().position(|state| *state == found).expect("one of the three states");
+            assert!(
+                (acknowledged..=acknowledged + 1).contains(&found),
+                "{acknowledged} acknowledged, {found} there"
+            );
+            unacknowledged += found - acknowledged;
+        }
+        cuts += 1;
+    }
+    assert!(
+        cuts > 20 && unacknowledged > 0,
+        "only {cuts} cuts, {unacknowledged} between writing and acknowledging"
+    );
+}
+
+fn a_full_disk_is_said_so_and_loses_nothing(key: &Key) {
+    let start = filled(5, key);
     let mut said = 0;
     for at in 1.. {
         let disk = Disk::new(start.clone(), Fault::Full(at));
         let mut acknowledged = 5;
-        if let Ok(store) = store_on(&disk) {
+        if let Ok(store) = store_on(&disk, key) {
             let mut history = history_to(5);
             let failed = (5..9).find_map(|n| {
                 let outcome = store.apply(&batch(&mut history, n));
@@ -237,7 +325,7 @@ fn a_full_disk_is_said_so_and_loses_nothing() {
         }
         // Room again, and the database opened anew, in a system that did not go down.
         let cached = disk.medium().cached.clone();
-        let store = RedbStore::with_backend(Disk::new(cached, Fault::None), account()).expect("it opens");
+        let store = opened(Disk::new(cached, Fault::None), key).expect("it opens");
         let held = batches_held(&store);
         assert!(
             (acknowledged..=acknowledged + 1).contains(&held),
@@ -247,16 +335,15 @@ fn a_full_disk_is_said_so_and_loses_nothing() {
         assert_eq!(batches_held(&store), held + 1);
         // And the same with a power cut before there is room.
         let left = Disk::new(disk.after_power_cut(at), Fault::None);
-        let held = batches_held(&RedbStore::with_backend(left, account()).expect("it opens"));
+        let held = batches_held(&opened(left, key).expect("it opens"));
         assert!((acknowledged..=acknowledged + 1).contains(&held));
     }
     assert!(said > 20, "only {said}");
 }
 
-#[test]
-fn after_a_failed_write_the_store_refuses_more_until_reopened() {
-    let disk = Disk::new(filled(5), Fault::None);
-    let store = RedbStore::with_backend(disk.clone(), account()).expect("a database");
+fn after_a_failed_write_the_store_refuses_more_until_reopened(key: &Key) {
+    let disk = Disk::new(filled(5, key), Fault::None);
+    let store = opened(disk.clone(), key).expect("a database");
     let next = disk.medium().operations + 1;
     disk.medium().fault = Fault::Full(next);
     assert_eq!(store.apply(&batch(&mut history_to(5), 5)), Err(StoreError::Full));
@@ -264,17 +351,16 @@ fn after_a_failed_write_the_store_refuses_more_until_reopened() {
     let refusal = store.apply(&batch(&mut history_to(5), 5)).expect_err("refused");
     assert!(matches!(&refusal, StoreError::Io(text) if text.contains("reopened")), "{refusal}");
     drop(store);
-    let store = RedbStore::with_backend(disk, account()).expect("it opens");
+    let store = opened(disk, key).expect("it opens");
     let held = batches_held(&store);
     assert_eq!(store.apply(&batch(&mut history_to(held), held)), Ok(()));
     assert!(store.recover().is_ok());
 }
 
 /// The checkpoint that closing writes, cut at every write: nothing depends on it.
-#[test]
-fn a_power_cut_while_the_database_is_closed_loses_nothing() {
+fn a_power_cut_while_the_database_is_closed_loses_nothing(key: &Key) {
     let start = Disk::new(Vec::new(), Fault::None);
-    let store = RedbStore::with_backend(start.clone(), account()).expect("a database");
+    let store = opened(start.clone(), key).expect("a database");
     let (mut history, mut batches) = (history_to(0), 0);
     while store.unsaved_bytes().expect("open") < 1024 * 1024 + 1 {
         assert_eq!(store.apply(&batch(&mut history, batches)), Ok(()));
@@ -285,7 +371,7 @@ fn a_power_cut_while_the_database_is_closed_loses_nothing() {
     let mut cuts = 0;
     for at in 1.. {
         let disk = Disk::new(running.clone(), Fault::None);
-        let store = RedbStore::with_backend(disk.clone(), account()).expect("it opens");
+        let store = opened(disk.clone(), key).expect("it opens");
         let before = disk.medium().operations;
         disk.medium().fault = Fault::Cut(before + at);
         drop(store);
@@ -293,7 +379,7 @@ fn a_power_cut_while_the_database_is_closed_loses_nothing() {
             break;
         }
         let left = Disk::new(disk.after_power_cut(at), Fault::None);
-        assert_eq!(batches_held(&RedbStore::with_backend(left, account()).expect("it opens")), batches);
+        assert_eq!(batches_held(&opened(left, key).expect("it opens")), batches);
         cuts += 1;
     }
     assert!(cuts > 5, "only {cuts} cuts");

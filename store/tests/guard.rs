@@ -168,7 +168,7 @@ fn a_sealed_database_opens_without_being_read_in_full_and_any_change_breaks_the_
     let mut damaged = whole;
     damaged[at] ^= 1;
     fs::write(&path, &damaged).expect("the file");
-    assert!(matches!(RedbStore::check(&path, account()), Err(OpenError::Damaged { .. })));
+    assert!(matches!(RedbStore::check(&path, account(), None), Err(OpenError::Damaged { .. })));
     assert!(matches!(open(&path), Err(OpenError::Damaged { .. })), "its seal is broken");
     // Written down as if the medium had changed the byte: only a check finds that.
     let metadata = fs::metadata(&path).expect("metadata");
@@ -180,7 +180,7 @@ fn a_sealed_database_opens_without_being_read_in_full_and_any_change_breaks_the_
     while changed_ns(&fs::metadata(guard_path(&path)).expect("metadata")) <= changed_ns(&metadata) {
         fs::write(guard_path(&path), &guard).expect("the guard");
     }
-    assert!(matches!(RedbStore::check(&path, account()), Err(OpenError::Damaged { .. })));
+    assert!(matches!(RedbStore::check(&path, account(), None), Err(OpenError::Damaged { .. })));
     assert!(open(&path).is_ok());
 }
 

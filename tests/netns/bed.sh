@@ -17,7 +17,10 @@ cleanup() {
         [ -d "$work/$machine" ] && on "$machine" stop >/dev/null 2>&1
     done
     for pid in $pids; do kill -CONT "$pid" 2>/dev/null; kill "$pid" 2>/dev/null; done
-    for machine in $machines; do ip netns del "ah$tag-$machine" 2>/dev/null; done
+    for machine in $machines; do
+        ip netns del "ah$tag-$machine" 2>/dev/null
+        rm -rf "/etc/netns/ah$tag-$machine"
+    done
     rm -rf "$work"
 }
 trap cleanup EXIT
@@ -92,6 +95,13 @@ public() {
     ip -n "ah$tag-net" link set dev "p$n" type bridge_slave mcast_flood off
     ip -n "ah$tag-$m" addr add "45.0.0.$n/24" dev wan
     ip -n "ah$tag-$m" route add unreachable 192.168.0.0/16
+}
+
+# moves MACHINE FROM TO: a machine on the internet gets another address.
+moves() {
+    ip -n "ah$tag-$1" addr del "45.0.0.$2/24" dev wan
+    ip -n "ah$tag-$1" addr add "45.0.0.$3/24" dev wan
+    ip -n "ah$tag-$1" route replace unreachable 192.168.0.0/16
 }
 
 # router NAME NUMBER cone|symmetric [DELAY JITTER LOSS RATE]: a NAT at 45.0.0.NUMBER with the LAN 192.168.NUMBER.0/24. As
@@ -180,6 +190,12 @@ stat_of() { on "$1" stats --json | python3 -c "import json,sys; print(json.load(
 
 # Facts about the first peer of a machine.
 peer() { on "$1" peer list --json | python3 -c "import json,sys; print(json.load(sys.stdin)[0]['$2'])"; }
+# The same about the peer of that name.
+peer_of() {
+    on "$1" peer list --json |
+        python3 -c "import json,sys; print(next(p['$3'] for p in json.load(sys.stdin) if p['name'] == '$2'))"
+}
+meets() { [ "$(peer_of "$1" "$2" connected)" = True ]; }
 path_is() { case $(peer "$1" path) in $2) ;; *) return 1 ;; esac; }
 connected() { [ "$(peer "$1" connected)" = True ]; }
 holds() { [ "$(on "$1" get notes "$2" title)" = "$3" ]; }

@@ -77,6 +77,7 @@ case_symmetric() {
     rows a 300 700
     await 300 equal a b
     say "$(stat_of b commits_doubled) of 300 commits came twice"
+    [ "$(stat_of b commits_doubled)" -eq 0 ] || fail "commits were sent twice"
     say "210 MB synced, $(($(relayed_bytes) / 1000000)) MB passed the relay both ways"
     [ "$(relayed_bytes)" -gt 300000000 ] || fail "not through the relay"
     path_is a relayed || fail "no longer relayed"
@@ -101,7 +102,9 @@ case_relay_restart() {
 
 case_cable() {
     two_public 5 1 0 8
-    rows a 300 100
+    # Soon after they met: a way that broke soon must be tried as often as one that lasted.
+    (rows a 300 100) &
+    importing=$!
     await 20 has_some b
     ip -n "ah$tag-net" link set p11 down
     equal a b && fail "done too soon to show anything"
@@ -111,6 +114,7 @@ case_cable() {
     before=$(stat_of b commits_received)
     ip -n "ah$tag-net" link set p11 up
     say "and plugged"
+    wait "$importing" || fail "import"
     await 10 more_than b "$before"
     say "the sync goes on"
     await 120 equal a b
@@ -126,14 +130,101 @@ case_address() {
     two_public
     on a put notes n1 title=before >/dev/null
     await 10 holds b n1 before
-    ip -n "ah$tag-b" addr del 45.0.0.12/24 dev wan
-    ip -n "ah$tag-b" addr add 45.0.0.99/24 dev wan
+    moves b 12 99
     on a put notes n1 title=after >/dev/null
     await 15 holds b n1 after
     say "found again at $(peer a address)"
     # And when the other one has to call.
     on b put notes n1 title=back >/dev/null
     await 15 holds a n1 back
+}
+
+case_third() {
+    internet
+    public a 11
+    public b 12
+    public c 13
+    founder a
+    pair a b
+    on b start --daemon >/dev/null || fail "start"
+    pair a c
+    on c start --daemon >/dev/null || fail "start"
+    await 30 meets c b
+    say "all three are connected"
+    on c stop >/dev/null || fail "stop"
+    # Both move: neither knows where the other is now, but the first one does.
+    moves b 12 99
+    moves c 13 98
+    await 20 meets b a
+    on c start --daemon >/dev/null || fail "start"
+    await 20 meets c b
+    case "$(peer_of c b address) $(peer_of b c address)" in */ip4/45.0.0.9[89]/*) ;; *) fail "not where they moved to" ;; esac
+    say "found again through the third one, at $(peer_of c b address)"
+}
+
+case_slept() {
+    two_public
+    on a put notes n1 title=before >/dev/null
+    await 10 holds b n1 before
+    asleep="$(pid_of a) $(pid_of b)"
+    pids="$pids $asleep"
+    kill -STOP $asleep
+    sleep 60
+    kill -CONT $asleep
+    on a put notes n1 title=after >/dev/null
+    await 10 holds b n1 after
+    say "both slept for a minute, and go on"
+    kill -STOP "${asleep#* }"
+    await 30 not_connected a
+    kill -CONT "${asleep#* }"
+    on a put notes n1 title=again >/dev/null
+    await 10 holds b n1 again
+    say "one slept until the other gave it up, and goes on"
+}
+
+case_ipv6() {
+    internet
+    for n in 11 12; do
+        [ "$n" = 11 ] && m=a || m=b
+        machine "$m"
+        cable net "p$n" "$m" wan
+        ip -n "ah$tag-net" link set "p$n" master br0
+        ip -n "ah$tag-net" link set dev "p$n" type bridge_slave mcast_flood on
+        ip -n "ah$tag-$m" addr add "2001:db8:45::$n/64" dev wan nodad
+    done
+    founder a
+    on a config set network.mdns false >/dev/null
+    on a config set network.listen /ip6/::/udp/4001/quic-v1 /ip6/::/tcp/4001 >/dev/null || fail "config"
+    on a restart >/dev/null || fail "restart"
+    pair a b
+    on b start --daemon >/dev/null || fail "start"
+    await 15 connected a
+    await 15 connected b
+    rows a 20 50
+    await 60 equal a b
+    case $(peer b address) in /ip6/2001:db8:45::11/*) ;; *) fail "not over IPv6" ;; esac
+    say "2001:db8:45::11 is all that leads there: $(peer b address)"
+}
+
+case_dns() {
+    internet
+    public a 11
+    public b 12
+    mkdir -p "/etc/netns/ah$tag-b"
+    echo "nameserver 127.0.0.1" >"/etc/netns/ah$tag-b/resolv.conf"
+    ip netns exec "ah$tag-b" python3 "$here/names.py" first.example 45.0.0.11 >"$work/names.out" 2>&1 &
+    pids="$pids $!"
+    await 5 grep -q ready "$work/names.out"
+    founder a
+    pair a b
+    on b start --daemon >/dev/null || fail "start"
+    await 15 connected b
+    place=$(on a status | grep -o '/ip4/45.0.0.11/udp/[0-9]*/quic-v1' | head -1)
+    port=${place#/ip4/45.0.0.11/udp/}
+    on b peer add "/dns4/first.example/udp/$port" >"$work/add.log" 2>&1 || fail "the name leads nowhere"
+    grep -q first.example "$work/names.out" || fail "nobody asked for the name"
+    grep -q 'Connected to a at /dns4/first.example' "$work/add.log" || fail "not connected by name"
+    say "$(cat "$work/add.log")"
 }
 
 case_refused() {

@@ -15,6 +15,8 @@ use crate::keys;
 
 /// Most addresses kept for one peer.
 pub(crate) const PER_PEER_MAX: usize = 16;
+/// Most of them that count as having worked.
+const DIALED_MAX: usize = PER_PEER_MAX / 2;
 /// Most peers in the book.
 pub(crate) const PEERS_MAX: usize = 256;
 /// Longest multiaddr we look at, in bytes of text.
@@ -179,6 +181,8 @@ pub(crate) fn is_useless(address: &Multiaddr) -> bool {
 pub(crate) enum Source {
     /// The peer itself said so.
     Identify,
+    /// The peer said so in a record, which others may have handed on.
+    Told,
     /// Seen on the local network.
     Mdns,
     /// Given by the user or read from where it was saved.
@@ -233,6 +237,7 @@ impl AddressBook {
         if let Some(known) = entries.iter_mut().find(|entry| entry.address == address) {
             known.source = known.source.max(source);
             known.touched = touched;
+            demote(entries);
             return false;
         }
         if entries.len() >= PER_PEER_MAX {
@@ -243,7 +248,15 @@ impl AddressBook {
             }
         }
         entries.push(Entry { address, source, touched });
+        demote(entries);
         true
+    }
+
+    /// What was only heard of a peer is forgotten, but for these.
+    pub(crate) fn forget_hearsay(&mut self, peer: &PeerKey, but: &[Multiaddr]) {
+        if let Some(entries) = self.peers.get_mut(peer) {
+            entries.retain(|entry| entry.source > Source::Told || but.contains(&entry.address));
+        }
     }
 
     /// A peer's addresses, the most promising first.
@@ -266,6 +279,17 @@ impl AddressBook {
         if self.peers.len() > PEERS_MAX / 2 {
             self.peers.retain(|peer, _| keep(peer));
         }
+    }
+}
+
+/// Of many addresses that worked once, the oldest count as hearsay: a device that moves about must not fill its place
+/// in the book with where it has been.
+fn demote(entries: &mut [Entry]) {
+    let dialed = entries.iter().filter(|entry| entry.source == Source::Dialed);
+    if dialed.clone().count() > DIALED_MAX
+        && let Some(oldest) = dialed.map(|entry| entry.touched).min()
+    {
+        entries.iter_mut().filter(|entry| entry.touched == oldest).for_each(|e| e.source = Source::Identify);
     }
 }
 
@@ -344,6 +368,21 @@ mod tests {
         assert_eq!(addresses.len(), PER_PEER_MAX);
         assert_eq!(addresses[0], tcp(1));
         assert!(addresses.contains(&tcp(999)), "the newest hearsay replaces the oldest");
+    }
+
+    #[test]
+    fn where_a_device_has_been_does_not_keep_out_where_it_is() {
+        let mut book = book();
+        for port in 1..100 {
+            book.add(PEER, tcp(port), Source::Dialed);
+        }
+        assert!(book.add(PEER, tcp(1000), Source::Told));
+        assert_eq!(book.of(&PEER)[0], tcp(99));
+        book.add(PEER, tcp(1001), Source::Identify);
+        book.forget_hearsay(&PEER, &[tcp(1000)]);
+        let left = book.of(&PEER);
+        assert!(left.contains(&tcp(1000)) && left.contains(&tcp(99)) && !left.contains(&tcp(1001)));
+        assert_eq!(left.len(), DIALED_MAX + 1);
     }
 
     #[test]

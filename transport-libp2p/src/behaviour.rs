@@ -21,10 +21,12 @@ use libp2p::{
     Multiaddr, PeerId, autonat, connection_limits, dcutr, gossipsub, identify, mdns, ping, relay, upnp,
 };
 
+use crate::admission;
 use crate::gate::MembersOnly;
 use crate::handler::{FromHandler, Handler, Purpose, ToHandler};
 use crate::hub::Hub;
 use crate::keys;
+use crate::telling;
 
 /// Most connections with peers that are not members.
 pub(crate) const UNKNOWN_MAX: usize = 16;
@@ -40,6 +42,8 @@ pub(crate) struct Behaviour {
     pub(crate) gossip: MembersOnly<gossipsub::Behaviour<gossipsub::IdentityTransform, Topics>>,
     pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
     pub(crate) relay: relay::client::Behaviour,
+    /// Shows our certificate to relays that ask for it.
+    pub(crate) admission: admission::Behaviour,
     /// Makes a direct path of a relayed one, with members.
     pub(crate) punch: MembersOnly<dcutr::Behaviour>,
     /// Has members and our relays test whether we can be dialed.
@@ -47,6 +51,8 @@ pub(crate) struct Behaviour {
     /// Makes such tests for members.
     pub(crate) probe: MembersOnly<autonat::v2::server::Behaviour>,
     pub(crate) upnp: Toggle<upnp::tokio::Behaviour>,
+    /// Tells members where devices are found.
+    pub(crate) telling: MembersOnly<telling::Behaviour>,
 }
 
 /// Peers may subscribe to our one topic only.

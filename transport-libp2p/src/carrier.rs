@@ -53,6 +53,13 @@ pub(crate) enum CarrierEnd {
     Io(#[from] std::io::Error),
 }
 
+impl CarrierEnd {
+    /// Whether the stream failed under both sides, rather than one of them having ended it.
+    pub(crate) fn broken(&self) -> bool {
+        matches!(self, CarrierEnd::Io(_) | CarrierEnd::Frame(FrameError::Io(_) | FrameError::Truncated))
+    }
+}
+
 /// Runs a carrier from its greeting to its end.
 pub(crate) async fn run<S>(
     hub: Arc<Hub>,
@@ -163,5 +170,22 @@ async fn write_all<W: AsyncWrite + Unpin>(lease: &Lease, mut writer: W) -> std::
             Next::Wait => {}
             Next::Finish => return writer.close().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_failed_is_told_apart_from_one_that_somebody_ended() {
+        let reset = || std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        assert!(CarrierEnd::Io(reset()).broken());
+        assert!(CarrierEnd::Frame(FrameError::Io(reset())).broken());
+        assert!(CarrierEnd::Frame(FrameError::Truncated).broken());
+        for end in [CarrierEnd::ByPeer, CarrierEnd::ByUs, CarrierEnd::Attach(AttachError::Closing)] {
+            assert!(!end.broken(), "{end}");
+        }
+        assert!(!CarrierEnd::Frame(FrameError::TooLong { len: 2, max: 1 }).broken());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use engine::identity::{PeerKey, SecretKey};
+use engine::identity::{DeviceCert, PeerKey, SecretKey};
 use engine::transport::PathKind;
 
 use crate::addresses::AddressError;
@@ -26,9 +26,14 @@ pub struct Libp2pConfig {
     pub members: Vec<PeerKey>,
     /// Where peers were found before, as [`crate::Libp2pControl::known_addresses`] told.
     pub addresses: Vec<(PeerKey, Vec<String>)>,
+    /// What devices said of where they are found, as [`crate::Libp2pControl::address_records`] told. Those that are not
+    /// genuine are passed over.
+    pub records: Vec<Vec<u8>>,
     /// Relays to be reachable through, and to look for members at: at most 8 multiaddrs that end in
     /// the relay's `/p2p/` id.
     pub relays: Vec<String>,
+    /// What is shown to a relay that serves some accounts only.
+    pub certificate: Option<DeviceCert>,
     /// Ask the router for ports at which we can be dialed from outside (UPnP).
     pub upnp: bool,
     /// Intervals and limits of time.
@@ -47,7 +52,9 @@ impl Libp2pConfig {
             topic: topic.into(),
             members: Vec::new(),
             addresses: Vec::new(),
+            records: Vec::new(),
             relays: Vec::new(),
+            certificate: None,
             upnp: false,
             timings: Timings::default(),
         }
@@ -114,6 +121,12 @@ pub enum SpawnError {
     /// A relay that does not know where others find it.
     #[error("a relay needs at least one external address: an IP address or a name at which devices find it")]
     NoExternalAddress,
+    /// A relay that asked others where it can be dialed, and nobody could dial it.
+    #[error("no address of this relay was confirmed from outside: {tried}")]
+    NotConfirmed {
+        /// What was tried, and what came of it.
+        tried: String,
+    },
     /// Discovery on the local network could not be started.
     #[error("cannot discover peers on the local network: {0}")]
     Discovery(std::io::Error),

@@ -33,9 +33,13 @@ pub(crate) struct Connection {
     pub(crate) sync_asked: bool,
     /// Its sync stream, if there is one.
     pub(crate) carrier: Option<AbortHandle>,
+    /// There is or was one.
+    pub(crate) carried: bool,
     pub(crate) rtt_micros: Option<u64>,
     /// It is with a relay of ours, and may stay without a session.
     pub(crate) relay: bool,
+    /// Whether the peer, as a relay, wants to see our certificate, once it has said.
+    pub(crate) wants_certificate: Option<bool>,
     /// Who waits for pairing streams on it.
     pub(crate) pairing: VecDeque<ConnectReply>,
 }
@@ -52,8 +56,10 @@ impl Connection {
             since: now,
             sync_asked: false,
             carrier: None,
+            carried: false,
             rtt_micros: None,
             relay: false,
+            wants_certificate: None,
             pairing: VecDeque::new(),
         }
     }

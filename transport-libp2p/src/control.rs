@@ -13,6 +13,7 @@ use crate::pairing::{
 };
 use crate::reach::ReachDetails;
 use crate::relays::RelayDetails;
+use crate::telling::{PingError, Pong, PongReply};
 
 /// Candidates that may wait to be looked at; when there are more, the newest are told again later.
 pub(crate) const CANDIDATES_MAX: usize = 32;
@@ -73,6 +74,8 @@ pub struct PeerDetails {
     pub connections: usize,
     /// Where it may be found, the most promising first.
     pub addresses: Vec<String>,
+    /// When it last said itself where it is found, by its own clock, in milliseconds since the Unix epoch.
+    pub said_ms: Option<u64>,
     /// Failed attempts to reach it, since the last success or news.
     pub dial_failures: u32,
     /// Why the latest attempt failed, or the latest connection ended.
@@ -92,6 +95,8 @@ pub(crate) enum Callee {
 pub(crate) enum Command {
     ListenAddresses(oneshot::Sender<Vec<String>>),
     KnownAddresses(oneshot::Sender<Vec<(PeerKey, Vec<String>)>>),
+    AddressRecords(oneshot::Sender<Vec<Vec<u8>>>),
+    Ping(PeerKey, PongReply),
     AddAddress(PeerKey, Dialable),
     Dial(Dialable, oneshot::Sender<Result<PeerKey, DialError>>),
     Peers(oneshot::Sender<Vec<PeerDetails>>),
@@ -126,6 +131,17 @@ impl Libp2pControl {
     /// most 256 peers.
     pub async fn known_addresses(&self) -> Result<Vec<(PeerKey, Vec<String>)>, TransportClosed> {
         self.ask(Command::KnownAddresses).await
+    }
+
+    /// What this device and the members said of where they are found, each signed by its device: to be saved for the next
+    /// start, so that they can be handed on. At most 256, of at most 5 KiB each.
+    pub async fn address_records(&self) -> Result<Vec<Vec<u8>>, TransportClosed> {
+        self.ask(Command::AddressRecords).await
+    }
+
+    /// Measures a round trip to a member on a connection that exists. Takes ten seconds at most.
+    pub async fn ping(&self, peer: PeerKey) -> Result<Pong, PingError> {
+        self.ask(|reply| Command::Ping(peer, reply)).await.unwrap_or(Err(PingError::TransportClosed))
     }
 
     /// Notes where a peer may be found. If it is a member and not connected, it is dialed at once.

@@ -1,9 +1,9 @@
 //! When to dial whom. Pure: time and the seed come in, peers to dial come out.
 //!
-//! Invariants: only members are dialed; never two dials to one peer at a time; the wait between two
-//! tries grows from [`FIRST_MS`] to [`Dialer::wait_ms_max`] with jitter (to [`RECENT_WAIT_MS_MAX`] for a peer that was
-//! connected until not long ago), and starts anew only after a connection that lasted or news (a discovery, another
-//! network).
+//! Invariants: only members are dialed; one dial to a peer at a time, but for a second one beside it when there was news
+//! or the peer was connected until not long ago; the wait between two tries grows from [`FIRST_MS`] to
+//! [`Dialer::wait_ms_max`] with jitter (to [`RECENT_WAIT_MS_MAX`] for a peer that was connected until not long ago), and
+//! starts anew only after a connection that lasted or news (a discovery, another network).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -18,6 +18,11 @@ pub(crate) const WAIT_MS_MAX: u64 = 5 * 60 * 1_000;
 const RECENT_WAIT_MS_MAX: u64 = 4_000;
 /// For how long a peer counts as such, in milliseconds.
 const RECENT_MS: u64 = 15 * 60 * 1_000;
+/// A dial repeats its first packet ever more rarely, and so finds a way that has just opened late. To a peer that was
+/// connected until not long ago, another begins beside it after so long, in milliseconds.
+const BESIDE_MS: u64 = 4_000;
+/// Most dials to one peer at a time.
+const UNDER_WAY_MAX: u32 = 2;
 /// The larger key of a pair waits this long before it dials, so that the two do not meet half-way, in milliseconds.
 const YIELD_MS: u64 = 400;
 /// A connection that lasted this long proves that dialing works, in milliseconds.
@@ -31,8 +36,8 @@ enum State {
     Stuck,
     /// To be dialed at this time.
     Due(Instant),
-    /// A dial is under way.
-    Dialing,
+    /// A dial is under way; another may begin beside it at that time.
+    Dialing(Option<Instant>),
     /// There is a connection since then, whoever dialed it.
     Connected(Instant),
 }
@@ -44,10 +49,23 @@ struct Target {
     upgrade: Option<(Instant, u32)>,
     /// There was news while a dial was under way: if it fails, the next follows at once.
     news: bool,
+    /// Dials that have not ended, as far as known.
+    under_way: u32,
     /// Until when it was connected.
     left: Option<Instant>,
     failures: u32,
     last_error: Option<String>,
+}
+
+impl Target {
+    fn recent(&self, now: Instant) -> bool {
+        self.left.is_some_and(|left| now.saturating_duration_since(left) < Duration::from_millis(RECENT_MS))
+    }
+
+    /// A dial has ended without a connection.
+    fn ended(&mut self) {
+        self.under_way = self.under_way.saturating_sub(1);
+    }
 }
 
 /// What the dialer knows of a peer, for people.
@@ -82,6 +100,7 @@ impl Dialer {
                 state: due,
                 upgrade: None,
                 news: false,
+                under_way: 0,
                 left: None,
                 failures: 0,
                 last_error: None,
@@ -91,11 +110,12 @@ impl Dialer {
 
     /// The next peer whose time has come. The caller dials it, and reports how that went.
     pub(crate) fn poll(&mut self, now: Instant) -> Option<PeerKey> {
-        let (peer, target) = self
-            .targets
-            .iter_mut()
-            .find(|(_, target)| matches!(target.state, State::Due(at) if at <= now))?;
-        target.state = State::Dialing;
+        let due = |state| matches!(state, State::Due(at) | State::Dialing(Some(at)) if at <= now);
+        let (peer, target) = self.targets.iter_mut().find(|(_, target)| due(target.state))?;
+        target.under_way += 1;
+        target.news = false;
+        let beside = target.under_way < UNDER_WAY_MAX && target.recent(now);
+        target.state = State::Dialing(beside.then(|| now + Duration::from_millis(BESIDE_MS)));
         Some(*peer)
     }
 
@@ -105,8 +125,9 @@ impl Dialer {
             .values()
             .filter_map(|target| match target.state {
                 State::Due(at) => Some(at),
+                State::Dialing(beside) => beside,
                 State::Connected(_) => target.upgrade.map(|(at, _)| at),
-                State::Stuck | State::Dialing => None,
+                State::Stuck => None,
             })
             .min()
     }
@@ -138,6 +159,7 @@ impl Dialer {
     /// The peer has no known address: wait for news.
     pub(crate) fn stuck(&mut self, peer: &PeerKey) {
         if let Some(target) = self.targets.get_mut(peer) {
+            target.ended();
             target.state = State::Stuck;
         }
     }
@@ -146,6 +168,7 @@ impl Dialer {
     pub(crate) fn failed(&mut self, peer: &PeerKey, error: String, now: Instant) {
         let Some(target) = self.targets.get_mut(peer) else { return };
         target.last_error = Some(error);
+        target.ended();
         if matches!(target.state, State::Connected(_)) {
             return;
         }
@@ -155,11 +178,14 @@ impl Dialer {
             return;
         }
         target.failures = target.failures.saturating_add(1);
-        let recent = |left: Instant| now.saturating_duration_since(left) < Duration::from_millis(RECENT_MS);
-        let most = if target.left.is_some_and(recent) {
-            self.wait_ms_max.min(RECENT_WAIT_MS_MAX)
-        } else {
-            self.wait_ms_max
+        if target.under_way > 0 {
+            // The other one began later, and may yet succeed.
+            target.state = State::Dialing(target.recent(now).then_some(now));
+            return;
+        }
+        let most = match target.recent(now) {
+            true => self.wait_ms_max.min(RECENT_WAIT_MS_MAX),
+            false => self.wait_ms_max,
         };
         let wait = backoff_ms(target.failures, most, &mut self.random);
         target.state = State::Due(now + Duration::from_millis(wait));
@@ -171,26 +197,32 @@ impl Dialer {
             && !matches!(target.state, State::Connected(_))
         {
             target.news = false;
+            target.under_way = 0;
             target.state = State::Connected(now);
         }
     }
 
-    /// The last connection is gone.
-    pub(crate) fn lost(&mut self, peer: &PeerKey, reason: String, now: Instant) {
+    /// The last connection is gone. `broken` if it carried a session that neither side ended: the way is gone, or the
+    /// peer's process.
+    pub(crate) fn lost(&mut self, peer: &PeerKey, reason: String, broken: bool, now: Instant) {
         let yielding = self.yielding(peer);
         let Some(target) = self.targets.get_mut(peer) else { return };
         let State::Connected(since) = target.state else { return };
         target.last_error = Some(reason);
         target.upgrade = None;
-        let wait = if now.saturating_duration_since(since) >= Duration::from_millis(STABLE_MS) {
-            target.failures = 0;
+        let lasted = now.saturating_duration_since(since) >= Duration::from_millis(STABLE_MS);
+        if lasted || broken {
             target.left = Some(now);
+        }
+        let wait = if lasted {
+            target.failures = 0;
             yielding
         } else {
             // A connection that ends soon is a failure too, or two devices that refuse each other
             // would dial without pause.
             target.failures = target.failures.saturating_add(1);
-            yielding + Duration::from_millis(backoff_ms(target.failures, self.wait_ms_max, &mut self.random))
+            let most = if broken { self.wait_ms_max.min(RECENT_WAIT_MS_MAX) } else { self.wait_ms_max };
+            yielding + Duration::from_millis(backoff_ms(target.failures, most, &mut self.random))
         };
         target.state = State::Due(now + wait);
     }
@@ -210,8 +242,13 @@ impl Dialer {
                 }
                 return;
             }
-            State::Dialing => {
-                target.news = true;
+            State::Dialing(beside) => {
+                // What is under way may have gone into the void.
+                if target.under_way < UNDER_WAY_MAX {
+                    target.state = State::Dialing(Some(beside.map_or(soon, |at| at.min(soon))));
+                } else {
+                    target.news = true;
+                }
                 return;
             }
         }
@@ -321,13 +358,13 @@ mod tests {
         dialer.poll(now);
         dialer.connected(&LARGE, now);
         assert_eq!(dialer.next_due(), None);
-        dialer.lost(&LARGE, "refused".into(), now);
+        dialer.lost(&LARGE, "refused".into(), false, now);
         assert_eq!(dialer.poll(now), None);
         let mut now = dialer.next_due().expect("a next try");
         assert_eq!(dialer.poll(now), Some(LARGE));
         dialer.connected(&LARGE, now);
         now += Duration::from_millis(STABLE_MS);
-        dialer.lost(&LARGE, "cable".into(), now);
+        dialer.lost(&LARGE, "cable".into(), true, now);
         assert_eq!(dialer.poll(now), Some(LARGE));
     }
 
@@ -338,7 +375,7 @@ mod tests {
         dialer.poll(now);
         dialer.connected(&LARGE, now);
         now += Duration::from_millis(STABLE_MS);
-        dialer.lost(&LARGE, "cable".into(), now);
+        dialer.lost(&LARGE, "cable".into(), true, now);
         let (left, mut longest) = (now, Duration::ZERO);
         while now < left + Duration::from_millis(RECENT_MS) {
             assert_eq!(dialer.poll(now), Some(LARGE));
@@ -354,14 +391,56 @@ mod tests {
     }
 
     #[test]
-    fn news_during_a_dial_that_fails_makes_the_next_follow_at_once() {
+    fn a_way_that_broke_soon_after_it_was_found_is_tried_often_for_as_long() {
+        let mut now = Instant::now();
+        let mut dialer = dialer(SMALL, LARGE, now);
+        dialer.poll(now);
+        dialer.connected(&LARGE, now);
+        now += Duration::from_millis(STABLE_MS / 2);
+        dialer.lost(&LARGE, "cable".into(), true, now);
+        for _ in 0..50 {
+            let next = dialer.next_due().expect("a next try");
+            assert!(next - now <= Duration::from_millis(RECENT_WAIT_MS_MAX));
+            now = next;
+            assert_eq!(dialer.poll(now), Some(LARGE));
+            dialer.failed(&LARGE, "no route".into(), now);
+        }
+    }
+
+    #[test]
+    fn beside_a_dial_that_hangs_to_a_peer_just_lost_another_begins_and_no_third() {
+        let mut now = Instant::now();
+        let mut dialer = dialer(SMALL, LARGE, now);
+        dialer.poll(now);
+        assert_eq!(dialer.next_due(), None, "not to one that was never there");
+        dialer.connected(&LARGE, now);
+        now += Duration::from_millis(STABLE_MS);
+        dialer.lost(&LARGE, "cable".into(), true, now);
+        assert_eq!(dialer.poll(now), Some(LARGE));
+        for _ in 0..10 {
+            now = dialer.next_due().expect("one beside it");
+            assert_eq!(dialer.poll(now), Some(LARGE));
+            assert_eq!((dialer.poll(now), dialer.next_due()), (None, None));
+            now += Duration::from_millis(BESIDE_MS);
+            dialer.failed(&LARGE, "timed out".into(), now);
+        }
+        dialer.connected(&LARGE, now);
+        assert_eq!(dialer.next_due(), None);
+    }
+
+    #[test]
+    fn news_during_a_dial_makes_another_begin_beside_it_and_a_third_follow_at_once() {
         let now = Instant::now();
         let mut dialer = dialer(SMALL, LARGE, now);
         dialer.poll(now);
         dialer.network_changed(now);
-        assert_eq!(dialer.poll(now), None, "never two at a time");
+        let now = now + Duration::from_millis(GATHER_MS);
+        assert_eq!(dialer.poll(now), Some(LARGE), "what is under way may be lost");
+        dialer.network_changed(now);
+        assert_eq!(dialer.poll(now + Duration::from_secs(1)), None, "never three at a time");
         dialer.failed(&LARGE, "timed out".into(), now);
         assert_eq!(dialer.poll(now), Some(LARGE));
+        dialer.failed(&LARGE, "timed out".into(), now);
         dialer.failed(&LARGE, "timed out".into(), now);
         assert_eq!(dialer.poll(now), None);
     }

@@ -48,6 +48,11 @@ impl Discovery {
         }
     }
 
+    /// How many peers are seen now.
+    pub(crate) fn seen(&self) -> usize {
+        self.seen.len()
+    }
+
     pub(crate) fn expired(&mut self, peer: PeerKey, address: &Multiaddr) {
         if let Some(seen) = self.seen.get_mut(&peer) {
             seen.addresses.retain(|known| known != address);

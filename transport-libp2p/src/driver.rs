@@ -8,15 +8,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use engine::identity::PeerKey;
-use engine::transport::{Path, PathKind};
+use engine::identity::{DeviceCert, PeerKey, SecretKey};
+use engine::transport::PathKind;
 use futures::StreamExt;
-use libp2p::core::transport::{ListenerId, PortUse};
-use libp2p::core::{ConnectedPoint, Endpoint};
+use libp2p::core::transport::ListenerId;
 use libp2p::multiaddr::Protocol;
+use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{ConnectionId, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, gossipsub};
+use libp2p::{Multiaddr, Swarm, gossipsub};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -35,7 +34,10 @@ use crate::pairing::{ConnectReply, Desk, PairConnectError};
 use crate::reach::Reach;
 use crate::relays::Relays;
 use crate::stack;
+use crate::swarm_events::{describe, root_cause};
+use crate::telling::Telling;
 use crate::watch::{self, Change, Watch};
+use crate::whereabouts::Whereabouts;
 
 /// Commands that may wait for this task.
 pub(crate) const COMMANDS_MAX: usize = 64;
@@ -54,6 +56,8 @@ pub(crate) enum Errand {
     Punch,
     /// To have a relay of ours see us.
     Look,
+    /// To tell a relay of ours who we are.
+    Introduce(PeerKey),
     /// To see whether somebody there waits for a device to join.
     Probe,
 }
@@ -74,10 +78,16 @@ pub(crate) struct Driver {
     pub(crate) discovery: Discovery,
     pub(crate) relays: Relays,
     pub(crate) reach: Reach,
+    /// What is shown to a relay that wants to see it.
+    pub(crate) certificate: Option<Vec<u8>>,
+    pub(crate) whereabouts: Whereabouts,
+    pub(crate) telling: Telling,
+    /// Signs what this device says of itself.
+    pub(crate) secret: SecretKey,
     watch: Watch,
     /// Listeners that have not yet said where they listen, and who waits for them.
-    starting: Vec<(ListenerId, Multiaddr)>,
-    started: Option<oneshot::Sender<Result<(), SpawnError>>>,
+    pub(crate) starting: Vec<(ListenerId, Multiaddr)>,
+    pub(crate) started: Option<oneshot::Sender<Result<(), SpawnError>>>,
 }
 
 /// Shuts the hub however the task ends.
@@ -108,6 +118,11 @@ impl Driver {
                 book.add(*peer, address, Source::Given);
             }
         }
+        let mut whereabouts = Whereabouts::new(hub.local());
+        for record in &config.records {
+            // Saved by this device: one that is damaged is of no use, and no harm either.
+            let _ = whereabouts.take(record, |_| true);
+        }
         let listen = stack::listen_addresses(config)?;
         let mut swarm = stack::build(config, &hub, relays.keys().collect())?;
         let listeners = stack::listen(&mut swarm, &listen)?;
@@ -130,6 +145,10 @@ impl Driver {
             discovery: Discovery::default(),
             relays,
             reach: Reach::new(config.upnp),
+            certificate: config.certificate.as_ref().map(DeviceCert::to_bytes),
+            whereabouts,
+            telling: Telling::default(),
+            secret: config.secret.clone(),
             watch: Watch::new(now, SystemTime::now(), watch::links()),
             starting: listeners.into_iter().zip(listen).collect(),
             started: Some(started),
@@ -201,8 +220,8 @@ impl Driver {
         if self.paused() {
             return connections.into_iter().chain([self.watch.next()]).min();
         }
-        let probe = self.discovery.next_probe();
-        [connections, self.dialer.next_due(), probe, self.relays.next_due(), Some(self.watch.next())]
+        let (probe, telling) = (self.discovery.next_probe(), self.next_telling(Instant::now()));
+        [connections, self.dialer.next_due(), probe, self.relays.next_due(), telling, Some(self.watch.next())]
             .into_iter()
             .flatten()
             .min()
@@ -214,6 +233,7 @@ impl Driver {
         if let Some(members) = self.hub.take_members_changed() {
             self.dialer.set_members(&members, now);
             self.book.prune(|peer| members.contains(peer));
+            self.use_records(now);
             let connected: Vec<PeerKey> = self.connections.table.values().map(|c| c.peer).collect();
             for peer in connected {
                 self.dialer.connected(&peer, now);
@@ -228,6 +248,7 @@ impl Driver {
             }
         }
         self.look_around(now);
+        self.tell_news(now);
         if !self.paused() {
             self.connect(now);
         }
@@ -250,7 +271,7 @@ impl Driver {
     }
 
     /// Opens the sync stream on every connection that we dialed to a member and that has none.
-    fn ask_for_sync(&mut self) {
+    pub(crate) fn ask_for_sync(&mut self) {
         let members = self.hub.members();
         for (id, connection) in &mut self.connections.table {
             if connection.dialed_by_us && !connection.sync_asked && members.contains(&connection.peer) {
@@ -263,11 +284,47 @@ impl Driver {
     }
 
     fn ask_relays(&mut self, now: Instant) {
+        self.relays.tidy(now);
         for (at, address) in self.relays.due(now) {
+            if self.certificate.is_some()
+                && let Some(relay) = self.relays.introduce(at, now)
+            {
+                self.introduce(relay, address, now);
+                continue;
+            }
             match self.swarm.listen_on(address) {
                 Ok(listener) => self.relays.asking(at, listener),
                 Err(error) => self.relays.refused(at, root_cause(&error), now),
             }
+        }
+    }
+
+    /// Has a relay know who we are, before it is asked for a reservation.
+    fn introduce(&mut self, relay: PeerKey, mut address: Multiaddr, now: Instant) {
+        if self.connections.with(&relay).any(|(_, c)| c.path.kind != PathKind::Relayed) {
+            // Nothing happens if it has not said yet whether it wants to: then we are called again.
+            self.show_certificate(&relay, now);
+            return;
+        }
+        // `/p2p-circuit`, and the relay's id, which the dial is told by itself.
+        address.pop();
+        address.pop();
+        let Some(id) = keys::peer_of(&relay) else { return };
+        let opts = DialOpts::peer_id(id).condition(PeerCondition::Always).addresses(vec![address]).build();
+        self.dial(opts, Errand::Introduce(relay), now);
+    }
+
+    /// A relay has said whether it wants to see our certificate: show it, or ask for a reservation without.
+    pub(crate) fn show_certificate(&mut self, relay: &PeerKey, now: Instant) {
+        let Some(wanted) = self.connections.with(relay).find_map(|(_, c)| c.wants_certificate) else {
+            return;
+        };
+        if !wanted {
+            self.relays.introduced(relay, None, now);
+        } else if self.relays.show(relay)
+            && let (Some(certificate), Some(id)) = (&self.certificate, keys::peer_of(relay))
+        {
+            self.swarm.behaviour_mut().admission.send_request(&id, certificate.clone());
         }
     }
 
@@ -279,7 +336,7 @@ impl Driver {
         let table = self.connections.table.iter();
         let gone: Vec<ConnectionId> = table.filter(|(_, c)| moved(c)).map(|(id, _)| *id).collect();
         for id in gone {
-            self.drop_connection(id, "the network it went through is gone");
+            self.drop_connection(id, "the network it went through is gone", true);
         }
         self.try_all(now);
     }
@@ -294,7 +351,7 @@ impl Driver {
                 let table = self.connections.table.iter();
                 let stale: Vec<ConnectionId> = table.filter(|(_, c)| !local(c)).map(|(id, _)| *id).collect();
                 for id in stale {
-                    self.drop_connection(id, "this device has slept");
+                    self.drop_connection(id, "this device has slept", true);
                 }
                 self.network_changed(now);
             }
@@ -321,7 +378,7 @@ impl Driver {
     }
 
     /// Notes whether the best connection with a peer is as good as it gets.
-    fn rate(&mut self, peer: &PeerKey, now: Instant) {
+    pub(crate) fn rate(&mut self, peer: &PeerKey, now: Instant) {
         let best = self.connections.with(peer).any(|(_, c)| c.path.kind >= PathKind::DirectQuic);
         self.dialer.rate(peer, best, now);
     }
@@ -355,11 +412,12 @@ impl Driver {
         }
     }
 
-    fn errand_failed(&mut self, errand: Errand, error: String, now: Instant) {
+    pub(crate) fn errand_failed(&mut self, errand: Errand, error: String, now: Instant) {
         match errand {
             Errand::Reconnect(peer) => self.dialer.failed(&peer, error, now),
             Errand::Session(reply) => drop(reply.send(Err(DialError::Failed(error)))),
             Errand::Pair(reply) => drop(reply.send(Err(PairConnectError::Unreachable(error)))),
+            Errand::Introduce(relay) => self.relays.introduced(&relay, Some(error), now),
             Errand::Upgrade | Errand::Punch | Errand::Look | Errand::Probe => {}
         }
     }
@@ -377,30 +435,33 @@ impl Driver {
                 connection.since = now + carrier::FLUSH;
                 self.hub.expel(&connection.peer, "it was not admitted as a device of this account in time");
             } else {
-                self.drop_connection(id, "nothing was done with it in time");
+                self.drop_connection(id, "nothing was done with it in time", false);
             }
         }
     }
 
-    /// Closes a connection and forgets it at once: closing one whose network is gone may take minutes.
-    pub(crate) fn drop_connection(&mut self, id: ConnectionId, reason: &str) {
+    /// Closes a connection and forgets it at once: closing one whose network is gone may take minutes. `broken` if it
+    /// is dead, and nobody meant to end it.
+    pub(crate) fn drop_connection(&mut self, id: ConnectionId, reason: &str, broken: bool) {
         self.swarm.close_connection(id);
         if let Some(connection) = self.connections.table.get(&id)
             && let Some(carrier) = &connection.carrier
         {
             carrier.abort();
         }
-        self.forget_connection(id, reason);
+        self.forget_connection(id, reason, broken);
     }
 
-    fn forget_connection(&mut self, id: ConnectionId, reason: &str) {
+    pub(crate) fn forget_connection(&mut self, id: ConnectionId, reason: &str, broken: bool) {
         let Some(connection) = self.connections.table.remove(&id) else { return };
         tracing::debug!(peer = ?connection.peer, address = connection.path.address, reason, "connection ended");
         for reply in connection.pairing {
             let _ = reply.send(Err(PairConnectError::Unreachable(reason.to_owned())));
         }
         if self.connections.with(&connection.peer).next().is_none() {
-            self.dialer.lost(&connection.peer, reason.to_owned(), Instant::now());
+            // One that never carried a session says nothing: a device that has paused ends them so.
+            let broken = broken && connection.carried;
+            self.dialer.lost(&connection.peer, reason.to_owned(), broken, Instant::now());
         } else {
             self.rate(&connection.peer, Instant::now());
         }
@@ -412,188 +473,7 @@ impl Driver {
         let Some(connection) = self.connections.table.get_mut(&id) else { return };
         connection.carrier = None;
         if !self.desk.uses(id) {
-            self.drop_connection(id, &end.to_string());
+            self.drop_connection(id, &end.to_string(), end.broken());
         }
     }
-
-    fn on_swarm_event(&mut self, event: SwarmEvent<crate::behaviour::BehaviourEvent>) {
-        let now = Instant::now();
-        match event {
-            SwarmEvent::Behaviour(event) => self.on_behaviour_event(event, now),
-            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
-                self.on_established(peer_id, connection_id, &endpoint, now);
-            }
-            SwarmEvent::ConnectionClosed { connection_id, cause, .. } => {
-                let reason = cause.map_or_else(|| "closed".to_owned(), |cause| cause.to_string());
-                // Its carrier ends by itself, when what has arrived is read.
-                self.forget_connection(connection_id, &reason);
-            }
-            SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error } => {
-                if let Some(peer) = peer_id.as_ref().and_then(keys::key_of) {
-                    self.relays.unreachable(&peer, &describe(&error));
-                }
-                if let Some(errand) = self.errands.remove(&connection_id) {
-                    self.errand_failed(errand, describe(&error), now);
-                }
-            }
-            SwarmEvent::NewListenAddr { listener_id, address } => {
-                tracing::info!(%address, "listening");
-                if self.relays.reserved(listener_id) {
-                    // Others may have come back to it too.
-                    self.dialer.network_changed(now);
-                }
-                self.starting.retain(|(id, _)| *id != listener_id);
-                // An address at a relay is news for others, not for us.
-                if self.started.is_none() && path_kind(&address) != Some(PathKind::Relayed) {
-                    self.network_changed(now);
-                }
-                self.check_started();
-            }
-            SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
-                let error = reason.as_ref().err().map(|error| root_cause(error));
-                if self.relays.closed(listener_id, error, now) {
-                    tracing::info!(?reason, "a reservation with a relay ended or was refused");
-                    return;
-                }
-                let Some(at) = self.starting.iter().position(|(id, _)| *id == listener_id) else {
-                    tracing::warn!(?reason, "a listener closed");
-                    return;
-                };
-                let (_, address) = self.starting.swap_remove(at);
-                let error = reason.err().unwrap_or_else(|| std::io::ErrorKind::ConnectionAborted.into());
-                if let Some(started) = self.started.take() {
-                    let _ = started.send(Err(stack::listen_error(&address, error)));
-                }
-            }
-            SwarmEvent::ExpiredListenAddr { address, .. } => {
-                tracing::info!(%address, "no longer listening");
-                if path_kind(&address) != Some(PathKind::Relayed) {
-                    self.network_changed(now);
-                }
-            }
-            SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener has a problem"),
-            SwarmEvent::IncomingConnectionError { error, send_back_addr, .. } => {
-                tracing::debug!(%error, from = %send_back_addr, "an incoming connection failed");
-            }
-            _ => {}
-        }
-    }
-
-    fn check_started(&mut self) {
-        if self.starting.is_empty()
-            && let Some(started) = self.started.take()
-        {
-            let _ = started.send(Ok(()));
-        }
-    }
-
-    fn on_established(&mut self, peer_id: PeerId, id: ConnectionId, endpoint: &ConnectedPoint, now: Instant) {
-        let errand = self.errands.remove(&id);
-        let Some(peer) = keys::key_of(&peer_id) else { return };
-        let address = match endpoint {
-            // Of who calls through a relay, only the relay's address is known.
-            ConnectedPoint::Listener { local_addr, .. } if endpoint.is_relayed() => until_circuit(local_addr),
-            _ => endpoint.get_remote_address().clone(),
-        };
-        let dialable = Dialable::of(address.clone()).ok();
-        if let Some(Err(error)) = dialable.as_ref().map(|dialable| self.book.allow(&dialable.address)) {
-            self.swarm.close_connection(id);
-            if let Some(errand) = errand {
-                self.errand_failed(errand, error.to_string(), now);
-            }
-            return;
-        }
-        let kind = dialable.as_ref().and_then(|d| path_kind(&d.address)).unwrap_or(PathKind::DirectTcp);
-        let path =
-            Path { kind, address: dialable.as_ref().map_or(address, |d| d.address.clone()).to_string() };
-        // Not where a hole was punched or a test dialed: we did not choose those.
-        if let (true, Some(dialable)) = (errand.is_some(), dialable) {
-            self.remember(peer, dialable.address, Source::Dialed, now);
-        }
-        // The side that dialed opens the sync stream, so that there is exactly one on a connection. When a hole is
-        // punched, both have dialed, and one plays the part of the other.
-        let (dialed_by_us, from_listener) = match endpoint {
-            ConnectedPoint::Dialer { role_override, port_use, .. } => {
-                (*role_override == Endpoint::Dialer, *port_use == PortUse::Reuse && !endpoint.is_relayed())
-            }
-            ConnectedPoint::Listener { .. } => (false, false),
-        };
-        tracing::debug!(?peer, %path.address, dialed_by_us, "connected");
-        let mut connection = Connection::new(peer, path, dialed_by_us, now);
-        connection.relay = self.relays.is_relay(&peer);
-        connection.from_listener = from_listener;
-        connection.source = watch::source(endpoint.get_remote_address());
-        connection.remote = endpoint.get_remote_address().clone();
-        // A circuit for an attempt to punch a hole carries no session, nor does what somebody else had us dial (a hole
-        // punched, a test of reachability), unless it is better than what there is.
-        let better = self.hub.session(&peer).is_none_or(|session| session.path.kind < kind);
-        connection.sync_asked = matches!(errand, Some(Errand::Punch)) || (errand.is_none() && !better);
-        self.connections.table.insert(id, connection);
-        self.dialer.connected(&peer, now);
-        self.rate(&peer, now);
-        match errand {
-            Some(Errand::Session(reply)) => {
-                let _ = reply.send(Ok(peer));
-                if let Some(connection) = self.connections.table.get_mut(&id) {
-                    connection.sync_asked = true;
-                }
-                self.swarm.behaviour_mut().streams.open(peer_id, id, Purpose::Sync);
-            }
-            Some(Errand::Pair(reply)) => self.ask_for_pairing(id, reply),
-            Some(_) | None => {}
-        }
-        self.ask_for_sync();
-    }
-
-    /// Opens a pairing stream on a connection.
-    pub(crate) fn ask_for_pairing(&mut self, id: ConnectionId, reply: ConnectReply) {
-        let Some(connection) = self.connections.table.get_mut(&id) else {
-            let _ = reply.send(Err(PairConnectError::Unreachable("the connection ended".into())));
-            return;
-        };
-        connection.pairing.push_back(reply);
-        if let Some(peer) = keys::peer_of(&connection.peer) {
-            self.swarm.behaviour_mut().streams.open(peer, id, Purpose::Pair);
-        }
-    }
-}
-
-/// An address through a relay, without who is called there.
-fn until_circuit(address: &Multiaddr) -> Multiaddr {
-    let mut parts: Vec<Protocol<'_>> = address.iter().collect();
-    if let Some(at) = parts.iter().position(|part| *part == Protocol::P2pCircuit) {
-        parts.truncate(at + 1);
-    }
-    parts.into_iter().collect()
-}
-
-/// One line about why a dial failed, without the debug output that libp2p's own text has.
-fn describe(error: &libp2p::swarm::DialError) -> String {
-    use libp2p::swarm::DialError as E;
-    match error {
-        E::Transport(errors) => {
-            let each = errors.iter().map(|(address, error)| format!("{address}: {}", root_cause(error)));
-            let mut text = each.collect::<Vec<_>>().join("; ");
-            if text.len() > 500 {
-                text.truncate(text.floor_char_boundary(500));
-                text.push('…');
-            }
-            text
-        }
-        E::WrongPeerId { address, .. } => format!("{address} is another device by now"),
-        E::LocalPeerId { address } => format!("{address} is this device itself"),
-        E::Denied { cause } => root_cause(cause),
-        E::NoAddresses => "no address is known".to_owned(),
-        E::Aborted => "the attempt was given up".to_owned(),
-        E::DialPeerConditionFalse(_) => "an attempt is under way already".to_owned(),
-    }
-}
-
-/// The innermost error, which says what happened; those around it say where in the stack.
-fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }

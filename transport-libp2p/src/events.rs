@@ -5,11 +5,13 @@ use std::time::Instant;
 use engine::config::BROADCAST_BYTES_MAX;
 use engine::identity::PeerKey;
 use libp2p::multiaddr::Protocol;
+use libp2p::request_response::Message;
 use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, gossipsub, identify, mdns, ping};
 
 use crate::addresses::{Dialable, Source, is_loopback, is_useless};
+use crate::admission;
 use crate::behaviour::{BehaviourEvent, StreamNews};
 use crate::carrier;
 use crate::control::{Callee, Command, PeerDetails, SessionDetails};
@@ -45,8 +47,10 @@ impl Driver {
                 }
             }
             BehaviourEvent::Punch(event) => self.on_punched(event),
+            BehaviourEvent::Admission(event) => self.on_admission(event, now),
             BehaviourEvent::Reach(event) => self.on_reach_tested(event),
             BehaviourEvent::Upnp(event) => self.on_port_mapping(event),
+            BehaviourEvent::Telling(event) => self.on_telling(event, now),
             // A test that we made for a member is its affair.
             BehaviourEvent::Probe(_) => {}
             // A listener says what becomes of a reservation; see `Relays`.
@@ -64,6 +68,7 @@ impl Driver {
                 if connection.carrier.is_none() && dialed_by_us == connection.dialed_by_us {
                     let run =
                         carrier::run(self.hub.clone(), peer, stream, connection.path.clone(), dialed_by_us);
+                    connection.carried = true;
                     connection.carrier = Some(self.carriers.spawn(async move { (id, run.await) }));
                 }
             }
@@ -75,7 +80,7 @@ impl Driver {
             FromHandler::Opened { purpose: Purpose::Pair, dialed_by_us: false, stream } => {
                 self.desk.called(peer, id, stream);
             }
-            FromHandler::Failed { purpose: Purpose::Sync, error } => self.drop_connection(id, &error),
+            FromHandler::Failed { purpose: Purpose::Sync, error } => self.drop_connection(id, &error, false),
             FromHandler::Failed { purpose: Purpose::Pair, error } => {
                 if let Some(reply) = connection.pairing.pop_front() {
                     let _ = reply.send(Err(PairConnectError::Unreachable(error)));
@@ -101,13 +106,14 @@ impl Driver {
                 if self.connections.with(&peer).count() == 1 {
                     self.hub.expel(&peer, &reason);
                 }
-                self.drop_connection(event.connection, &reason);
+                self.drop_connection(event.connection, &reason, true);
             }
         }
     }
 
     fn on_identified(&mut self, id: ConnectionId, info: identify::Info, now: Instant) {
-        let Some(connection) = self.connections.table.get(&id) else { return };
+        let Some(connection) = self.connections.table.get_mut(&id) else { return };
+        connection.wants_certificate = Some(info.protocols.contains(&admission::PROTOCOL));
         let peer = connection.peer;
         let ours = info.protocol_version == PROTOCOL_FAMILY;
         self.discovery.offers_pairing(peer, ours && info.protocols.contains(&Purpose::Pair.protocol()));
@@ -116,6 +122,7 @@ impl Driver {
             self.on_observed(id, &info);
         }
         if relay {
+            self.show_certificate(&peer, now);
             self.have_relay_look(peer, &info, now);
         }
         if !ours || !self.hub.is_member(&peer) {
@@ -128,6 +135,20 @@ impl Driver {
             if !is_useless(&dialable.address) && (here || !is_loopback(&dialable.address)) {
                 self.note(peer, dialable, Source::Identify, now);
             }
+        }
+    }
+
+    /// What a relay says to our certificate.
+    fn on_admission(&mut self, event: admission::Event, now: Instant) {
+        let (peer, refusal) = match event {
+            admission::Event::Message { peer, message: Message::Response { response, .. }, .. } => {
+                (peer, response.refusal())
+            }
+            admission::Event::OutboundFailure { peer, error, .. } => (peer, Some(error.to_string())),
+            _ => return,
+        };
+        if let Some(relay) = keys::key_of(&peer) {
+            self.relays.introduced(&relay, refusal, now);
         }
     }
 
@@ -190,6 +211,11 @@ impl Driver {
                 let _ = reply.send(self.swarm.listeners().map(full).collect());
             }
             Command::KnownAddresses(reply) => drop(reply.send(self.book.all())),
+            Command::AddressRecords(reply) => {
+                let members = self.hub.members();
+                let _ = reply.send(self.whereabouts.all(|key| members.contains(key)));
+            }
+            Command::Ping(peer, reply) => self.ping(peer, reply, now),
             Command::AddAddress(peer, dialable) => self.note(peer, dialable, Source::Given, now),
             Command::Dial(dialable, reply) if self.is_own(&dialable) => {
                 drop(reply.send(Err(crate::DialError::Failed(OURSELVES.into()))));
@@ -205,7 +231,10 @@ impl Driver {
                 }
             }
             Command::Peers(reply) => drop(reply.send(self.peers(now))),
-            Command::Relays(reply) => drop(reply.send(self.relays.details())),
+            Command::Relays(reply) => {
+                let rtt = |relay: &PeerKey| self.connections.with(relay).find_map(|(_, c)| c.rtt_micros);
+                let _ = reply.send(self.relays.details(rtt));
+            }
             Command::Reach(reply) => drop(reply.send(self.reach_details())),
             Command::NetworkChanged => self.try_all(now),
             Command::Pause(paused, reply) => drop(reply.send(self.pause(paused, now))),
@@ -235,7 +264,7 @@ impl Driver {
                 // Its carrier sends what is under way and ends, and the connection with it.
                 self.hub.expel(&peer, PAUSED);
             } else {
-                self.drop_connection(id, PAUSED);
+                self.drop_connection(id, PAUSED, false);
             }
         }
         true
@@ -297,6 +326,7 @@ impl Driver {
                 session,
                 connections: self.connections.with(&peer).count(),
                 addresses: self.book.of(&peer).iter().map(Multiaddr::to_string).collect(),
+                said_ms: self.whereabouts.of(&peer).map(|record| record.at_ms),
                 dial_failures: outlook.failures,
                 last_error: outlook.last_error,
                 next_attempt_in: outlook.next_attempt.map(|at| at.saturating_duration_since(now)),

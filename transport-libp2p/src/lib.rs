@@ -11,10 +11,13 @@
 //! IO), `carrier` (one sync stream), `handler`, `gate` and `behaviour` (opening streams, keeping the
 //! door), `dialer`, `addresses`, `connections` and `discovery` (decisions, without IO), `relays`
 //! (reservations with relays, without IO), `reach` (how others see us, without IO), `punch` (from a relayed path to a
-//! direct one), `watch` (interfaces and sleep), `relay_server` (a relay for others), `pairing`, `stack`
-//! (putting libp2p together), `driver` and `events` (the task that owns the swarm), `control`.
+//! direct one), `watch` (interfaces and sleep), `whereabouts` (records of where devices are found, without IO),
+//! `telling` (their exchange), `relay_server` (a relay for others), `relay_gate` (whom it serves), `outside` (where
+//! it can be dialed), `admission` (showing it a certificate), `pairing`, `stack` (putting libp2p together), `driver`,
+//! `swarm_events` and `events` (the task that owns the swarm), `control`.
 
 mod addresses;
+mod admission;
 mod behaviour;
 mod carrier;
 mod config;
@@ -29,16 +32,21 @@ mod gate;
 mod handler;
 mod hub;
 mod keys;
+mod outside;
 mod pairing;
 mod punch;
 mod reach;
+mod relay_gate;
 mod relay_server;
 mod relays;
 mod slot;
 #[cfg(test)]
 mod slot_tests;
 mod stack;
+mod swarm_events;
+mod telling;
 mod watch;
+mod whereabouts;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -61,6 +69,7 @@ pub use crate::pairing::{
 pub use crate::reach::{NatKind, PortMapping, ReachDetails, ReachTest};
 pub use crate::relay_server::{RelayConfig, RelayCounters, RelayLimits, RelayServer, parse_peer};
 pub use crate::relays::{RelayDetails, check_relay};
+pub use crate::telling::{PingError, Pong};
 
 use crate::driver::{COMMANDS_MAX, Driver};
 use crate::hub::Hub;

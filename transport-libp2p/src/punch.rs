@@ -89,7 +89,8 @@ impl Driver {
 
     pub(crate) fn reach_details(&self) -> ReachDetails {
         let own: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
-        self.reach.details(&own, self.swarm.external_addresses())
+        let mdns_seen = self.swarm.behaviour().mdns.is_enabled().then(|| self.discovery.seen());
+        ReachDetails { mdns_seen, ..self.reach.details(&own, self.swarm.external_addresses()) }
     }
 
     pub(crate) fn on_punched(&mut self, event: dcutr::Event) {

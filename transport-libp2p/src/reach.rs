@@ -75,6 +75,8 @@ pub struct ReachDetails {
     pub tests: Vec<ReachTest>,
     /// What the router's port mapping says.
     pub mapping: PortMapping,
+    /// Devices seen on the local network; `None` if discovery is off.
+    pub mdns_seen: Option<usize>,
 }
 
 /// See the module's documentation.
@@ -192,6 +194,7 @@ impl Reach {
                 .map(|(address, reachable)| ReachTest { address: address.to_string(), reachable: *reachable })
                 .collect(),
             mapping: self.mapping.clone(),
+            mdns_seen: None,
         }
     }
 }

@@ -1,18 +1,20 @@
 //! A relay server (circuit relay v2), through which devices reach each other that cannot otherwise.
-//! It sees ciphertext only, and knows nothing of accounts.
+//! It sees ciphertext only; of accounts it knows which ones it serves, if it is not for everybody.
 //!
 //! Invariants: it never starts without an address at which others find it; everything is bounded by
-//! [`RelayLimits`]; with an allow-list, nobody else keeps a connection with it.
+//! [`RelayLimits`]; with an allow-list, nobody else is reachable through it.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use engine::identity::{PeerKey, SecretKey};
+use engine::identity::{AccountId, PeerKey, SecretKey};
 use futures::StreamExt as _;
 use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::metrics::Registry;
+use libp2p::request_response::{Message, ProtocolSupport};
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{
@@ -21,13 +23,17 @@ use libp2p::{
 use tokio::sync::oneshot;
 
 use crate::addresses::{AddressError, Dialable, is_useless, path_kind};
+use crate::admission::{self, Verdict};
 use crate::config::SpawnError;
-use crate::keys;
-use crate::stack;
+use crate::relay_gate::{Guests, SharedGuests, TestsOnly};
+use crate::{keys, outside, stack};
 
 /// Setting up a connection may take this long. Less than the ten seconds in which libp2p wants the answer to a test of
 /// reachability, or a device behind a NAT would never learn that it cannot be dialed, and ask again and again.
 const CONNECT: Duration = Duration::from_secs(5);
+
+/// Tests of reachability that may be dialing at a time.
+const TESTS_MAX: u32 = 32;
 
 /// Bounds of a relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +48,20 @@ pub struct RelayLimits {
     pub circuit_bytes_max: u64,
     /// Time that a circuit may last, in seconds; then it is cut.
     pub circuit_seconds_max: u32,
+    /// Time that a reservation stands unless it is renewed, in seconds. Devices renew it after three quarters.
+    pub reservation_seconds: u32,
+    /// Reservations that one peer may ask for in a minute.
+    pub reservation_rate_max: NonZeroU32,
+    /// Reservations that may be asked for in a minute from one IP address.
+    pub reservation_rate_ip_max: NonZeroU32,
+    /// Circuits that one peer may ask for in a minute.
+    pub circuit_rate_max: NonZeroU32,
+    /// Circuits that may be asked for in a minute from one IP address.
+    pub circuit_rate_ip_max: NonZeroU32,
+}
+
+const fn rate(number: u32) -> NonZeroU32 {
+    NonZeroU32::new(number).expect("a rate that is not 0")
 }
 
 impl Default for RelayLimits {
@@ -52,6 +72,11 @@ impl Default for RelayLimits {
             circuits_per_peer_max: 16,
             circuit_bytes_max: 1024 * 1024 * 1024,
             circuit_seconds_max: 3600,
+            reservation_seconds: 3600,
+            reservation_rate_max: rate(10),
+            reservation_rate_ip_max: rate(60),
+            circuit_rate_max: rate(30),
+            circuit_rate_ip_max: rate(120),
         }
     }
 }
@@ -63,11 +88,19 @@ pub struct RelayConfig {
     pub secret: SecretKey,
     /// Multiaddrs to listen on, TCP and QUIC.
     pub listen: Vec<String>,
-    /// Where devices find it, without `/p2p/` id. At least one: a relay that does not know its own
-    /// addresses gives out reservations that nobody can use.
+    /// Where devices find it, without `/p2p/` id. At least one, unless another relay is asked: a relay that does not
+    /// know its own addresses gives out reservations that nobody can use.
     pub external: Vec<String>,
-    /// The peers that may use it; `None` for everybody.
-    pub allow: Option<Vec<PeerKey>>,
+    /// Other relays, with their `/p2p/` ids, that are asked where this one is seen and can be dialed, if `external` is
+    /// empty.
+    pub ask: Vec<String>,
+    /// Peers that may be reachable through it. Without any, and without accounts, everybody may.
+    pub allow: Vec<PeerKey>,
+    /// Accounts whose devices may be reachable through it; they show their certificates. Without any, peers that are
+    /// not in `allow` keep no connection, where it has any.
+    pub allow_accounts: Vec<AccountId>,
+    /// Also test for others whether they can be dialed at addresses that are not public: in a private network.
+    pub test_private: bool,
     /// Its bounds.
     pub limits: RelayLimits,
 }
@@ -95,6 +128,12 @@ pub struct RelayCounters {
     pub circuits_accepted: u64,
     /// Circuits refused.
     pub circuits_denied: u64,
+    /// Certificates of accounts that are served.
+    pub admitted: u64,
+    /// Other certificates.
+    pub not_admitted: u64,
+    /// Tests of reachability that were not made because the address is not public.
+    pub tests_refused: u64,
 }
 
 #[derive(Debug, Default)]
@@ -106,13 +145,19 @@ struct Counts {
     circuits: AtomicU64,
     circuits_accepted: AtomicU64,
     circuits_denied: AtomicU64,
+    admitted: AtomicU64,
+    not_admitted: AtomicU64,
+    tests_refused: Arc<AtomicU64>,
 }
 
 #[derive(NetworkBehaviour)]
 struct Behaviour {
     limits: connection_limits::Behaviour,
+    dials: TestsOnly,
     allowed: Toggle<allow_block_list::Behaviour<allow_block_list::AllowedPeers>>,
     relay: relay::Behaviour,
+    /// Has devices show of which account they are.
+    admission: Toggle<admission::Behaviour>,
     /// Tests for devices whether they can be dialed.
     probe: autonat::v2::server::Behaviour,
     ping: ping::Behaviour,
@@ -135,7 +180,10 @@ impl RelayServer {
         let parse = |texts: &[String]| -> Result<Vec<Multiaddr>, SpawnError> {
             texts.iter().map(|text| Ok(Dialable::parse(text)?.address)).collect()
         };
-        let (listen, external) = (parse(&config.listen)?, parse(&config.external)?);
+        let (listen, mut external) = (parse(&config.listen)?, parse(&config.external)?);
+        if external.is_empty() && !config.ask.is_empty() {
+            external = outside::find(&config.secret, &listen, &config.ask).await?;
+        }
         let unusable = |address: &&Multiaddr| {
             is_useless(address) || path_kind(address) == Some(engine::transport::PathKind::Relayed)
         };
@@ -143,7 +191,14 @@ impl RelayServer {
             return Err(SpawnError::NoExternalAddress);
         }
         let mut traffic = Registry::default();
-        let mut swarm = build(&config, &mut traffic)?;
+        let counts = Arc::new(Counts::default());
+        let guests = SharedGuests::new(Guests::new(
+            config.allow.iter().filter_map(keys::peer_of).collect(),
+            config.allow_accounts.iter().copied().collect(),
+            config.limits.reservations_max,
+            Duration::from_secs(config.limits.reservation_seconds.into()),
+        ));
+        let mut swarm = build(&config, &guests, &counts, &mut traffic)?;
         let mut starting: HashSet<_> = stack::listen(&mut swarm, &listen)?.into_iter().collect();
         while !starting.is_empty() {
             match swarm.select_next_some().await {
@@ -164,9 +219,9 @@ impl RelayServer {
         for address in external {
             swarm.add_external_address(address);
         }
-        let counts = Arc::new(Counts::default());
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(run(swarm, Arc::clone(&counts), stopped));
+        let running = Running { swarm, guests, counts: Arc::clone(&counts) };
+        let task = tokio::spawn(running.run(stopped));
         Ok(RelayServer { addresses, counts, traffic, stop: Some(stop), task })
     }
 
@@ -187,6 +242,9 @@ impl RelayServer {
             circuits: read(&counts.circuits),
             circuits_accepted: read(&counts.circuits_accepted),
             circuits_denied: read(&counts.circuits_denied),
+            admitted: read(&counts.admitted),
+            not_admitted: read(&counts.not_admitted),
+            tests_refused: read(&counts.tests_refused),
         }
     }
 
@@ -206,38 +264,68 @@ impl RelayServer {
     }
 }
 
-fn build(config: &RelayConfig, traffic: &mut Registry) -> Result<Swarm<Behaviour>, SpawnError> {
-    let keypair = keys::keypair_of(&config.secret);
-    let limits = config.limits;
-    let peers =
-        u32::try_from(limits.reservations_max.saturating_add(limits.circuits_max * 2)).unwrap_or(u32::MAX);
-    let allowed = config.allow.as_ref().map(|allow| {
-        let mut list = allow_block_list::Behaviour::<allow_block_list::AllowedPeers>::default();
-        for peer in allow.iter().filter_map(keys::peer_of) {
-            list.allow_peer(peer);
-        }
-        list
-    });
-    let relay = relay::Config {
-        max_reservations: limits.reservations_max,
+/// What libp2p's relay needs to know. Whether there is a place for a reservation is asked last, since it takes the place.
+fn relay_config(limits: &RelayLimits, guests: &SharedGuests) -> relay::Config {
+    let (may, place) = (guests.clone(), guests.clone());
+    let every = |rate: NonZeroU32| Duration::from_secs(60) / rate.get();
+    let mut config = relay::Config {
+        // Libp2p refuses renewals too when so many are held, so it is told of no limit.
+        max_reservations: usize::MAX,
+        reservation_duration: Duration::from_secs(limits.reservation_seconds.into()),
         max_circuits: if limits.circuits_per_peer_max == 0 { 0 } else { limits.circuits_max },
         // libp2p compares with the circuits that are there already, by `>`: so many and one more would be let through.
         max_circuits_per_peer: limits.circuits_per_peer_max.saturating_sub(1),
         max_circuit_bytes: limits.circuit_bytes_max,
         max_circuit_duration: Duration::from_secs(limits.circuit_seconds_max.into()),
+        reservation_rate_limiters: vec![Box::new(move |peer: PeerId, _: &Multiaddr, _| {
+            may.lock().serves(&peer)
+        })],
+        circuit_src_rate_limiters: Vec::new(),
         ..relay::Config::default()
-    };
+    }
+    .reservation_rate_per_peer(limits.reservation_rate_max, every(limits.reservation_rate_max))
+    .reservation_rate_per_ip(limits.reservation_rate_ip_max, every(limits.reservation_rate_ip_max))
+    .circuit_src_per_peer(limits.circuit_rate_max, every(limits.circuit_rate_max))
+    .circuit_src_per_ip(limits.circuit_rate_ip_max, every(limits.circuit_rate_ip_max));
+    let take = move |peer: PeerId, _: &Multiaddr, now: Instant| place.lock().reserve(peer, now);
+    config.reservation_rate_limiters.push(Box::new(take));
+    config
+}
+
+fn build(
+    config: &RelayConfig,
+    guests: &SharedGuests,
+    counts: &Counts,
+    traffic: &mut Registry,
+) -> Result<Swarm<Behaviour>, SpawnError> {
+    let keypair = keys::keypair_of(&config.secret);
+    let limits = config.limits;
+    let peers =
+        u32::try_from(limits.reservations_max.saturating_add(limits.circuits_max * 2)).unwrap_or(u32::MAX);
+    // A device that shows a certificate must be let in for that.
+    let closed = !config.allow.is_empty() && config.allow_accounts.is_empty();
+    let allowed = closed.then(|| {
+        let mut list = allow_block_list::Behaviour::<allow_block_list::AllowedPeers>::default();
+        for peer in config.allow.iter().filter_map(keys::peer_of) {
+            list.allow_peer(peer);
+        }
+        list
+    });
+    let asks = !config.allow_accounts.is_empty();
     let identify = identify::Config::new(stack::PROTOCOL_FAMILY.to_owned(), keypair.public())
         .with_agent_version(concat!("ahenk-relay/", env!("CARGO_PKG_VERSION")).to_owned());
     let behaviour = Behaviour {
         limits: connection_limits::Behaviour::new(
             ConnectionLimits::default()
                 .with_max_pending_incoming(Some(128))
+                .with_max_pending_outgoing(Some(TESTS_MAX))
                 .with_max_established(Some(peers))
                 .with_max_established_per_peer(Some(8)),
         ),
+        dials: TestsOnly::new(config.test_private, Arc::clone(&counts.tests_refused)),
         allowed: Toggle::from(allowed),
-        relay: relay::Behaviour::new(keypair.public().to_peer_id(), relay),
+        relay: relay::Behaviour::new(keypair.public().to_peer_id(), relay_config(&limits, guests)),
+        admission: Toggle::from(asks.then(|| admission::behaviour(ProtocolSupport::Inbound))),
         probe: autonat::v2::server::Behaviour::default(),
         ping: ping::Behaviour::default(),
         identify: identify::Behaviour::new(identify),
@@ -256,56 +344,90 @@ fn build(config: &RelayConfig, traffic: &mut Registry) -> Result<Swarm<Behaviour
         .build())
 }
 
-async fn run(mut swarm: Swarm<Behaviour>, counts: Arc<Counts>, mut stopped: oneshot::Receiver<()>) {
-    let mut held = BTreeSet::new();
-    loop {
-        let event = tokio::select! {
-            event = swarm.select_next_some() => event,
-            _ = &mut stopped => break,
-        };
-        if let SwarmEvent::Behaviour(BehaviourEvent::Relay(event)) = event {
-            on_relay_event(&event, &counts, &mut held);
-        }
-        let connected = swarm.network_info().connection_counters().num_established();
-        counts.connections.store(connected.into(), Ordering::Relaxed);
-    }
-    let listening: Vec<Multiaddr> = swarm.listeners().cloned().collect();
-    drop(swarm);
-    stack::released(&listening, Duration::from_secs(1)).await;
+/// What the relay's task owns.
+struct Running {
+    swarm: Swarm<Behaviour>,
+    guests: SharedGuests,
+    counts: Arc<Counts>,
 }
 
-fn on_relay_event(event: &relay::Event, counts: &Counts, held: &mut BTreeSet<PeerId>) {
-    use relay::Event as E;
-    let more = |count: &AtomicU64| {
-        count.fetch_add(1, Ordering::Relaxed);
-    };
-    match event {
-        E::ReservationReqAccepted { src_peer_id, renewed } => {
-            held.insert(*src_peer_id);
-            more(&counts.reservations_accepted);
-            tracing::info!(peer = %src_peer_id, renewed, "reservation");
+fn more(count: &AtomicU64) {
+    count.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Running {
+    async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
+        loop {
+            let event = tokio::select! {
+                event = self.swarm.select_next_some() => event,
+                _ = &mut stopped => break,
+            };
+            match event {
+                SwarmEvent::Behaviour(BehaviourEvent::Relay(event)) => self.on_relay_event(&event),
+                SwarmEvent::Behaviour(BehaviourEvent::Admission(event)) => self.on_admission(event),
+                SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
+                    self.guests.lock().gone(&peer_id);
+                }
+                _ => {}
+            }
+            let connected = self.swarm.network_info().connection_counters().num_established();
+            self.counts.connections.store(connected.into(), Ordering::Relaxed);
+            let held = self.guests.lock().held(Instant::now());
+            self.counts.reservations.store(held as u64, Ordering::Relaxed);
         }
-        E::ReservationClosed { src_peer_id } | E::ReservationTimedOut { src_peer_id } => {
-            held.remove(src_peer_id);
-        }
-        E::ReservationReqDenied { src_peer_id, status } => {
-            more(&counts.reservations_denied);
-            tracing::warn!(peer = %src_peer_id, ?status, "reservation denied");
-        }
-        E::CircuitReqAccepted { src_peer_id, dst_peer_id } => {
-            more(&counts.circuits);
-            more(&counts.circuits_accepted);
-            tracing::info!(from = %src_peer_id, to = %dst_peer_id, "circuit opened");
-        }
-        E::CircuitReqDenied { src_peer_id, dst_peer_id, status } => {
-            more(&counts.circuits_denied);
-            tracing::info!(from = %src_peer_id, to = %dst_peer_id, ?status, "circuit denied");
-        }
-        E::CircuitClosed { src_peer_id, dst_peer_id, error } => {
-            counts.circuits.fetch_sub(1, Ordering::Relaxed);
-            tracing::info!(from = %src_peer_id, to = %dst_peer_id, ?error, "circuit closed");
-        }
-        _ => {}
+        let listening: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
+        drop(self);
+        stack::released(&listening, Duration::from_secs(1)).await;
     }
-    counts.reservations.store(held.len() as u64, Ordering::Relaxed);
+
+    /// A device shows its certificate.
+    fn on_admission(&mut self, event: admission::Event) {
+        let admission::Event::Message { peer, message: Message::Request { request, channel, .. }, .. } =
+            event
+        else {
+            return;
+        };
+        let verdict = self.guests.lock().present(peer, &request);
+        if verdict == Verdict::Served {
+            more(&self.counts.admitted);
+            tracing::info!(%peer, "of an account that is served");
+        } else {
+            more(&self.counts.not_admitted);
+            tracing::warn!(%peer, ?verdict, "not served");
+        }
+        if let Some(admission) = self.swarm.behaviour_mut().admission.as_mut() {
+            // Fails if the device has gone meanwhile.
+            let _ = admission.send_response(channel, verdict);
+        }
+    }
+
+    fn on_relay_event(&mut self, event: &relay::Event) {
+        use relay::Event as E;
+        let counts = &self.counts;
+        match event {
+            E::ReservationReqAccepted { src_peer_id, renewed } => {
+                more(&counts.reservations_accepted);
+                tracing::info!(peer = %src_peer_id, renewed, "reservation");
+            }
+            E::ReservationTimedOut { src_peer_id } => self.guests.lock().release(src_peer_id),
+            E::ReservationReqDenied { src_peer_id, status } => {
+                more(&counts.reservations_denied);
+                tracing::warn!(peer = %src_peer_id, ?status, "reservation denied");
+            }
+            E::CircuitReqAccepted { src_peer_id, dst_peer_id } => {
+                more(&counts.circuits);
+                more(&counts.circuits_accepted);
+                tracing::info!(from = %src_peer_id, to = %dst_peer_id, "circuit opened");
+            }
+            E::CircuitReqDenied { src_peer_id, dst_peer_id, status } => {
+                more(&counts.circuits_denied);
+                tracing::info!(from = %src_peer_id, to = %dst_peer_id, ?status, "circuit denied");
+            }
+            E::CircuitClosed { src_peer_id, dst_peer_id, error } => {
+                counts.circuits.fetch_sub(1, Ordering::Relaxed);
+                tracing::info!(from = %src_peer_id, to = %dst_peer_id, ?error, "circuit closed");
+            }
+            _ => {}
+        }
+    }
 }

@@ -4,6 +4,9 @@
 //! Relays come from the configuration, or are learnt from addresses of members that are reached through them. One that
 //! was learnt is asked for a reservation only if none is configured.
 //!
+//! Before it is asked, a device that has a certificate connects, and shows it if the relay wants to see it
+//! (`admission`): a relay that does not know of which account we are may refuse us.
+//!
 //! Invariants: at most [`RELAYS_MAX`] relays with [`ADDRESSES_MAX`] addresses each; a relay has at most one listener,
 //! however many addresses it has, because a second reservation ends the first; by whose id its end is told from a renewal; after a
 //! failure it is asked again, with waits that double from [`FIRST_MS`] to [`WAIT_MS_MAX`].
@@ -27,6 +30,8 @@ const ADDRESSES_MAX: usize = 4;
 const FIRST_MS: u64 = 1_000;
 /// Longest wait between two attempts, in milliseconds: a relay that is back is found in that time.
 const WAIT_MS_MAX: u64 = 10_000;
+/// How long it may take until the relay knows who we are.
+const INTRODUCTION: Duration = Duration::from_secs(15);
 
 /// How things stand with a relay.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +42,8 @@ pub struct RelayDetails {
     pub reserved: bool,
     /// Whether it was learnt from another device, and not configured here.
     pub learnt: bool,
+    /// Latest round-trip time to it, in microseconds.
+    pub round_trip_micros: Option<u64>,
     /// Failed attempts since the last success.
     pub failures: u32,
     /// Why the latest attempt failed, or the latest reservation ended.
@@ -50,6 +57,11 @@ enum State {
     Waiting {
         until: Instant,
     },
+    /// We connect, and show our certificate if that is wanted.
+    Introducing {
+        until: Instant,
+        shown: bool,
+    },
     Asking(ListenerId),
     Reserved(ListenerId),
 }
@@ -61,6 +73,8 @@ struct Relay {
     addresses: Vec<Multiaddr>,
     learnt: bool,
     state: State,
+    /// It knows who we are, or does not want to.
+    introduced: bool,
     failures: u32,
     last_error: Option<String>,
     dial_error: Option<String>,
@@ -69,7 +83,16 @@ struct Relay {
 impl Relay {
     fn new(key: PeerKey, address: Multiaddr, learnt: bool, state: State) -> Relay {
         let addresses = vec![address];
-        Relay { key, addresses, learnt, state, failures: 0, last_error: None, dial_error: None }
+        Relay {
+            key,
+            addresses,
+            learnt,
+            state,
+            introduced: false,
+            failures: 0,
+            last_error: None,
+            dial_error: None,
+        }
     }
 
     /// The address to use next: another one after each failure.
@@ -150,10 +173,54 @@ impl Relays {
 
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let until = |relay: &Relay| match relay.state {
-            State::Waiting { until } => Some(until),
+            State::Waiting { until } | State::Introducing { until, .. } => Some(until),
             State::Unasked | State::Asking(_) | State::Reserved(_) => None,
         };
         self.relays.iter().filter_map(until).min()
+    }
+
+    /// Whether a relay that is due must be told first who we are; then this has begun, with the relay of that key.
+    pub(crate) fn introduce(&mut self, at: usize, now: Instant) -> Option<PeerKey> {
+        let relay = &mut self.relays[at];
+        if relay.introduced {
+            return None;
+        }
+        relay.state = State::Introducing { until: now + INTRODUCTION, shown: false };
+        relay.dial_error = None;
+        Some(relay.key)
+    }
+
+    /// Whether our certificate is to be shown to this relay now, if it wants to see it. True once an introduction.
+    pub(crate) fn show(&mut self, peer: &PeerKey) -> bool {
+        let shown = self.relays.iter_mut().find_map(|relay| match &mut relay.state {
+            State::Introducing { shown, .. } if relay.key == *peer => Some(shown),
+            _ => None,
+        });
+        shown.is_some_and(|shown| !std::mem::replace(shown, true))
+    }
+
+    /// The relay knows who we are, and serves us; or why it does not.
+    pub(crate) fn introduced(&mut self, peer: &PeerKey, refusal: Option<String>, now: Instant) {
+        let introducing =
+            |relay: &Relay| relay.key == *peer && matches!(relay.state, State::Introducing { .. });
+        let Some(at) = self.relays.iter().position(introducing) else { return };
+        match refusal {
+            Some(error) => self.fail(at, error, now),
+            None => {
+                self.relays[at].introduced = true;
+                self.relays[at].state = State::Waiting { until: now };
+            }
+        }
+    }
+
+    /// Gives up introductions that take too long.
+    pub(crate) fn tidy(&mut self, now: Instant) {
+        for at in 0..self.relays.len() {
+            if matches!(self.relays[at].state, State::Introducing { until, .. } if until <= now) {
+                let error = self.relays[at].dial_error.take();
+                self.fail(at, error.unwrap_or_else(|| "it did not answer in time".to_owned()), now);
+            }
+        }
     }
 
     pub(crate) fn asking(&mut self, at: usize, listener: ListenerId) {
@@ -204,11 +271,13 @@ impl Relays {
         }
     }
 
-    pub(crate) fn details(&self) -> Vec<RelayDetails> {
+    /// How things stand; `rtt` tells the latest round-trip time to a relay.
+    pub(crate) fn details(&self, rtt: impl Fn(&PeerKey) -> Option<u64>) -> Vec<RelayDetails> {
         let details = |relay: &Relay| RelayDetails {
             address: relay.address().to_string(),
             reserved: matches!(relay.state, State::Reserved(_)),
             learnt: relay.learnt,
+            round_trip_micros: rtt(&relay.key),
             failures: relay.failures,
             last_error: relay.last_error.clone(),
         };
@@ -221,6 +290,7 @@ impl Relays {
         // Between three quarters and the whole: devices that lost one relay together do not return together.
         let wait = plain - splitmix(&mut self.random) % (plain / 4);
         relay.failures = relay.failures.saturating_add(1);
+        relay.introduced = false;
         relay.last_error = Some(error);
         relay.state = State::Waiting { until: now + Duration::from_millis(wait) };
     }
@@ -234,7 +304,7 @@ fn direct_kind(address: &Multiaddr) -> Option<engine::transport::PathKind> {
 }
 
 /// Reads a relay's address.
-fn relay_address(text: &str) -> Result<(PeerKey, Multiaddr), AddressError> {
+pub(crate) fn relay_address(text: &str) -> Result<(PeerKey, Multiaddr), AddressError> {
     let Dialable { address, peer } = Dialable::parse(text)?;
     let direct = path_kind(&address) != Some(engine::transport::PathKind::Relayed);
     let named = peer.and_then(|key| Some((key, keys::peer_of(&key)?)));
@@ -275,7 +345,7 @@ mod tests {
         assert!(none.learn(&circuit, now).is_some() && none.learn(&circuit, now).is_none());
         assert!(none.learn(&"/ip4/192.0.2.1/tcp/1".parse().expect("an address"), now).is_none());
         assert_eq!(none.due(now).len(), 1);
-        assert!(none.details()[0].learnt);
+        assert!(none.details(|_| None)[0].learnt);
         let key = PeerKey(engine::identity::SecretKey::from_bytes(&[4; 32]).public());
         let own = format!("/ip4/192.0.2.2/tcp/4001/p2p/{}", keys::peer_of(&key).expect("a key"));
         let mut configured = Relays::new(&[own], 1, now).expect("valid");
@@ -317,8 +387,8 @@ mod tests {
         }
         assert!(waits[0] <= Duration::from_millis(FIRST_MS) && waits[2] > waits[0]);
         assert!(waits.iter().all(|wait| *wait <= Duration::from_millis(WAIT_MS_MAX)));
-        assert_eq!(relays.details()[0].failures, 12);
-        assert_eq!(relays.details()[0].last_error.as_deref(), Some("denied"));
+        assert_eq!(relays.details(|_| None)[0].failures, 12);
+        assert_eq!(relays.details(|_| None)[0].last_error.as_deref(), Some("denied"));
         relays.refused(0, "no".into(), now);
         relays.network_changed(now);
         assert_eq!(relays.due(now).len(), 1);
@@ -331,14 +401,14 @@ mod tests {
         let id = ListenerId::next();
         relays.asking(0, id);
         assert!(relays.reserved(id) && !relays.reserved(id));
-        assert!(relays.details()[0].reserved);
+        assert!(relays.details(|_| None)[0].reserved);
         relays.closed(id, None, now);
-        assert!(!relays.details()[0].reserved);
+        assert!(!relays.details(|_| None)[0].reserved);
         let id = ListenerId::next();
         relays.asking(0, id);
         let key = relays.relays[0].key;
         relays.unreachable(&key, "refused");
         relays.closed(id, None, now);
-        assert_eq!(relays.details()[0].last_error.as_deref(), Some("refused"));
+        assert_eq!(relays.details(|_| None)[0].last_error.as_deref(), Some("refused"));
     }
 }

@@ -17,6 +17,7 @@ use libp2p::core::transport::{ListenerId, TransportError};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
+use libp2p::request_response::ProtocolSupport;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
@@ -25,11 +26,13 @@ use libp2p::{
 };
 
 use crate::addresses::{Dialable, path_kind};
+use crate::admission;
 use crate::behaviour::{Behaviour, Streams};
 use crate::config::{Libp2pConfig, SpawnError, Timings};
 use crate::gate::MembersOnly;
 use crate::hub::Hub;
 use crate::keys;
+use crate::telling;
 
 /// What we call ourselves to peers; those that call themselves otherwise are not ours.
 pub(crate) const PROTOCOL_FAMILY: &str = "ahenk/1";
@@ -148,6 +151,7 @@ fn behaviour(
     let reach =
         MembersOnly::new(autonat::v2::client::Behaviour::default(), Arc::clone(hub)).and_relays(relays);
     let probe = MembersOnly::new(autonat::v2::server::Behaviour::default(), Arc::clone(hub));
+    let telling = MembersOnly::new(telling::behaviour(), Arc::clone(hub));
     let upnp = Toggle::from(config.upnp.then(upnp::tokio::Behaviour::default));
     let (streams, ping) = (Streams::new(Arc::clone(hub)), ping::Behaviour::new(ping_config(&config.timings)));
     Ok(move |relay| Behaviour {
@@ -158,10 +162,12 @@ fn behaviour(
         gossip,
         mdns: Toggle::from(mdns),
         relay,
+        admission: admission::behaviour(ProtocolSupport::Outbound),
         punch,
         reach,
         probe,
         upnp,
+        telling,
     })
 }
 

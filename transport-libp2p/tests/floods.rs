@@ -113,7 +113,15 @@ fn framed(frame: &[u8]) -> Vec<u8> {
 fn hello() -> Vec<u8> {
     let identity = test_identity(HOSTILE);
     let replica = engine::testing::Author::new(HOSTILE).replica;
-    let hello = Hello { minor: 0, features: 0, cert: identity.cert, replica, echo: 0, digest: [0; 16] };
+    let hello = Hello {
+        minor: 0,
+        features: 0,
+        cert: identity.cert,
+        replica,
+        echo: 0,
+        digest: [0; 16],
+        heads_digest: [0; 16],
+    };
     framed(&pack_control(77, &Control::Hello(Box::new(hello))).expect("it fits"))
 }
 

@@ -18,6 +18,8 @@ use crate::transport::{Gate, SessionEnd, Shared, Signal};
 
 struct Peer {
     id: u64,
+    /// Where it speaks from.
+    from: SocketAddr,
     heard: Instant,
     gate: Gate,
     since: Instant,
@@ -73,8 +75,16 @@ impl Hub {
         if peer == self.shared.options.own || !self.shared.options.directory.contains_key(&peer) {
             return;
         }
+        let known = self.peers.get(&peer);
         if packet == Packet::Bye {
-            return self.end(peer, "it said goodbye").await;
+            // A copy of a peer, with the peer's key, ends its own session only.
+            if known.is_some_and(|known| known.from == from) {
+                self.end(peer, "it said goodbye").await;
+            }
+            return;
+        }
+        if known.is_some_and(|known| known.from != from) {
+            return self.end(peer, "it speaks from elsewhere").await;
         }
         self.sweep();
         if !self.peers.contains_key(&peer) {
@@ -85,7 +95,7 @@ impl Hub {
             let open = Arc::new(AtomicBool::new(true));
             let (id, gate) = (end.id, Gate::default());
             self.tasks.spawn(transmit(end, Arc::clone(&self.socket), from, Arc::clone(&open)));
-            self.peers.insert(peer, Peer { id, heard: now, gate, since: now, open });
+            self.peers.insert(peer, Peer { id, from, heard: now, gate, since: now, open });
         }
         let member = self.shared.members.borrow().contains(&peer);
         let Some(state) = self.peers.get_mut(&peer) else { return };

@@ -16,4 +16,4 @@ mod transport;
 
 pub use clock::{Skew, SkewedClock};
 pub use faulty::{FaultyLink, LinkCounts, LinkOptions, LinkSettings};
-pub use transport::{Form, Options, SimTransport};
+pub use transport::{Form, Options, Roamer, SimTransport};

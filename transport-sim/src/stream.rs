@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use engine::identity::PeerKey;
+use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::SendError;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -22,7 +23,7 @@ use crate::transport::{Gate, SessionEnd, Shared, Signal};
 const GREETING: &[u8] = b"ahenk sim 1";
 
 /// Runs until the transport is dropped; the connections end with it.
-pub(crate) async fn run(shared: Shared) -> io::Result<()> {
+pub(crate) async fn run(shared: Shared, mut roams: mpsc::UnboundedReceiver<PeerKey>) -> io::Result<()> {
     let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let listener = TcpListener::bind((any, shared.options.port)).await?;
     let mut members = shared.members.clone();
@@ -39,6 +40,12 @@ pub(crate) async fn run(shared: Shared) -> io::Result<()> {
             changed = members.changed() => if changed.is_err() {
                 return Ok(());
             },
+            Some(peer) = roams.recv() => {
+                let shared = shared.clone();
+                tasks.spawn(async move {
+                    connect(&shared, peer).await;
+                });
+            }
             accepted = listener.accept() => {
                 let (stream, _) = accepted?;
                 let shared = shared.clone();
@@ -52,7 +59,6 @@ pub(crate) async fn run(shared: Shared) -> io::Result<()> {
 
 async fn dial(shared: Shared, peer: PeerKey) {
     let options = &shared.options;
-    let Some(host) = options.directory.get(&peer) else { return };
     let (mut prng, mut wait_ms) = (shared.prng(&peer), options.redial_ms);
     let (mut members, mut connected) = (shared.members.clone(), shared.connected.subscribe());
     while members.wait_for(|members| members.contains(&peer)).await.is_ok() {
@@ -65,15 +71,22 @@ async fn dial(shared: Shared, peer: PeerKey) {
             let _ = connected.wait_for(alone).await;
             continue;
         }
-        let within = Duration::from_millis(options.handshake_ms_max);
-        let connected = timeout(within, TcpStream::connect((host.as_str(), options.port))).await;
         wait_ms = (wait_ms * 2).min(options.redial_ms_max);
-        if let Ok(Ok(stream)) = connected
-            && connection(&shared, stream, Some(peer)).await
-        {
+        if connect(&shared, peer).await {
             wait_ms = options.redial_ms;
         }
         sleep(Duration::from_millis(wait_ms + prng.below(wait_ms / 2 + 1))).await;
+    }
+}
+
+/// Dials a peer. Says whether there was a session.
+async fn connect(shared: &Shared, peer: PeerKey) -> bool {
+    let options = &shared.options;
+    let Some(host) = options.directory.get(&peer) else { return false };
+    let within = Duration::from_millis(options.handshake_ms_max);
+    match timeout(within, TcpStream::connect((host.as_str(), options.port))).await {
+        Ok(Ok(stream)) => connection(shared, stream, Some(peer)).await,
+        _ => false,
     }
 }
 

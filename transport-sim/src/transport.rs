@@ -194,6 +194,18 @@ impl Gate {
     }
 }
 
+/// Has a device connect to a peer anew while their last connection seems open, as one does whose address has changed.
+#[derive(Debug, Clone)]
+pub struct Roamer(mpsc::UnboundedSender<PeerKey>);
+
+impl Roamer {
+    /// Connects to a peer anew. Datagrams know no connections: nothing happens then.
+    pub fn connect_anew(&self, peer: PeerKey) {
+        // A transport that is gone connects to nobody.
+        let _ = self.0.send(peer);
+    }
+}
+
 /// A device's network in the simulation. See the contract of [`Transport`].
 #[derive(Debug)]
 pub struct SimTransport {
@@ -202,6 +214,7 @@ pub struct SimTransport {
     members: watch::Sender<BTreeSet<PeerKey>>,
     sessions: BTreeMap<PeerKey, Session>,
     events: VecDeque<TransportEvent>,
+    roamer: Roamer,
     task: AbortHandle,
 }
 
@@ -211,6 +224,7 @@ impl SimTransport {
         let form = options.form;
         let (sender, signals) = mpsc::channel(SIGNALS_MAX);
         let (members, member_receiver) = watch::channel(BTreeSet::new());
+        let (roamer, roams) = mpsc::unbounded_channel();
         let shared = Shared {
             options: Arc::new(options),
             signals: sender,
@@ -219,10 +233,17 @@ impl SimTransport {
             ids: Arc::default(),
         };
         let task = match form {
-            Form::Stream => tokio::spawn(stream::run(shared)).abort_handle(),
+            Form::Stream => tokio::spawn(stream::run(shared, roams)).abort_handle(),
             Form::Datagram => tokio::spawn(datagram::run(shared)).abort_handle(),
         };
-        SimTransport { form, signals, members, sessions: BTreeMap::new(), events: VecDeque::new(), task }
+        let roamer = Roamer(roamer);
+        let (sessions, events) = (BTreeMap::new(), VecDeque::new());
+        SimTransport { form, signals, members, sessions, events, roamer, task }
+    }
+
+    /// Connects anew on demand.
+    pub fn roamer(&self) -> Roamer {
+        self.roamer.clone()
     }
 
     fn current(&self, peer: &PeerKey, id: u64) -> bool {

@@ -85,7 +85,7 @@ async fn recover(env: &Env) -> Result<()> {
         return Err(CliError::new(Kind::NotAuthorised, "this phrase belongs to another account")
             .hint("`ahenk-cli account show` names the account of this device"));
     }
-    secrets::write_key(&env.home.account_key_path(), &root)?;
+    secrets::write_key(&env.home.account_key_path(), &root, env.home.key()?.as_ref())?;
     // Opening the database with the key makes the device an administrator. A daemon opens it when it starts.
     let daemon = env
         .with_backend(Need::Store, async |backend| {

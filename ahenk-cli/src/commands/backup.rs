@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde_json::json;
-use store::RedbStore;
+use store::{DataKey, RedbStore};
 
 use super::Env;
 use super::export::outside_homes;
@@ -13,13 +13,15 @@ use crate::error::{CliError, Kind, Result};
 use crate::progress::Progress;
 use crate::protocol::Request;
 use crate::report::Status;
+use crate::vault;
 
 /// Arguments of `backup`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 The copy is of one moment, and is made while everything goes on. It holds the
 data, its history and the conflicts, but not this device's keys: `restore` puts
-it back on a device of the same account. Never overwrites.
+it back on a device of the same account. Never overwrites. That of an encrypted
+home is encrypted, and opens with the passphrase of now.
 
 Example:
   ahenk-cli backup ~/backups/ahenk-$(date +%F).redb")]
@@ -34,7 +36,8 @@ pub(crate) struct Args {
 The backup is checked in full before anything is touched. This device goes on as
 a new replica, so nothing that it wrote before can be mistaken; what others know
 comes back with the next sync, deletes included. The database that was there
-before is kept beside the new one.
+before is kept beside the new one. It is encrypted if this home is, whatever the
+backup was.
 
 Example:
   ahenk-cli stop
@@ -46,6 +49,10 @@ pub(crate) struct RestoreArgs {
     /// Replace the database that is there; it is kept under another name
     #[arg(long)]
     force: bool,
+    /// Read the passphrase of the backup, if it has another than this home, from
+    /// the first line of this file [default: asks for it]
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
 }
 
 pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
@@ -73,8 +80,13 @@ pub(crate) async fn restore(env: &Env, args: RestoreArgs) -> Result<()> {
     let account = env.home.identity()?.account();
     let progress = Progress::waiting(&env.out, "Checking the backup, and putting it in place");
     let (from, path, force) = (args.path.clone(), env.home.database_path()?, args.force);
-    let restoring =
-        tokio::task::spawn_blocking(move || RedbStore::restore(&from, &path, account, force)).await;
+    let key = env.home.key()?;
+    let own = key_of_backup(&args, key.as_ref())?;
+    let restoring = tokio::task::spawn_blocking(move || {
+        let backup = store::Backup { path: &from, key: own.as_ref() };
+        RedbStore::restore(&backup, &path, account, key.as_ref(), force)
+    })
+    .await;
     drop(progress);
     let kept = restoring.map_err(CliError::internal)?.map_err(refused)?;
     let backend =
@@ -95,6 +107,23 @@ pub(crate) async fn restore(env: &Env, args: RestoreArgs) -> Result<()> {
             status.position
         )
     })
+}
+
+/// The key that a backup was encrypted with: the home's, or what its own vault holds.
+fn key_of_backup(args: &RestoreArgs, home: Option<&DataKey>) -> Result<Option<DataKey>> {
+    let Some(note) = store::head_note(&args.path).map_err(refused)? else { return Ok(None) };
+    if let Some(home) = home
+        && store::opens(&args.path, home).map_err(refused)?
+    {
+        return Ok(Some(home.clone()));
+    }
+    let what = args.path.display().to_string();
+    let vault = String::from_utf8(note).unwrap_or_default();
+    let passphrase = match &args.passphrase_file {
+        Some(file) => vault::read(file)?,
+        None => vault::passphrase_of(&what)?,
+    };
+    vault::unwrap(&vault, &passphrase, &what).map(Some)
 }
 
 fn refused(error: store::OpenError) -> CliError {

@@ -1,7 +1,7 @@
 //! `batch`: many operations from stdin or a file, as JSON Lines.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read as _};
+use std::io::{self, BufRead, BufReader, IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::Env;
@@ -9,6 +9,7 @@ use crate::backend::{Backend, Need};
 use crate::data::json;
 use crate::data::{Applied, DataRequest, Operation};
 use crate::error::{CliError, Kind, Result};
+use crate::progress::Progress;
 use crate::protocol::{LINE_BYTES_MAX, Request};
 
 const AFTER_HELP: &str = "\
@@ -44,6 +45,8 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
     let mut lines = Lines::open(&args.file)?;
     env.with_backend(Need::Store, async |backend| {
         let mut total = Applied::default();
+        // Who types the operations sees how far they are.
+        let progress = (!lines.typed).then(|| Progress::counting(&env.out, "Operations written"));
         loop {
             let first = lines.number + 1;
             // A chunk that no transaction can hold is refused before it fills the memory.
@@ -57,10 +60,12 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
                 Ok(applied) => {
                     total.operations += applied.operations;
                     total.transactions += applied.transactions;
+                    progress.iter().for_each(|progress| progress.at(total.operations));
                 }
                 Err(error) => return Err(in_context(error, &lines, first, total)),
             }
         }
+        drop(progress);
         env.out.show(&total, |total| {
             let transactions = if total.transactions == 1 { "transaction" } else { "transactions" };
             format!("{} operations in {} {transactions}.", total.operations, total.transactions)
@@ -98,6 +103,8 @@ struct Lines {
     reader: Box<dyn BufRead + Send>,
     /// The line that was read last, from 1.
     number: u64,
+    /// It comes from a terminal.
+    typed: bool,
 }
 
 impl Lines {
@@ -114,7 +121,8 @@ impl Lines {
             })?;
             (path.display().to_string(), Box::new(BufReader::new(file)))
         };
-        Ok(Lines { name, reader, number: 0 })
+        let typed = name == "stdin" && io::stdin().is_terminal();
+        Ok(Lines { name, reader, number: 0, typed })
     }
 
     /// Up to `count` operations; none at the end.

@@ -8,14 +8,14 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Env, init_logging};
-use crate::backend::{Backend, Need};
+use super::{Env, init_logging, meeting};
+use crate::backend::{Backend, Need, connect};
 use crate::data::{DataRequest, Verified};
 use crate::error::{CliError, Kind, Result};
 use crate::home::Home;
 use crate::output::{printable, span};
 use crate::protocol::Request;
-use crate::report::{Relay, Stats, Status};
+use crate::report::{NetCheck, Relay, Stats, Status};
 
 /// Free space from which to warn, in bytes; and what counts as none.
 const FREE_BYTES_LOW: u64 = 1024 * 1024 * 1024;
@@ -72,7 +72,7 @@ pub(crate) async fn run(env: &Env) -> Result<()> {
     }
 }
 
-fn human(check: &Check) -> String {
+pub(crate) fn human(check: &Check) -> String {
     let mark = match check.verdict {
         Verdict::Ok => "ok  ",
         Verdict::Warning => "WARN",
@@ -85,7 +85,8 @@ fn human(check: &Check) -> String {
 /// All checks, in the order in which one would look.
 pub(crate) async fn checks(home: &Home) -> Result<Vec<Check>> {
     home.require()?;
-    let mut checks = vec![permissions(home), keys(home), config(home), space(home)];
+    let running = matches!(connect(home).await, Ok(Some(_)));
+    let mut checks = vec![permissions(home), keys(home, running), config(home), space(home)];
     match Backend::open(home, Need::Store).await {
         Err(error) => checks.push(Check::error("database", &error)),
         Ok(backend) => {
@@ -102,7 +103,7 @@ pub(crate) async fn checks(home: &Home) -> Result<Vec<Check>> {
 fn permissions(home: &Home) -> Check {
     let open_to_others =
         |path: &Path| fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0);
-    let files = [home.device_key_path(), home.account_key_path(), home.config_path()];
+    let files = [home.device_key_path(), home.account_key_path(), home.vault_path(), home.config_path()];
     let wrong: Vec<String> = std::iter::once(home.dir().to_owned())
         .chain(files)
         .chain(home.database_path())
@@ -119,7 +120,11 @@ fn permissions(home: &Home) -> Check {
     )
 }
 
-fn keys(home: &Home) -> Check {
+fn keys(home: &Home, running: bool) -> Check {
+    // Nobody is asked for a passphrase to see what the daemon has seen.
+    if running && home.encrypted().unwrap_or(false) {
+        return Check::ok("keys", "encrypted; the daemon has opened them");
+    }
     match home.identity().and_then(|identity| Ok((identity, home.root()?))) {
         Err(error) => Check::error("keys", &error),
         Ok((_, root)) => {
@@ -181,7 +186,14 @@ async fn through(home: &Home, backend: &Backend) -> Vec<Check> {
         Ok(status) => {
             checks.push(daemon(&status));
             checks.push(clock(&status));
+            checks.extend(forks(&status));
             checks.extend(status.relays.iter().map(relay));
+            if status.running && status.sync_enabled && !status.paused && !status.peers.is_empty() {
+                match backend.one::<NetCheck>(Request::NetCheck { within_ms: 0 }).await {
+                    Err(error) => checks.push(Check::error("network", &error)),
+                    Ok(found) => checks.extend(meeting::checks(&found)),
+                }
+            }
         }
     }
     let local = DataRequest::Verify { peer: None, within_ms: 0 };
@@ -235,6 +247,18 @@ fn clock(status: &Status) -> Check {
             Check::warning("clock", detail, "set this device's clock right: its writes win or lose by it")
         }
     }
+}
+
+/// Databases that ran twice, if there are any.
+fn forks(status: &Status) -> impl Iterator<Item = Check> {
+    status.forks.iter().map(|fork| {
+        let detail = format!(
+            "the database of {} ran twice, or its key was stolen: nothing counts after its commit {}",
+            fork.device, fork.seq
+        );
+        let hint = "`ahenk-cli quarantine list` shows what this device had of it; pair the copy anew, or revoke the device";
+        Check::warning("fork", detail, hint)
+    })
 }
 
 fn sync(stats: &Stats) -> Vec<Check> {

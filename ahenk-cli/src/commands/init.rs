@@ -10,12 +10,12 @@ use super::Env;
 use crate::config::{self, Config, Settings};
 use crate::error::{CliError, Result};
 use crate::home::environment;
-use crate::{secrets, session};
+use crate::{secrets, session, vault};
 
 /// Arguments of `init`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  ahenk-cli init --name laptop\n  ahenk-cli init --name server --listen /ip4/0.0.0.0/tcp/4001 --no-mdns"
+    after_help = "Examples:\n  ahenk-cli init --name laptop\n  ahenk-cli init --encrypt\n  ahenk-cli init --name server --listen /ip4/0.0.0.0/tcp/4001 --no-mdns"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -31,6 +31,9 @@ pub(crate) struct NewDevice {
     /// Listen here: a multiaddr with TCP or QUIC; may be repeated [default: any port on all interfaces]
     #[arg(long, value_name = "MULTIADDR")]
     listen: Vec<String>,
+    /// Encrypt the keys and the database, with a passphrase that is asked for
+    #[arg(long)]
+    encrypt: bool,
     /// Do not look for devices on the local network, nor be found there
     #[arg(long)]
     no_mdns: bool,
@@ -47,6 +50,11 @@ impl NewDevice {
         }
         Err(CliError::usage("a device name is 1 to 64 bytes of printable text")
             .hint("choose one with --name NAME"))
+    }
+
+    /// The passphrase, if it is to be encrypted.
+    pub(crate) fn passphrase(&self) -> Result<Option<vault::Passphrase>> {
+        if self.encrypt { vault::new_passphrase().map(Some) } else { Ok(None) }
     }
 
     /// The configuration, checked: what `start` would refuse is refused before there is anything.
@@ -79,6 +87,7 @@ fn machine_name() -> String {
 pub(crate) fn run(env: &Env, args: &Args) -> Result<()> {
     env.home.require_vacant()?;
     let (name, config) = (args.device.name()?, args.device.config()?);
+    let passphrase = args.device.passphrase()?;
     let root = secrets::new_key()?;
     let secret = secrets::new_key()?;
     // A clock before 1970 counts as 1970; the time is for people only.
@@ -88,6 +97,9 @@ pub(crate) fn run(env: &Env, args: &Args) -> Result<()> {
     let identity = Identity::new(secret, cert).map_err(CliError::internal)?;
     let phrase = secrets::recovery_phrase(&root)?;
     let building = env.home.begin()?;
+    if let Some(passphrase) = &passphrase {
+        building.encrypt(passphrase)?;
+    }
     session::create_store(building.home(), &identity, Vec::new())?;
     building.write(&identity, Some(&root), &config)?;
     // Shown first: an account whose phrase nobody saw must not come to be.

@@ -85,7 +85,12 @@ pub(crate) fn standing(peer: &Peer) -> String {
 fn details(peer: &Peer) -> String {
     let mut lines = vec![format!("\n\n{}  {}", peer.name, peer.id)];
     lines.extend(peer.address.as_ref().map(|address| format!("  connected at  {}", printable(address))));
+    lines.extend(peer.relay.as_ref().map(|relay| format!("  through relay {}", printable(relay))));
     lines.extend(peer.connected_ms.map(|ms| format!("  connected for {}", super::ago(ms))));
+    if peer.connected {
+        lines.push(format!("  sync          {}", standing(peer)));
+    }
+    lines.extend(peer.addresses_ms.map(|ms| format!("  said so       {} ago", super::ago(ms))));
     lines.extend(peer.addresses.iter().map(|address| format!("  may be at     {}", printable(address))));
     if peer.connected {
         let Peer { ops_sent, ops_received, bytes_sent, bytes_received, .. } = peer;

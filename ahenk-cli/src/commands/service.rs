@@ -2,6 +2,8 @@
 
 mod text;
 
+pub(super) use text::quoted;
+
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 

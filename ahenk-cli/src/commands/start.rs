@@ -1,12 +1,14 @@
 //! `start`: run the daemon, here or in the background.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use store::DataKey;
+use zeroize::Zeroizing;
 
 use super::Env;
 use crate::backend::Backend;
@@ -43,6 +45,9 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
         return background(env).await;
     }
     if args.detached {
+        if env.home.encrypted()? {
+            adopt_key(env)?;
+        }
         // Without a terminal of its own, it is not ended with the one it was started from.
         rustix::process::setsid()
             .map_err(|error| CliError::internal(format!("no session of its own: {error}")))?;
@@ -55,8 +60,9 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
 /// `restart`: ends the daemon if it runs, and starts it in the background.
 pub(crate) async fn restart(env: &Env) -> Result<()> {
     env.home.require()?;
-    // Settings that are wrong must not cost the user a daemon that runs.
+    // Settings that are wrong, or a passphrase that is not at hand, must not cost the user a daemon that runs.
     env.home.config()?;
+    env.home.key()?;
     match super::stop::stop(env).await {
         Ok(_) => {}
         Err(error) if error.kind == Kind::NotRunning => {}
@@ -67,6 +73,7 @@ pub(crate) async fn restart(env: &Env) -> Result<()> {
 
 async fn background(env: &Env) -> Result<()> {
     env.init_logging();
+    let key = env.home.key()?;
     let (log, end) = open_log(env)?;
     let program =
         std::env::current_exe().map_err(|error| CliError::internal(format!("who am I? {error}")))?;
@@ -77,16 +84,30 @@ async fn background(env: &Env) -> Result<()> {
         .arg(env.home.dir())
         .args(["start", "--detached"])
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(if key.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(clone(&log)?)
         .stderr(clone(&log)?)
         .spawn()
         .map_err(|error| CliError::internal(format!("the daemon could not be started: {error}")))?;
+    if let (Some(key), Some(mut stdin)) = (key, child.stdin.take()) {
+        // A daemon that has ended before it read this is told of below.
+        let _ = stdin.write_all(key.bytes());
+    }
     let pid = wait_for(env, &mut child, end).await?;
     let log = env.home.log_path().display().to_string();
     env.out.show(&json!({ "running": true, "pid": pid, "log": log }), |_| {
         format!("The daemon is running, process {pid}. Log: {log}")
     })
+}
+
+/// Reads the data key from the process that asked for the passphrase.
+fn adopt_key(env: &Env) -> Result<()> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    std::io::stdin().lock().read_exact(&mut bytes[..]).map_err(|_| {
+        CliError::internal("the background process was not given the key of the encrypted home")
+    })?;
+    env.home.adopt(DataKey::new(bytes));
+    Ok(())
 }
 
 /// Waits until the new process answers at the socket, or has ended.

@@ -7,7 +7,7 @@ use crate::backend::{Backend, Need};
 use crate::error::Result;
 use crate::output::{printable, span};
 use crate::protocol::Request;
-use crate::report::{Relay, Status};
+use crate::report::{Fork, Relay, Status};
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
@@ -108,6 +108,7 @@ fn human(status: &Status) -> String {
              \x20         To take part again, pair it anew into another home folder"
         ));
     }
+    lines.extend(status.forks.iter().map(|fork| format!("Warning   {}", told(fork))));
     if let Some(ms) = status.copied_ms {
         lines.push(format!(
             "Warning   this database turned out to be a copy, or an older state, {} ago, and goes on as a new replica.\n\
@@ -124,4 +125,14 @@ fn human(status: &Status) -> String {
     lines.push(String::new());
     lines.push(peer::human(&status.peers, false));
     lines.join("\n")
+}
+
+/// What a fork is, and what to do, in words.
+pub(super) fn told(fork: &Fork) -> String {
+    format!(
+        "the database of {} ran twice, or its key was stolen: what it wrote after its commit {} counts nowhere.\n\
+         \x20         `ahenk-cli quarantine list` shows what this device had of that; pair the copy anew, or revoke the device",
+        printable(&fork.device),
+        fork.seq
+    )
 }

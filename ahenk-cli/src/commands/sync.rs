@@ -4,6 +4,7 @@ use super::Env;
 use crate::backend::Need;
 use crate::error::Result;
 use crate::output::span;
+use crate::progress::Progress;
 use crate::protocol::Request;
 use crate::report::Synced;
 
@@ -19,7 +20,10 @@ pub(crate) struct Args {
 pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
     env.with_backend(Need::Network, async |backend| {
         let within_ms = args.timeout.saturating_mul(1000);
-        let synced: Synced = backend.one(Request::Sync { within_ms }).await?;
+        let progress = Progress::waiting(&env.out, "Comparing with the other devices");
+        let synced: Result<Synced> = backend.one(Request::Sync { within_ms }).await;
+        drop(progress);
+        let synced = synced?;
         env.out.show(&synced, |synced| {
             let Synced { peers, devices, took_ms, position, .. } = synced;
             let noun = if *devices == 1 { "device" } else { "devices" };

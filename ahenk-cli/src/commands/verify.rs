@@ -92,5 +92,6 @@ fn human(verified: &Verified) -> String {
             lines.push(format!("    {side:<10}  {}/{}", printable(&row.table), printable(&row.row)));
         }
     }
+    lines.extend(verified.forks.iter().map(|fork| format!("forked       {}", super::status::told(fork))));
     lines.join("\n")
 }

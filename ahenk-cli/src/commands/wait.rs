@@ -4,6 +4,7 @@ use super::Env;
 use crate::backend::Need;
 use crate::error::{CliError, Result};
 use crate::output::{printable, span};
+use crate::progress::Progress;
 use crate::protocol::Request;
 use crate::report::Waited;
 
@@ -40,7 +41,10 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
     env.with_backend(Need::Network, async |backend| {
         let within_ms = args.timeout.saturating_mul(1000);
         let request = Request::Wait { synced: args.synced, peers: args.peer, within_ms };
-        let waited: Waited = backend.one(request).await?;
+        let progress = Progress::waiting(&env.out, "Waiting");
+        let waited: Result<Waited> = backend.one(request).await;
+        drop(progress);
+        let waited = waited?;
         env.out.show(&waited, |waited| {
             let names = waited.peers.iter().map(|name| printable(name)).collect::<Vec<_>>().join(", ");
             let what = if args.synced { "In sync with" } else { "Connected to" };

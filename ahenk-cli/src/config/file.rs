@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use toml_edit::{Array, DocumentMut, Item, Table, value};
 
-use super::{Config, KEYS, Key, Value, find, in_file};
+use super::keys::find_in;
+use super::{Config, KEYS, Key, Value, in_file};
 use crate::error::{CliError, Result};
 
 /// Longest configuration file that is read, in bytes.
@@ -40,7 +41,7 @@ impl File {
     pub(crate) fn parse(path: &Path, text: &str) -> Result<File> {
         let document = text.parse().map_err(|error: toml_edit::TomlError| {
             CliError::usage(format!("{} is not right: {}", path.display(), error.to_string().trim_end()))
-                .hint("`ahenk-cli config edit` opens it")
+                .hint("correct it in an editor; `ahenk-cli config edit` opens a device's, and checks it")
         })?;
         Ok(File { path: path.to_owned(), document })
     }
@@ -63,6 +64,16 @@ impl File {
 
     /// All that is set in it, not checked but for names and sorts.
     pub(crate) fn values(&self) -> Result<Vec<(&'static Key, Value)>> {
+        self.values_of(KEYS, "`ahenk-cli config list` shows all")
+    }
+
+    /// The same for another table of keys, which `all` says how to see.
+    pub(super) fn values_of<C>(
+        &self,
+        keys: &'static [Key<C>],
+        all: &str,
+    ) -> Result<Vec<(&'static Key<C>, Value)>> {
+        let find = |name: &str| find_in(keys, name, all);
         let mut values = Vec::new();
         for (section, item) in self.document.iter() {
             let Some(table) = item.as_table_like() else {
@@ -87,7 +98,7 @@ impl File {
     }
 
     /// Sets a key.
-    pub(crate) fn set(&mut self, key: &Key, given: &Value) -> Result<()> {
+    pub(crate) fn set<C>(&mut self, key: &Key<C>, given: &Value) -> Result<()> {
         let (section, name) = split(key);
         let table = self.document.entry(section).or_insert_with(|| Item::Table(Table::new()));
         let table = table.as_table_like_mut().ok_or_else(|| key.wrong("its section is no table"))?;
@@ -127,7 +138,7 @@ impl File {
     }
 }
 
-fn split(key: &Key) -> (&'static str, &'static str) {
+fn split<C>(key: &Key<C>) -> (&'static str, &'static str) {
     key.name.split_once('.').unwrap_or(("", key.name))
 }
 
@@ -147,6 +158,7 @@ fn read(item: &Item) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::find;
     use super::*;
 
     #[test]

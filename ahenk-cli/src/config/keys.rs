@@ -1,4 +1,5 @@
-//! The table of keys: for each its name, what it is for, what it may be, and where it is in [`Config`].
+//! The table of keys: for each its name, what it is for, what it may be, and where it is in [`Config`]. A relay has a
+//! table of its own (`relay`), of keys with another place.
 
 use super::{Config, Value};
 use crate::error::{CliError, Kind, Result};
@@ -6,26 +7,26 @@ use crate::suggest;
 
 /// A key that can be set.
 #[derive(Debug)]
-pub(crate) struct Key {
+pub(crate) struct Key<C: 'static = Config> {
     /// `section.name`, as in the file.
     pub(crate) name: &'static str,
     /// What it does, in a sentence for people.
     pub(crate) about: &'static str,
-    field: Field,
+    field: Field<C>,
 }
 
-/// What a key may be, and its place in [`Config`].
+/// What a key may be, and its place in `C`.
 #[derive(Debug)]
-enum Field {
-    Bool(fn(&mut Config) -> &mut bool),
-    Integer(u64, u64, fn(&mut Config) -> &mut u64),
+pub(super) enum Field<C> {
+    Bool(fn(&mut C) -> &mut bool),
+    Integer(u64, u64, fn(&mut C) -> &mut u64),
     /// Like an integer, and 0 for none.
-    Limit(u64, u64, fn(&mut Config) -> &mut u64),
-    Choice(&'static [&'static str], fn(&mut Config) -> &mut String),
+    Limit(u64, u64, fn(&mut C) -> &mut u64),
+    Choice(&'static [&'static str], fn(&mut C) -> &mut String),
     /// At least one of them.
-    Choices(&'static [&'static str], fn(&mut Config) -> &mut Vec<String>),
-    Text(Check, fn(&mut Config) -> &mut String),
-    List(Check, fn(&mut Config) -> &mut Vec<String>),
+    Choices(&'static [&'static str], fn(&mut C) -> &mut Vec<String>),
+    Text(Check, fn(&mut C) -> &mut String),
+    List(Check, fn(&mut C) -> &mut Vec<String>),
 }
 
 /// Says what is wrong with a text.
@@ -33,9 +34,9 @@ type Check = fn(&str) -> Result<(), String>;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
-const GIB: u64 = 1024 * MIB;
+pub(super) const GIB: u64 = 1024 * MIB;
 
-const fn key(name: &'static str, field: Field, about: &'static str) -> Key {
+pub(super) const fn key<C>(name: &'static str, field: Field<C>, about: &'static str) -> Key<C> {
     Key { name, about, field }
 }
 
@@ -144,7 +145,7 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "limits.reorder_bytes",
         Field::Integer(2 * MIB, 1024 * MIB, |c| &mut c.reorder_bytes_max),
-        "Memory for commits that wait for others that they depend on, in bytes",
+        "Commits that wait for others that they depend on, in bytes as they travel; they take up to four times that in memory",
     ),
     key(
         "limits.outbox_bytes",
@@ -191,26 +192,45 @@ pub(crate) const KEYS: &[Key] = &[
 
 /// The key of that name, or an error that says which was perhaps meant.
 pub(crate) fn find(name: &str) -> Result<&'static Key> {
-    KEYS.iter().find(|key| key.name == name).ok_or_else(|| {
-        let hint = match nearest(name) {
-            Some(key) => format!("did you mean `{key}`? `ahenk-cli config list` shows all"),
-            None => "`ahenk-cli config list` shows all".to_owned(),
+    find_in(KEYS, name, "`ahenk-cli config list` shows all")
+}
+
+/// The key of that name in a table, or an error that says which was perhaps meant, and what shows them all.
+pub(super) fn find_in<C>(keys: &'static [Key<C>], name: &str, all: &str) -> Result<&'static Key<C>> {
+    keys.iter().find(|key| key.name == name).ok_or_else(|| {
+        let hint = match nearest(keys, name) {
+            Some(key) => format!("did you mean `{key}`? {all}"),
+            None => all.to_owned(),
         };
         CliError::usage(format!("there is no key `{name}`")).hint(hint)
     })
 }
 
 /// The key whose name, or name within its section, is most like this one.
-fn nearest(name: &str) -> Option<&'static str> {
-    let last = |key: &Key| key.name.split('.').next_back().unwrap_or(key.name);
-    if let Some(full) = suggest::nearest(name, KEYS.iter().map(|key| key.name)) {
+fn nearest<C>(keys: &'static [Key<C>], name: &str) -> Option<&'static str> {
+    if let Some(full) = suggest::nearest(name, keys.iter().map(|key| key.name)) {
         return Some(full);
     }
-    let short = suggest::nearest(name, KEYS.iter().map(last))?;
-    KEYS.iter().find(|key| last(key) == short).map(|key| key.name)
+    let short = suggest::nearest(name, keys.iter().map(Key::short))?;
+    keys.iter().find(|key| key.short() == short).map(|key| key.name)
 }
 
-impl Key {
+impl<C> Key<C> {
+    /// Its name within its section.
+    pub(crate) fn short(&self) -> &'static str {
+        self.name.split('.').next_back().unwrap_or(self.name)
+    }
+
+    /// Whether it is true or false.
+    pub(crate) fn is_bool(&self) -> bool {
+        matches!(self.field, Field::Bool(_))
+    }
+
+    /// Whether it is a number.
+    pub(crate) fn is_number(&self) -> bool {
+        matches!(self.field, Field::Integer(..) | Field::Limit(..))
+    }
+
     /// The variables of the environment that set it, the first that is set counting.
     pub(crate) fn variables(&self) -> Vec<String> {
         let mut variables = vec![format!("AHENK_{}", self.name.replace('.', "_").to_uppercase())];
@@ -246,7 +266,10 @@ impl Key {
         }
     }
 
-    pub(crate) fn get(&self, config: &Config) -> Value {
+    pub(crate) fn get(&self, config: &C) -> Value
+    where
+        C: Clone,
+    {
         let mut config = config.clone();
         match &self.field {
             Field::Bool(field) => Value::Bool(*field(&mut config)),
@@ -257,7 +280,7 @@ impl Key {
     }
 
     /// Sets it, if it may be so.
-    pub(crate) fn set(&self, config: &mut Config, value: Value) -> Result<()> {
+    pub(crate) fn set(&self, config: &mut C, value: Value) -> Result<()> {
         match (&self.field, value) {
             (Field::Bool(field), Value::Bool(value)) => *field(config) = value,
             (Field::Integer(min, max, field), Value::Integer(value)) if (*min..=*max).contains(&value) => {
@@ -365,15 +388,15 @@ fn device_name(text: &str) -> Result<(), String> {
     Err("a device name is 1 to 64 bytes of printable text".to_owned())
 }
 
-fn listen_address(text: &str) -> Result<(), String> {
+pub(super) fn listen_address(text: &str) -> Result<(), String> {
     transport_libp2p::check_listen(text).map_err(|error| error.to_string())
 }
 
-fn relay(text: &str) -> Result<(), String> {
+pub(super) fn relay(text: &str) -> Result<(), String> {
     transport_libp2p::check_relay(text).map_err(|error| error.to_string())
 }
 
-fn multiaddr(text: &str) -> Result<(), String> {
+pub(super) fn multiaddr(text: &str) -> Result<(), String> {
     transport_libp2p::check_dial(text).map_err(|error| error.to_string())
 }
 

@@ -9,6 +9,7 @@
 
 mod file;
 mod keys;
+pub(crate) mod relay;
 #[cfg(test)]
 mod shown;
 

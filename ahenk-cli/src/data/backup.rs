@@ -17,7 +17,10 @@ pub(crate) struct BackedUp {
 
 pub(super) async fn backup(context: &Context, path: PathBuf) -> Result<BackedUp> {
     let (db, target) = (context.db.clone(), path.clone());
-    let writing = tokio::task::spawn_blocking(move || db.store().backup(&target)).await;
+    // With the vault as it is now, so that the present passphrase opens it.
+    let vault = context.home.vault()?.unwrap_or_default();
+    let writing =
+        tokio::task::spawn_blocking(move || db.store().backup_with(&target, vault.as_bytes())).await;
     writing.map_err(CliError::internal)?.map_err(|error| failed(&path, error))?;
     let metadata = std::fs::metadata(&path).map_err(|error| CliError::io("read", &path, &error))?;
     Ok(BackedUp { file: path.display().to_string(), bytes: metadata.len() })

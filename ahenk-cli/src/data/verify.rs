@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::log::Names;
 use crate::error::{CliError, Kind, Result, closed};
-use crate::network::digest_text;
+use crate::network::{digest_text, forks_of};
+use crate::report::Fork;
 use crate::service::Context;
 
 /// How long a device may take to answer one question.
@@ -70,6 +71,9 @@ pub(crate) struct Verified {
     pub(crate) local: Local,
     /// The devices that were asked for, or all.
     pub(crate) peers: Vec<Compared>,
+    /// Devices whose database was found to run twice: what is equal now was cut back to before that.
+    #[serde(default)]
+    pub(crate) forks: Vec<Fork>,
 }
 
 /// Looks at this device's rows, and at those of one device or of all that can be reached. With `within` 0 at no other's.
@@ -88,7 +92,7 @@ pub(super) async fn verify(context: &Context, peer: Option<&str>, within: Durati
     }
     let local = local(context).await?;
     if within.is_zero() {
-        return Ok(Verified { local, peers: Vec::new() });
+        return Ok(Verified { local, peers: Vec::new(), forks: forks(context).await? });
     }
     let mut peers = Vec::new();
     if !devices.is_empty() {
@@ -107,7 +111,11 @@ pub(super) async fn verify(context: &Context, peer: Option<&str>, within: Durati
         }
         peers.push(document(&names, device, compared));
     }
-    Ok(Verified { local, peers })
+    Ok(Verified { local, peers, forks: forks(context).await? })
+}
+
+async fn forks(context: &Context) -> Result<Vec<Fork>> {
+    Ok(forks_of(&context.db.status().await.ok_or_else(closed)?))
 }
 
 fn document(names: &Names, device: DeviceId, compared: Comparison) -> Compared {

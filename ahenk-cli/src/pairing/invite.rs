@@ -11,8 +11,8 @@ use ahenk::SystemClock;
 use engine::identity::{DeviceCert, DeviceId, PeerKey};
 use engine::io::Event;
 use engine::pairing::{
-    ADDRESSES_MAX, Invitation, InviterEvent, InviterSession, OTHERS_MAX, Offer, OfferState, PairingError,
-    Terms, Turn,
+    ADDRESSES_MAX, Invitation, InviterEvent, InviterSession, OFFER_MS, OTHERS_MAX, Offer, OfferState,
+    PairingError, Terms, Turn,
 };
 use engine::time::Clock as _;
 use serde::{Deserialize, Serialize};
@@ -122,14 +122,18 @@ impl Desk {
     }
 }
 
+/// What [`crate::protocol::Request::Invite`] asks for.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) ask: bool,
+    pub(crate) admin: bool,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) lifetime_ms: Option<u64>,
+}
+
 /// Carries out [`crate::protocol::Request::Invite`].
-pub(crate) async fn invite(
-    context: &Context,
-    ask: bool,
-    admin: bool,
-    addresses: Vec<String>,
-    caller: &mut Caller,
-) -> Result<()> {
+pub(crate) async fn invite(context: &Context, wanted: Wanted, caller: &mut Caller) -> Result<()> {
+    let addresses = &wanted.addresses;
     if let Some(bad) = addresses.iter().find(|address| !looks_dialable(address)) {
         return Err(CliError::usage(format!("{bad:?} is not an address that can be called"))
             .hint("as in --address /dns4/home.example.org/tcp/4001, or /ip4/192.0.2.7/udp/4001/quic-v1"));
@@ -142,9 +146,9 @@ pub(crate) async fn invite(
     let clock = SystemClock::new();
     let members = context.db.status().await.ok_or_else(closed)?.members;
     let names = Arc::new(members.iter().map(|cert| cert.name.clone()).collect());
-    let offer = make_offer(context, (ask, admin), &clock, &addresses, &listening, members)?;
+    let offer = make_offer(context, &wanted, &clock, &listening, members)?;
     let desk = Desk { offer: Arc::new(Mutex::new(offer)), clock, names, asks };
-    let code = show_code(&desk, &addresses, &listening)?;
+    let code = show_code(&desk, addresses, &listening)?;
     caller.item(code).await?;
     let mut events = context.db.events();
     let mut talks = JoinSet::new();
@@ -192,9 +196,8 @@ async fn relay_ready(net: &Libp2pControl) -> Result<()> {
 
 fn make_offer(
     context: &Context,
-    (ask, admin): (bool, bool),
+    wanted: &Wanted,
     clock: &SystemClock,
-    addresses: &[String],
     listening: &[String],
     members: Vec<DeviceCert>,
 ) -> Result<Offer> {
@@ -206,12 +209,13 @@ fn make_offer(
     };
     let inviter = context.identity.cert.clone();
     let others = members.into_iter().filter(|cert| cert.key != inviter.key).take(OTHERS_MAX).collect();
-    let mut reachable = addresses.to_vec();
+    let mut reachable = wanted.addresses.clone();
     reachable.extend(far_first(listening));
     reachable.truncate(ADDRESSES_MAX);
-    let terms = Terms { root, inviter, others, addresses: reachable, admin, ask };
+    let terms = Terms { root, inviter, others, addresses: reachable, admin: wanted.admin, ask: wanted.ask };
     let now = clock.now();
     Offer::new(terms, *secrets::random::<32>()?, now.mono.0 / 1000, now.wall.0)
+        .map(|offer| offer.lasting(wanted.lifetime_ms.unwrap_or(OFFER_MS)))
         .map_err(|error| CliError::usage(error).hint("check the addresses given with --address"))
 }
 

@@ -19,6 +19,7 @@ use crate::addresses::Addresses;
 use crate::config::Config;
 use crate::error::{CliError, Kind, Result};
 use crate::home::Home;
+use crate::vault::Passphrase;
 use crate::{secrets, session};
 
 /// How long to look for an inviter on the local network.
@@ -33,6 +34,8 @@ pub(crate) struct Joining<'a> {
     pub(crate) invitation: &'a Invitation,
     pub(crate) name: &'a str,
     pub(crate) config: &'a Config,
+    /// Of the new home, if it is to be encrypted.
+    pub(crate) passphrase: Option<&'a Passphrase>,
 }
 
 /// A device that was admitted.
@@ -73,6 +76,9 @@ pub(crate) async fn join(joining: &Joining<'_>, told: impl Fn(&str)) -> Result<F
     let inviter = joined.inviter.name.clone();
     let mut members = joined.others;
     members.push(joined.inviter);
+    if let Some(passphrase) = joining.passphrase {
+        building.encrypt(passphrase)?;
+    }
     session::create_store(building.home(), &identity, members)?;
     addresses.save(building.home())?;
     building.write(&identity, joined.root.as_ref(), joining.config)?;

@@ -7,7 +7,7 @@
 mod invite;
 mod join;
 
-pub(crate) use invite::{InviteStep, invite};
+pub(crate) use invite::{InviteStep, Wanted, invite};
 pub(crate) use join::{Joining, join};
 
 use engine::pairing::PairingError;

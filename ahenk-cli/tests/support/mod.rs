@@ -101,8 +101,21 @@ impl Device {
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ahenk-cli"));
         command.args(args).env("AHENK_HOME", &self.home).env_remove("RUST_LOG").env("NO_COLOR", "1");
-        command.stdin(Stdio::null());
+        command.stdin(Stdio::null()).env_remove("AHENK_PASSPHRASE_FILE");
+        if self.passphrase_file().exists() {
+            command.env("AHENK_PASSPHRASE_FILE", self.passphrase_file());
+        }
         command
+    }
+
+    /// A file beside the home: where it exists, it is given to all commands.
+    pub(crate) fn passphrase_file(&self) -> PathBuf {
+        self.home.with_extension("passphrase")
+    }
+
+    /// From now on this is the passphrase that commands are given.
+    pub(crate) fn set_passphrase(&self, passphrase: &str) {
+        std::fs::write(self.passphrase_file(), format!("{passphrase}\n")).expect("written");
     }
 
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
@@ -225,6 +238,16 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Has a device without a daemon sync with another, whose daemon runs for that only.
+pub(crate) fn exchange(serving: &Device, other: &Device) {
+    serving.start();
+    // While it did not run, another program may have taken its port, so that it has chosen another.
+    let address = serving.status()["listening"][0].as_str().expect("an address").to_owned();
+    other.run(&["peer", "add", &address]).ok();
+    other.run(&["sync"]).ok();
+    serving.run(&["stop"]).ok();
 }
 
 /// Waits until something is so.

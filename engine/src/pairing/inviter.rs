@@ -78,6 +78,7 @@ pub struct Offer {
     sessions: u64,
     used: bool,
     made_ms: u64,
+    lifetime_ms: u64,
     made_wall_ms: u64,
 }
 
@@ -112,8 +113,16 @@ impl Offer {
             sessions: 0,
             used: false,
             made_ms: now_ms,
+            lifetime_ms: OFFER_MS,
             made_wall_ms: wall_ms,
         })
+    }
+
+    /// The same for a shorter time: no longer than [`OFFER_MS`].
+    #[must_use]
+    pub fn lasting(mut self, lifetime_ms: u64) -> Offer {
+        self.lifetime_ms = lifetime_ms.min(OFFER_MS);
+        self
     }
 
     /// The code to show to the user.
@@ -123,7 +132,7 @@ impl Offer {
 
     /// When the offer ends by itself, on the caller's monotonic clock, in milliseconds.
     pub fn deadline_ms(&self) -> u64 {
-        let stands_ms = if planted::is(Bug::InvitationStays) { u64::MAX } else { OFFER_MS };
+        let stands_ms = if planted::is(Bug::InvitationStays) { u64::MAX } else { self.lifetime_ms };
         self.made_ms.saturating_add(stands_ms)
     }
 

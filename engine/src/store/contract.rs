@@ -38,6 +38,7 @@ pub fn run<S: Store>(cases: u32, open: impl Fn() -> S) {
     retracted_commits_lie_in_the_quarantine_and_nowhere_else(&open());
     a_row_that_nothing_stands_for_is_gone_and_so_is_its_table(&open());
     released_commits_are_gone_and_others_stay(&open());
+    the_quarantine_keeps_different_commits_of_one_name(&open());
     signatures_join_commits_that_the_log_holds(&open());
     large_rows_come_back(&open());
     many_replicas_come_back(&open());
@@ -459,6 +460,39 @@ pub fn released_commits_are_gone_and_others_stay(store: &impl Store) {
         store.quarantine(None, 10).expect("the quarantine").iter().map(|one| one.stored.dot()).collect();
     assert_eq!(left, [dots[0], dots[2]]);
     assert_eq!(store.recover().expect("recovered").position, 7);
+    state_follows_from_log(store);
+}
+
+/// Two branches of a fork can end in one quarantine, one after the other: both are kept, and come together.
+pub fn the_quarantine_keeps_different_commits_of_one_name(store: &impl Store) {
+    let mut history = History::default();
+    let write = |n: i64| vec![put("t", "a", n)];
+    assert_eq!(store.apply(&history.batch(vec![(1, write(1))], |_| true)), Ok(()));
+    let twin = history.authors[&1].clone();
+    let gone = twin.replica;
+    let batch = history.batch(vec![(2, write(2)), (1, write(3))], |_| true);
+    assert_eq!(store.apply(&batch), Ok(()));
+    assert_eq!(store.apply(&history.retract(2, 1, 2)), Ok(()));
+    history.authors.insert(1, twin);
+    let again = history.batch(vec![(1, write(4)), (1, write(5))], |_| true);
+    assert_eq!(store.apply(&again), Ok(()));
+    assert_eq!(store.apply(&history.retract(2, 1, 2)), Ok(()));
+    let positions = |after: Option<&Dot>, limit| -> Vec<(u64, u64)> {
+        let all = store.quarantine(after, limit).expect("the quarantine");
+        all.iter().map(|one| (one.stored.dot().seq, one.stored.position)).collect()
+    };
+    assert_eq!(positions(None, 10), [(2, 3), (2, 5), (3, 6)]);
+    assert_eq!(positions(None, 1), [(2, 3), (2, 5)]);
+    let dot = Dot { replica: gone, seq: 2 };
+    assert_eq!(positions(Some(&dot), 10), [(3, 6)]);
+    let mut release = history.batch(vec![], |_| true);
+    release.released = vec![dot];
+    assert_eq!(store.apply(&release), Ok(()));
+    assert_eq!(positions(None, 10), [(2, 5), (3, 6)]);
+    let mut release = history.batch(vec![], |_| true);
+    release.released = vec![dot];
+    assert_eq!(store.apply(&release), Ok(()));
+    assert_eq!(positions(None, 10), [(3, 6)]);
     state_follows_from_log(store);
 }
 

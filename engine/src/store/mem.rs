@@ -18,7 +18,8 @@ struct Inner {
     log: BTreeMap<u64, StoredCommit>,
     /// Positions.
     by_replica: BTreeMap<(ReplicaId, u64), u64>,
-    quarantine: BTreeMap<Dot, Quarantined>,
+    /// By name; where branches of a fork have one, the later ones by their position as well.
+    quarantine: BTreeMap<(Dot, u64), Quarantined>,
     conflicts: BTreeMap<u64, Conflict>,
     local: BTreeMap<String, Vec<u8>>,
 }
@@ -92,11 +93,16 @@ impl Inner {
                 self.by_replica.remove(&dot);
                 if let Some(stored) = self.log.remove(&position) {
                     let quarantined = Quarantined { stored, because: retraction.because };
-                    self.quarantine.insert(quarantined.stored.commit.dot, quarantined);
+                    let first = (quarantined.stored.commit.dot, 0);
+                    let key = if self.quarantine.contains_key(&first) { (first.0, position) } else { first };
+                    self.quarantine.insert(key, quarantined);
                 }
             }
         }
-        batch.released.iter().for_each(|dot| drop(self.quarantine.remove(dot)));
+        for dot in &batch.released {
+            let found = self.quarantine.range((*dot, 0)..=(*dot, u64::MAX)).next().map(|(key, _)| *key);
+            found.map(|key| self.quarantine.remove(&key));
+        }
     }
 }
 
@@ -163,9 +169,15 @@ impl StoreRead for MemStore {
     }
 
     fn quarantine(&self, after: Option<&Dot>, limit: usize) -> Result<Vec<Quarantined>, StoreError> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let inner = self.read();
-        Ok(inner.quarantine.range((from, Bound::Unbounded)).take(limit).map(|(_, one)| one.clone()).collect())
+        let from = after.map_or(Bound::Unbounded, |dot| Bound::Excluded((*dot, u64::MAX)));
+        let mut found: Vec<Quarantined> = Vec::new();
+        for (key, one) in self.read().quarantine.range((from, Bound::Unbounded)) {
+            if found.len() >= limit && found.last().is_none_or(|last| last.stored.dot() != key.0) {
+                break;
+            }
+            found.push(one.clone());
+        }
+        Ok(found)
     }
 
     fn local(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {

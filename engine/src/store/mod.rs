@@ -167,7 +167,7 @@ pub struct Batch {
     pub retractions: Vec<Retraction>,
     /// Signatures to be kept with commits that the log holds.
     pub signatures: Vec<(Dot, Sig)>,
-    /// Commits to be dropped from the quarantine. What is not in it is not missed.
+    /// Commits to be dropped from the quarantine, of several of one dot the first. What is not in it is not missed.
     pub released: Vec<Dot>,
 }
 
@@ -210,7 +210,8 @@ pub trait StoreRead {
     /// Up to `limit` conflicts from an id on, ascending.
     fn conflicts(&self, from_id: u64, limit: usize) -> Result<Vec<Conflict>, StoreError>;
 
-    /// Up to `limit` retracted commits after a dot (from the first, without one), ascending by dot.
+    /// Up to `limit` retracted commits after a dot (from the first, without one), ascending by dot. Different commits of
+    /// one dot, branches of a fork, come together, in the order in which they were retracted, even beyond the limit.
     fn quarantine(&self, after: Option<&Dot>, limit: usize) -> Result<Vec<Quarantined>, StoreError>;
 
     /// A value that the application of this store keeps for itself, on this device only.

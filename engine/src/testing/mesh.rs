@@ -31,7 +31,7 @@ pub const EPOCH_MS: u64 = 1_700_000_000_000;
 /// Most frames that a link holds back; more are lost.
 const HELD_MAX: usize = 1024;
 /// Most frames that are kept for another delivery.
-const KEPT_MAX: usize = 256;
+const KEPT_MAX: usize = 64;
 /// A link that an engine cut comes back after this long, in microseconds, and after twice as long each time that this
 /// happens again within [`STEADY_MICROS`], as dialers do.
 const RECONNECT_MICROS: u64 = 1_000_000;
@@ -521,7 +521,7 @@ impl Mesh {
                 }
                 Output::Released { .. } => {}
                 Output::Granted(root) => self.nodes[node].identity.root = Some(root),
-                Output::Send { peer, frame } => self.transmit(node, peer, &frame),
+                Output::Send { peer, frame } => self.transmit(node, peer, frame),
                 Output::Broadcast(frame) => self.gossip(node, &frame),
                 Output::Disconnect { peer, .. } => self.hang_up(node, peer),
                 Output::Members(_) => {}

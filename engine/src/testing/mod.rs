@@ -4,12 +4,14 @@ mod link;
 mod mesh;
 mod moment;
 mod rounds;
+mod spoilt;
 mod trace;
 mod transcript;
 
 pub use link::{LinkFaults, MeshCounts};
 pub use mesh::{EPOCH_MS, Mesh};
 pub use moment::{Happened, Moment, describe_batch};
+pub use spoilt::{Spoil, Spoilt};
 pub use transcript::describe_frame;
 
 #[cfg(feature = "planted")]
@@ -91,8 +93,8 @@ pub fn identity_of(root: &SecretKey, n: u8) -> Identity {
     if n == 0 { identity.with_root(root.clone()).expect("the root key") } else { identity }
 }
 
-/// Writes commits of one replica without an engine.
-#[derive(Debug)]
+/// Writes commits of one replica without an engine. Clones write other commits of the same names.
+#[derive(Debug, Clone)]
 pub struct Author {
     /// The device.
     pub identity: Identity,

@@ -23,6 +23,9 @@ pub const HEADS_MAX: usize = crate::config::REPLICAS_MAX;
 /// Longest text in `Error` and `Bye`, in bytes.
 const TEXT_BYTES_MAX: usize = 256;
 
+/// Tells two commits of one name apart: the first 8 bytes of the hash. A hint, never a proof.
+pub type Tag = [u8; 8];
+
 /// The first statement of a session: who speaks, and a first comparison of knowledge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -38,6 +41,8 @@ pub struct Hello {
     pub echo: u32,
     /// Digest of the speaker's knowledge.
     pub digest: [u8; 16],
+    /// Digest of the tags of its heads: equal knowledge of other commits is a fork.
+    pub heads_digest: [u8; 16],
 }
 
 /// What the speaker has applied durably.
@@ -49,6 +54,8 @@ pub struct Have {
     pub knowledge: Knowledge,
     /// Asks the receiver to state its own.
     pub reply: bool,
+    /// The tags of the heads of the replicas in `knowledge`, in its order.
+    pub tags: Vec<Tag>,
 }
 
 /// The same in few bytes, for a receiver that is expected to have the same.
@@ -98,6 +105,8 @@ pub struct Ack {
 pub struct Announce {
     /// For replicas that grew: the length of the prefix now applied durably.
     pub heads: Vec<(ReplicaId, u64)>,
+    /// Their tags, in this order.
+    pub tags: Vec<Tag>,
 }
 
 /// Asks for a sign of life and the time.

@@ -52,24 +52,28 @@ pub(crate) fn control() -> Json {
     let (knowledge, state) = (known(), [0xab; 16]);
     let digest = knowledge.digest();
     let cert = test_identity(0).cert;
-    let hello = Hello { minor: 0, features: 0, cert, replica: a.replica, echo: 9, digest };
-    let full = Have { state, knowledge: knowledge.clone(), reply: true };
+    let hello =
+        Hello { minor: 0, features: 0, cert, replica: a.replica, echo: 9, digest, heads_digest: [3; 16] };
+    let full =
+        Have { state, knowledge: knowledge.clone(), reply: true, tags: vec![[4; 8]; knowledge.replicas()] };
     let short = Summary { digest: summary(&knowledge, u128::from_be_bytes(state)), reply: false };
     let want = Want { id: 1, ranges: knowledge.clone(), credit: 4 << 20 };
     let heads = vec![(a.replica, 4), (b.replica, 300)];
     let head_json = || json::heads(heads.iter().copied());
     let ack = Ack { want: 1, credit: (4 << 20) + 1234, pushed: 0, heads: heads.clone() };
-    let announce = Announce { heads: heads.clone() };
+    let announce = Announce { heads: heads.clone(), tags: vec![[4; 8], [5; 8]] };
     let (digest, state, known) = (hex(&digest), hex(&state), json::knowledge(&knowledge));
     let hello_json = json!({
         "minor": 0, "features": "0", "cert": json::cert(&hello.cert), "replica": json::replica(&a.replica),
-        "echo": 9, "digest": digest,
+        "echo": 9, "digest": digest, "heads_digest": hex(&[3; 16]),
     });
-    let full_json = json!({ "state": state, "knowledge": known, "reply": true });
+    let tags = |tags: &[[u8; 8]]| tags.iter().map(|tag| hex(tag)).collect::<Vec<_>>();
+    let full_json = json!({ "state": state, "knowledge": known, "reply": true, "tags": tags(&full.tags) });
     let short_json = json!({ "digest": hex(&short.digest), "reply": false });
     let want_json = json!({ "id": 1, "ranges": known, "credit": want.credit.to_string() });
     let ack_json =
         json!({ "want": 1, "credit": ack.credit.to_string(), "pushed": "0", "heads": head_json() });
+    let announce_json = json!({ "heads": head_json(), "tags": tags(&announce.tags) });
     let time = json!({ "nonce": 0xdead_beef_u32, "wall_ms": MS.to_string() });
     let (nonce, wall_ms) = (0xdead_beef, MS);
     let mut all = vec![
@@ -78,8 +82,8 @@ pub(crate) fn control() -> Json {
         vector("Summary, of the Have before", &short_json, SESSION, &Control::Summary(short)),
         vector("Want", &want_json, SESSION, &Control::Want(want)),
         vector("Ack", &ack_json, SESSION, &Control::Ack(ack)),
-        vector("Announce", &json!({ "heads": head_json() }), SESSION, &Control::Announce(announce.clone())),
-        vector("Announce, by gossip", &json!({ "heads": head_json() }), 0, &Control::Announce(announce)),
+        vector("Announce", &announce_json, SESSION, &Control::Announce(announce.clone())),
+        vector("Announce, by gossip", &announce_json, 0, &Control::Announce(announce)),
         vector("Ping", &time, SESSION, &Control::Ping(Ping { nonce, wall_ms })),
         vector("Pong", &time, SESSION, &Control::Pong(Pong { nonce, wall_ms })),
         vector(

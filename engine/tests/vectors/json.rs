@@ -90,7 +90,8 @@ fn statement(statement: &Statement) -> Json {
                 "kind": "fork",
                 "author": cert(&proof.author),
                 "incarnation": proof.incarnation.to_string(),
-                "fence": proof.fence.as_ref().map(fence),
+                "seq": proof.seq.to_string(),
+                "end": hex(&proof.hash.0),
                 "branches": proof.branches.iter().map(branch).collect::<Vec<_>>(),
             })
         }

@@ -203,16 +203,17 @@ pub(crate) fn statements() -> Json {
     let mut other = Author::new(0);
     let fork: Log =
         (0..4).map(|n| other.commit(Hlc::new(MS, u16::from(n > 1)), Deps::new(), vec![])).collect();
-    let proof = |fence: Option<Fence>, from: usize, ours: &[(Commit, Sig)], theirs: &[(Commit, Sig)]| {
+    let proof = |seq: usize, ours: &[(Commit, Sig)], theirs: &[(Commit, Sig)]| {
         let branch = |log: &[(Commit, Sig)]| Branch {
-            commits: log[from..].iter().map(|(commit, _)| commit.encode()).collect(),
+            commits: log[seq..].iter().map(|(commit, _)| commit.encode()).collect(),
             sig: log.last().expect("commits").1,
         };
         let author = test_identity(0).cert;
         let proof = ForkProof {
             author,
             incarnation: a[0].0.dot.replica.incarnation,
-            fence,
+            seq: seq as u64,
+            hash: ours[seq].0.prev,
             branches: [branch(ours), branch(theirs)],
         };
         assert!(proof.holds(&account()));
@@ -221,7 +222,9 @@ pub(crate) fn statements() -> Json {
     assert_eq!(fork[0].0, a[0].0);
     let signed = [Statement::Certify(cert), Statement::Revoke(revocation)]
         .map(|statement| statement.into_commit(&root, Hlc::new(MS + 60, 1)));
-    let proven = [proof(Some(fence(&a[0])), 1, &a[..3], &fork[..2]), proof(None, 0, &a[..2], &fork)];
+    let mut other = Author::new(0);
+    let anew: Log = (0..2).map(|n| other.commit(Hlc::new(MS + 7, n), Deps::new(), vec![])).collect();
+    let proven = [proof(1, &a[..3], &fork[..2]), proof(0, &a[..2], &anew)];
     let all = signed.into_iter().chain(proven.map(|commit| (commit, Sig([0; 64]))));
     let vector = |(commit, sig): (Commit, Sig)| {
         let bytes = commit.encode();

@@ -10,7 +10,7 @@ use engine::store::contract::{History, state_follows_from_log};
 use engine::store::{Batch, StoreRead};
 use engine::testing::{op, test_root};
 use engine::value::Value;
-use store::{OpenError, RedbStore};
+use store::{DataKey, OpenError, RedbStore, StoreOptions};
 
 pub fn account() -> AccountId {
     AccountId(test_root().public())
@@ -89,4 +89,14 @@ pub fn history_to(n: u64) -> History {
     let mut history = History::default();
     (0..n).for_each(|n| drop(batch(&mut history, n)));
     history
+}
+
+/// The n-th key for encrypted databases.
+pub fn data_key(n: u8) -> DataKey {
+    DataKey::new([n; 32].into())
+}
+
+/// Options with a key.
+pub fn with_key(key: &DataKey) -> StoreOptions {
+    StoreOptions { key: Some(key.clone()), ..StoreOptions::default() }
 }

@@ -3,6 +3,8 @@
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
+use engine::pairing::OFFER_MS;
+
 use super::super::{Env, read_yes};
 use super::qr::{self, Picture};
 use crate::backend::{Backend, Call, Need, read_item};
@@ -26,6 +28,10 @@ pub(crate) struct Args {
     /// Make it an administrator: it can invite and revoke devices, and holds the account's root key
     #[arg(long)]
     admin: bool,
+    /// How long the code is good for, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = OFFER_MS / 1000,
+        value_parser = clap::value_parser!(u64).range(1..=OFFER_MS / 1000))]
+    expires: u64,
     /// Write the long code as a QR code to this PNG file, for whoever may join: it is removed when the offer ends
     #[arg(long, value_name = "FILE")]
     qr: Option<PathBuf>,
@@ -36,8 +42,13 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
 }
 
 async fn invite(env: &Env, backend: &Backend, args: Args) -> Result<()> {
-    let mut call =
-        backend.call(Request::Invite { ask: !args.yes, admin: args.admin, addresses: args.address }).await?;
+    let request = Request::Invite {
+        ask: !args.yes,
+        admin: args.admin,
+        addresses: args.address,
+        lifetime_ms: Some(args.expires * 1000),
+    };
+    let mut call = backend.call(request).await?;
     let (mut next, mut picture) = (call.next().await?, None);
     while let Some(item) = next.take() {
         if env.out.json() {

@@ -40,7 +40,14 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
     env.home.require_vacant()?;
     let (name, config) = (args.device.name()?, args.device.config()?);
     let invitation = read_code(env, args.code).await?;
-    let joining = Joining { home: &env.home, invitation: &invitation, name: &name, config: &config };
+    let passphrase = args.device.passphrase()?;
+    let joining = Joining {
+        home: &env.home,
+        invitation: &invitation,
+        name: &name,
+        config: &config,
+        passphrase: passphrase.as_ref(),
+    };
     // Interrupted, it tidies up as after any failure.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::internal)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(CliError::internal)?;

@@ -57,7 +57,7 @@ impl Unit {
              ExecStart={program} --home {home} start --log-to-file\n\
              Restart=on-failure\n\
              RestartSec=5\n\
-             RestartPreventExitStatus=2 3 5 6\n\
+             RestartPreventExitStatus=2 3 5 6 9\n\
              TimeoutStopSec=20\n\
              UMask=0077\n\
              NoNewPrivileges=yes\n\
@@ -121,7 +121,7 @@ impl Unit {
 }
 
 /// A word of a command line in a unit: see systemd.service(5), "Command lines".
-fn quoted(path: &Path) -> String {
+pub(crate) fn quoted(path: &Path) -> String {
     let text = shown(path).replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
     format!("\"{text}\"")
 }
@@ -152,7 +152,7 @@ Description=Ahenk, syncing /srv/ann/ahenk
 ExecStart=\"/opt/my tools/ahenk-cli\" --home \"/srv/ann/ahenk\" start --log-to-file
 Restart=on-failure
 RestartSec=5
-RestartPreventExitStatus=2 3 5 6
+RestartPreventExitStatus=2 3 5 6 9
 TimeoutStopSec=20
 UMask=0077
 NoNewPrivileges=yes

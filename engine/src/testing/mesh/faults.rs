@@ -124,12 +124,14 @@ impl Mesh {
         kept.push_back((from, to, frame.to_vec()));
     }
 
-    /// Makes a stopped device a copy of another: the same key, and a copy of its database, which knows that it is one.
+    /// Makes a stopped device a copy of another: the same key, and a copy of its database, which knows that it is one,
+    /// unless the copy is not noticed.
     /// The two are never connected to each other, nor to one peer at one time: the last to connect takes the session
     /// over.
-    pub fn become_copy(&mut self, node: usize, of: usize) {
+    pub fn become_copy(&mut self, node: usize, of: usize, noticed: bool) {
         assert!(self.nodes[node].engine.is_none(), "the node is stopped");
-        let store: MemStore = self.nodes[of].store.clone().without_replica();
+        let store: MemStore = self.nodes[of].store.clone();
+        let store = if noticed { store.without_replica() } else { store };
         self.nodes[node].identity = self.nodes[of].identity.clone();
         self.nodes[node].store = store;
         // What its former self said and heard would come from another now.

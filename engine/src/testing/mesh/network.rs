@@ -1,5 +1,6 @@
 //! The network of a [`Mesh`]: what becomes of frames between leaving one device and reaching another, and the record of it.
 
+use super::super::link::LinkFaults;
 use super::super::moment::{Happened, Moment, describe_batch};
 use super::super::transcript::describe_frame;
 use super::{DOUBLINGS_MAX, HELD_MAX, Happening, Mesh, RECONNECT_MICROS, STEADY_MICROS, pair};
@@ -9,14 +10,17 @@ use crate::prng::Prng;
 use crate::store::Batch;
 
 impl Mesh {
-    pub(super) fn transmit(&mut self, from: usize, peer: PeerKey, frame: &[u8]) {
+    pub(super) fn transmit(&mut self, from: usize, peer: PeerKey, frame: Vec<u8>) {
         let Some(to) = self.node_of(from, peer) else { return };
         let Some(link) = self.links.get_mut(&pair(from, to)).filter(|link| link.up) else { return };
         link.frames += 1;
-        let (epoch, frames) = (link.epoch, link.frames);
+        if self.faults == LinkFaults::default() {
+            return self.launch(from, to, frame, 0);
+        }
+        let frames = link.frames;
         let mut fate = self.fate(from, to, frames);
         if fate.chance_ppm(self.faults.loss_ppm) {
-            let number = self.sent(from, to, frame);
+            let number = self.sent(from, to, &frame);
             self.moment(|| Happened::Vanished { frame: number });
             self.counts.lost += 1;
             return;
@@ -24,24 +28,31 @@ impl Mesh {
         let copies = if fate.chance_ppm(self.faults.double_ppm) { 2 } else { 1 };
         self.counts.doubled += copies - 1;
         for _ in 0..copies {
-            let mut frame = frame.to_vec();
+            let mut frame = frame.clone();
             if fate.chance_ppm(self.faults.damage_ppm) && !frame.is_empty() {
                 let bit = fate.below(frame.len() as u64 * 8);
                 frame[(bit / 8) as usize] ^= 1 << (bit % 8);
                 self.counts.damaged += 1;
             }
             let jitter = fate.below(self.faults.jitter_micros + 1);
-            let wait = self.passage(from, to, frame.len());
-            let number = self.sent(from, to, &frame);
-            let arrival = Happening::Arrival { from, to, epoch, number, frame };
-            match self.links.get_mut(&pair(from, to)).and_then(|link| link.held.as_mut()) {
-                Some(held) if held.len() < HELD_MAX => held.push(arrival),
-                Some(_) => {
-                    self.moment(|| Happened::Vanished { frame: number });
-                    self.counts.lost += 1;
-                }
-                None => self.schedule(wait + self.latency_micros + jitter, arrival),
+            self.launch(from, to, frame, jitter);
+        }
+    }
+
+    /// Sends a frame on its way; it takes `jitter` microseconds more than it must.
+    fn launch(&mut self, from: usize, to: usize, frame: Vec<u8>, jitter: u64) {
+        let wait = self.passage(from, to, frame.len());
+        let number = self.sent(from, to, &frame);
+        let delay = wait + self.latency_micros + jitter;
+        let Some(link) = self.links.get_mut(&pair(from, to)) else { return };
+        let arrival = Happening::Arrival { from, to, epoch: link.epoch, number, frame };
+        match &mut link.held {
+            Some(held) if held.len() < HELD_MAX => held.push(arrival),
+            Some(_) => {
+                self.moment(|| Happened::Vanished { frame: number });
+                self.counts.lost += 1;
             }
+            None => self.schedule(delay, arrival),
         }
     }
 

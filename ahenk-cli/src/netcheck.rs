@@ -1,0 +1,127 @@
+//! Requests about how this device stands in the network, and how far another one is.
+
+use std::time::{Duration, Instant};
+
+use engine::identity::PeerKey;
+use transport_libp2p::{Libp2pControl, NatKind, PingError, PortMapping, ReachDetails, RelayDetails};
+
+use crate::data::Names;
+use crate::error::{CliError, Result, closed};
+use crate::network::{node_status, path_name, peers};
+use crate::report::{DialTest, NetCheck, Pong, RelayCheck};
+use crate::service::Context;
+
+/// Time between two looks at whether everybody has had their say.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Measures one round trip. That there is no answer is an answer too.
+pub(crate) async fn ping(context: &Context, device: &str) -> Result<Pong> {
+    let names = Names::read(context).await?;
+    let device = names.one(device)?;
+    if device == context.identity.device() {
+        return Err(CliError::usage("that is this device itself").hint("name another device"));
+    }
+    let net = context.net()?;
+    let status = node_status(context).await?;
+    let cert = status.members.iter().find(|cert| cert.device() == device).ok_or_else(closed)?;
+    let none = Pong {
+        name: cert.name.clone(),
+        id: device.to_string(),
+        round_trip_micros: None,
+        path: None,
+        address: None,
+        error: None,
+    };
+    match net.ping(cert.key).await {
+        Ok(pong) => Ok(Pong {
+            round_trip_micros: u64::try_from(pong.round_trip.as_micros()).ok(),
+            path: Some(path_name(pong.path.kind)),
+            address: Some(pong.path.address),
+            ..none
+        }),
+        Err(PingError::TransportClosed) => Err(closed()),
+        Err(PingError::NotConnected) => {
+            let error = match failure(net, cert.key).await? {
+                Some(why) => format!("not connected: {why}"),
+                None => "not connected".to_owned(),
+            };
+            Ok(Pong { error: Some(error), ..none })
+        }
+        Err(error) => Ok(Pong { error: Some(error.to_string()), ..none }),
+    }
+}
+
+/// Why the latest attempt to reach a device failed.
+async fn failure(net: &Libp2pControl, key: PeerKey) -> Result<Option<String>> {
+    let details = net.peers().await?.into_iter().find(|peer| peer.peer == key);
+    Ok(details.and_then(|details| details.last_error))
+}
+
+/// Whether relays and devices have answered, or will not.
+fn settled(reach: &ReachDetails, relays: &[RelayDetails], connected: bool) -> bool {
+    let asked = relays.iter().all(|relay| relay.reserved || relay.failures > 0);
+    let seen = !reach.observed.is_empty() || (!connected && !relays.iter().any(|relay| relay.reserved));
+    asked && seen && (connected || relays.iter().any(|relay| relay.round_trip_micros.is_some()))
+}
+
+pub(crate) async fn netcheck(context: &Context, within: Duration) -> Result<NetCheck> {
+    let (net, started) = (context.net()?, Instant::now());
+    let (reach, relays, listening) = loop {
+        let (reach, relays) = (net.reach().await?, net.relays().await?);
+        let connected = net.peers().await?.iter().any(|peer| peer.session.is_some());
+        // A daemon that has run for so long has heard what there is.
+        let late = started.elapsed() >= within || context.started.elapsed() >= within;
+        if late || settled(&reach, &relays, connected) {
+            break (reach, relays, net.listen_addresses().await?);
+        }
+        tokio::time::sleep(LOOK_EVERY.min(within)).await;
+    };
+    let (port_mapping, mapped) = match &reach.mapping {
+        PortMapping::Off => ("off", Vec::new()),
+        PortMapping::Searching => ("searching", Vec::new()),
+        PortMapping::NoGateway => ("no-gateway", Vec::new()),
+        PortMapping::NotPublic => ("not-public", Vec::new()),
+        PortMapping::Mapped(addresses) => ("mapped", addresses.clone()),
+    };
+    let mut observed: Vec<String> = reach.observed.iter().map(|(_, address)| address.clone()).collect();
+    observed.sort();
+    observed.dedup();
+    Ok(NetCheck {
+        listening,
+        nat_udp: nat_name(reach.nat_udp).to_owned(),
+        nat_tcp: nat_name(reach.nat_tcp).to_owned(),
+        observed,
+        confirmed: reach.confirmed,
+        tests: reach
+            .tests
+            .into_iter()
+            .map(|t| DialTest { address: t.address, reachable: t.reachable })
+            .collect(),
+        port_mapping: port_mapping.to_owned(),
+        mapped,
+        relays: relays.into_iter().map(relay).collect(),
+        mdns_seen: reach.mdns_seen.map(|seen| seen as u64),
+        clock_offset_ms: node_status(context).await?.stats.clock_offset_ms(),
+        peers: peers(context).await?,
+    })
+}
+
+fn relay(details: RelayDetails) -> RelayCheck {
+    let RelayDetails { address, reserved, round_trip_micros, last_error, .. } = details;
+    RelayCheck { address, reserved, round_trip_micros, last_error }
+}
+
+fn nat_name(kind: NatKind) -> &'static str {
+    match kind {
+        NatKind::Unknown => "unknown",
+        NatKind::None => "none",
+        NatKind::EndpointIndependent => "endpoint-independent",
+        NatKind::EndpointDependent => "endpoint-dependent",
+        NatKind::PortChanging => "port-changing",
+    }
+}
+
+/// The time of a round trip for people.
+pub(crate) fn round_trip(micros: u64) -> String {
+    format!("{:.1} ms", micros as f64 / 1000.0)
+}
