@@ -946,6 +946,7 @@ def check_identities(vectors):
     check_cert(cert, cert["account"])
     for change in ({"admin": not cert["admin"]}, {"name": "other"}, {"issued_ms": 1}, {"name": " "}):
         refuses(lambda: check_cert(cert | change, cert["account"]), f"a certificate with {change}")
+    equal(cert["account"] + put_cert(cert), unhex(vectors["certificate"]["shown"]), "what a relay is shown")
     return cert["account"]
 
 

@@ -35,6 +35,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("relay", "--metrics-port", "tests/relay.rs"),
     ("relay", "--ask", "tests/relay.rs"),
     ("relay", "--allow-account", "tests/relay.rs"),
+    ("relay", "--deny", "tests/relay.rs"),
     ("relay", "--reservation-seconds", "tests/relay.rs"),
     ("relay", "--reservation-rate-max", "tests/relay.rs"),
     ("relay", "--reservation-rate-ip-max", "tests/relay.rs"),

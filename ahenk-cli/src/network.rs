@@ -328,8 +328,11 @@ pub(crate) async fn add(context: &Context, address: &str) -> Result<Added> {
     }
 }
 
-/// Whether two addresses are the same, with or without the id at the end.
+/// Whether two addresses are the same, with or without the id at the end. At a relay, that id tells devices apart.
 fn same_place(a: &str, b: &str) -> bool {
+    if a.contains("/p2p-circuit") || b.contains("/p2p-circuit") {
+        return a == b;
+    }
     let place = |address: &str| address.split("/p2p/").next().unwrap_or_default().to_owned();
     place(a) == place(b)
 }
@@ -347,5 +350,21 @@ fn dial_error(error: DialError) -> CliError {
         DialError::Failed(_) => CliError::new(Kind::Network, error)
             .hint("is `ahenk-cli start` running there, and does a firewall let it through?"),
         _ => closed(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::same_place;
+
+    #[test]
+    fn two_devices_at_one_relay_are_at_two_places() {
+        let direct = "/ip4/192.0.2.1/tcp/1";
+        assert!(
+            same_place(direct, "/ip4/192.0.2.1/tcp/1/p2p/A") && !same_place(direct, "/ip4/192.0.2.1/tcp/2")
+        );
+        let at = |id: &str| format!("{direct}/p2p/R/p2p-circuit/p2p/{id}");
+        assert!(same_place(&at("A"), &at("A")));
+        assert!(!same_place(&at("A"), &at("B")) && !same_place(direct, &at("A")));
     }
 }

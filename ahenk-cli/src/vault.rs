@@ -34,7 +34,7 @@ const TAG_BYTES: usize = 16;
 
 pub(crate) type Passphrase = Zeroizing<String>;
 
-/// What Argon2id takes: the second of the choices that RFC 9106 recommends, in one lane. Half a second or so.
+/// What Argon2id takes: the second of the choices that RFC 9106 recommends, in one lane.
 const MEMORY_KIB: u32 = 64 * 1024;
 const PASSES: u32 = 3;
 const LANES: u32 = 1;

@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -70,7 +69,7 @@ fn put(author: &mut Author, row: &str) -> (Commit, Sig) {
         table: TableName::new("t").expect("a name"),
         row: RowKey::new(row).expect("a key"),
         kind: OpKind::Put,
-        fields: BTreeMap::from([(FieldName::new("x").expect("a name"), Value::Int(1))]),
+        fields: [(FieldName::new("x").expect("a name"), Value::Int(1))].into(),
     };
     author.commit(Hlc::new(now, 0), Default::default(), vec![op])
 }

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
-use support::{Running, World, until, until_status};
+use support::{Device, Running, World, until, until_status, wrong};
 
 fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -109,16 +109,19 @@ fn a_relay_that_refuses_is_named_in_status_and_doctor() {
     // Somebody else's id, which is well formed.
     let (_first, elsewhere, _) = relay(&world, free_port(), &[]);
     let somebody = elsewhere.rsplit('/').next().expect("an id").to_owned();
-    let (_running, address, _) = {
-        fs::remove_file(world.path().join("relay.key")).expect("removed");
-        relay(&world, free_port(), &["--allow", &somebody])
-    };
-    a.run(&["config", "set", "network.relay_servers", &address]).ok();
+    fs::remove_file(world.path().join("relay.key")).expect("removed");
     a.start();
-    until_status(&a, "the refusal is known", |status| !status["relays"][0]["last_error"].is_null());
-    assert!(a.run(&["status"]).ok().stdout.contains("NOT usable"));
-    let doctor = a.run(&["doctor"]).stdout;
-    assert!(doctor.contains("does not serve this device"), "{doctor}");
+    let listening = a.status()["listening"][0].as_str().expect("an address").to_owned();
+    let own = listening.rsplit('/').next().expect("an id");
+    for list in [["--allow", &somebody], ["--deny", own]] {
+        let (_running, address, _) = relay(&world, free_port(), &list);
+        a.run(&["config", "set", "network.relay_servers", &address]).ok();
+        a.run(&["restart"]).ok();
+        until_status(&a, "the refusal is known", |status| !status["relays"][0]["last_error"].is_null());
+        assert!(a.run(&["status"]).ok().stdout.contains("NOT usable"));
+        let doctor = a.run(&["doctor"]).stdout;
+        assert!(doctor.contains("does not serve this device"), "{list:?}: {doctor}");
+    }
 }
 
 #[test]
@@ -224,23 +227,36 @@ fn reservations_are_limited_in_their_rate_and_renewed_before_their_time() {
 }
 
 #[test]
-fn circuits_are_limited_in_their_rate() {
+fn circuits_are_limited_in_their_rate_for_a_device_and_for_an_ip_address() {
     let world = World::new();
+    let behind = |device: &Device, limit: &str| {
+        let (running, address, metrics) = relay(&world, free_port(), &[limit, "1"]);
+        device.start_behind(&address);
+        until_status(device, "the relay is used", |status| status["relays"][0]["reserved"] == true);
+        (running, metrics)
+    };
     let (a, b) = (world.founder("a"), world.device("b"));
     a.start();
     a.admit(&b);
-    for limit in ["--circuit-rate-max", "--circuit-rate-ip-max"] {
-        let (_running, address, metrics) = relay(&world, free_port(), &[limit, "1"]);
-        for device in [&a, &b] {
-            device.run(&["stop"]);
-            device.start_behind(&address);
-        }
-        until_status(&a, "they meet", |status| status["peers"][0]["path"] == "relayed");
-        until("a circuit is refused", || {
-            b.run(&["restart"]).ok();
-            counter(&metrics, "relay_circuits_denied_total") >= 1
-        });
-    }
+    a.run(&["stop"]).ok();
+    let (_running, metrics) = behind(&a, "--circuit-rate-max");
+    let listening = a.status()["listening"].clone();
+    let mut places = listening.as_array().expect("a list").iter().filter_map(|at| at.as_str());
+    let at = places.find(|at| at.contains("/p2p-circuit")).expect("a place at the relay");
+    b.json(&["peer", "add", at]).ok();
+    b.json(&["peer", "add", at]).error(7, "network");
+    assert!(counter(&metrics, "relay_circuits_denied_total") >= 1);
+
+    // With nobody to call, it uses up nothing itself.
+    let alone = world.founder("alone");
+    alone.start();
+    alone.run(&["stop"]).ok();
+    let (_running, metrics) = behind(&alone, "--circuit-rate-ip-max");
+    let mut inviting = alone.spawn(&["--json", "device", "invite", "--yes"]);
+    let code = inviting.code();
+    world.device("x").join(&wrong(&code)).error(5, "not-authorised");
+    world.device("y").join(&code).error(7, "network");
+    assert_eq!(counter(&metrics, "relay_circuits_total"), 1);
 }
 
 #[test]

@@ -507,7 +507,8 @@ impl<S: Store> Db<S> {
         for op in commit.ops {
             let there = self.store.row(&op.table, &op.row)?.is_some_and(|state| state.visible());
             let kind = if op.kind == OpKind::Update && !there { OpKind::Put } else { op.kind };
-            changes.push(Step { table: op.table, row: op.row, kind, fields: op.fields });
+            let fields = op.fields.into_iter().collect();
+            changes.push(Step { table: op.table, row: op.row, kind, fields });
         }
         let request = WriteRequest { changes, release: vec![dot], ..WriteRequest::default() };
         Ok(self.write(request).await?)

@@ -163,7 +163,8 @@ impl<S: Store> Watch<S> {
                     Cursor { position: stored.position - 1, operations: index }
                 };
                 let now = self.store.row(&op.table, &op.row)?.as_ref().and_then(Row::of);
-                let (table, row, kind, fields) = (op.table, op.row, op.kind, op.fields);
+                let fields = op.fields.into_iter().collect();
+                let (table, row, kind) = (op.table, op.row, op.kind);
                 self.ready.push_back(Change { cursor, stamp, table, row, kind, fields, now });
             }
             seen = 0;
@@ -189,7 +190,7 @@ impl<S: Store> Watch<S> {
         let op = |(table, row): (TableName, RowKey)| {
             let fields = self.store.row(&table, &row)?.and_then(|state| state.fields());
             let kind = if fields.is_some() { OpKind::Replace } else { OpKind::Delete };
-            Ok(Op { table, row, kind, fields: fields.unwrap_or_default() })
+            Ok(Op { table, row, kind, fields: fields.unwrap_or_default().into() })
         };
         rows.into_iter().map(op).collect()
     }

@@ -96,7 +96,8 @@ pub fn batches(transactions: u64, group: usize) -> Vec<Batch> {
         .map(|id| {
             let op = operation(id, &mut prng);
             let kind = if op.kind == OpKind::Update { OpKind::Put } else { op.kind };
-            let changes = vec![Change { table: op.table, row: op.row, kind, fields: op.fields }];
+            let changes =
+                vec![Change { table: op.table, row: op.row, kind, fields: op.fields.into_iter().collect() }];
             WriteRequest { id, changes, ..WriteRequest::default() }
         })
         .collect();

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use engine::commit::{Commit, CommitHash, Deps, Op, OpKind, Stamp, hash_commit, sign_commit};
+use engine::fields::FieldValues;
 use engine::hlc::Hlc;
 use engine::identity::{Dot, Identity, ReplicaId};
 use engine::name::{FieldName, RowKey, TableName};
@@ -188,7 +189,7 @@ impl OpMaker {
         let kind = if prng.below(20) == 0 { OpKind::Delete } else { OpKind::Put };
         let field = self.fields[prng.below(FIELDS) as usize].clone();
         let value = Value::Text(format!("value is {:015x}", prng.next_u64() >> 4));
-        let fields = if kind == OpKind::Delete { BTreeMap::new() } else { [(field, value)].into() };
+        let fields = if kind == OpKind::Delete { FieldValues::new() } else { [(field, value)].into() };
         Op { table: self.table.clone(), row, kind, fields }
     }
 }

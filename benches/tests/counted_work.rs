@@ -155,7 +155,7 @@ fn change(n: u64) -> Vec<engine::io::Change> {
         table: op.table.clone(),
         row: op.row.clone(),
         kind: engine::commit::OpKind::Put,
-        fields: op.fields.clone(),
+        fields: op.fields.clone().into_iter().collect(),
     }]
 }
 

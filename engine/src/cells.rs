@@ -1,12 +1,16 @@
-//! The fields of a row, in little memory and cheap to copy: a row is copied whenever it leaves a store.
+//! The fields of a row, in little memory and cheap to copy: a row is copied whenever it enters or leaves a store. Copies
+//! share the list until one of them is changed, and the cells beyond that.
 //!
-//! Invariant: names ascend strictly.
+//! Invariants: names ascend strictly; there is no list without fields.
 
 use std::sync::Arc;
 
 use crate::commit::Stamp;
 use crate::name::FieldName;
 use crate::value::Value;
+
+/// Memory for a field itself, roughly, in bytes: two allocations and its place in the list.
+const FIELD_BYTES: usize = 160;
 
 /// A field's value and the write it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,81 +21,185 @@ pub struct Cell {
     pub value: Value,
 }
 
-/// Fields by name, ascending. Copies share their cells.
+type Named = (FieldName, Arc<Cell>);
+
+/// Fields by name, ascending.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Cells(Vec<(FieldName, Arc<Cell>)>);
+pub struct Cells {
+    fields: Option<Arc<Vec<Named>>>,
+    /// Memory that they take, roughly: it follows each change, because counting looks at every value.
+    bytes: usize,
+}
 
 impl Cells {
+    fn slice(&self) -> &[Named] {
+        self.fields.as_deref().map_or(&[], Vec::as_slice)
+    }
+
+    /// The list, no longer shared, with room for so many more.
+    fn writable(&mut self, more: usize) -> &mut Vec<Named> {
+        let shared = self.fields.as_mut().is_none_or(|fields| Arc::get_mut(fields).is_none());
+        if shared && more > 0 {
+            // A copy that is made to be added to: `make_mut` would make one of exactly its size.
+            let mut copy = Vec::with_capacity(self.len() + more);
+            copy.extend_from_slice(self.slice());
+            self.fields = Some(Arc::new(copy));
+        }
+        Arc::make_mut(self.fields.get_or_insert_default())
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.slice().len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.fields.is_none()
     }
 
-    fn place(&self, name: &str) -> Result<usize, usize> {
-        self.0.binary_search_by(|(other, _)| other.as_str().cmp(name))
+    /// Memory that they take, roughly, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Where a field is.
+    pub(crate) fn place(&self, name: &str) -> Option<usize> {
+        self.slice().binary_search_by(|(other, _)| other.as_str().cmp(name)).ok()
+    }
+
+    /// The cell at a place.
+    pub(crate) fn at(&self, place: usize) -> Option<&Cell> {
+        self.slice().get(place).map(|(_, cell)| &**cell)
     }
 
     /// The cell of a field.
     pub fn get(&self, name: &str) -> Option<&Cell> {
-        self.place(name).ok().and_then(|place| self.0.get(place)).map(|(_, cell)| &**cell)
+        self.place(name).and_then(|place| self.at(place))
     }
 
-    pub(crate) fn get_mut(&mut self, name: &str) -> Option<&mut Arc<Cell>> {
-        self.place(name).ok().and_then(|place| self.0.get_mut(place)).map(|(_, cell)| cell)
+    /// Replaces the cell at a place.
+    pub(crate) fn replace(&mut self, place: usize, cell: Arc<Cell>) {
+        let Some(old) = self.at(place).map(|old| old.value.memory_bytes()) else { return };
+        self.bytes = self.bytes + cell.value.memory_bytes() - old;
+        if let Some((_, there)) = self.writable(0).get_mut(place) {
+            *there = cell;
+        }
     }
 
     /// Names and cells, ascending by name.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&FieldName, &Cell)> {
-        self.0.iter().map(|(name, cell)| (name, &**cell))
+        self.slice().iter().map(|(name, cell)| (name, &**cell))
     }
 
     /// The cells, ascending by the names of their fields.
     pub fn values(&self) -> impl ExactSizeIterator<Item = &Cell> {
-        self.0.iter().map(|(_, cell)| &**cell)
+        self.slice().iter().map(|(_, cell)| &**cell)
     }
 
     /// The last field.
     pub fn last(&self) -> Option<(&FieldName, &Cell)> {
-        self.0.last().map(|(name, cell)| (name, &**cell))
+        self.slice().last().map(|(name, cell)| (name, &**cell))
     }
 
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&FieldName, &Cell) -> bool) {
-        self.0.retain(|(name, cell)| keep(name, cell));
+        // Most often none stays: what goes is not copied first.
+        let kept: Vec<Named> = self.shared().filter(|(name, cell)| keep(name, cell)).cloned().collect();
+        if kept.len() < self.len() {
+            self.bytes = kept.iter().map(weight).sum();
+            self.fields = (!kept.is_empty()).then(|| Arc::new(kept));
+        }
     }
 
     /// Adds fields that are not there yet and are distinct; all of them in one go, as each takes a look at all others.
-    pub(crate) fn add(&mut self, fields: impl IntoIterator<Item = (FieldName, Arc<Cell>)>) {
-        let before = self.0.len();
-        self.0.extend(fields);
-        if self.0.len() > before && before > 0 {
-            self.0.sort_by(|(a, _), (b, _)| a.cmp(b));
+    pub(crate) fn add(&mut self, added: Vec<Named>) {
+        if added.is_empty() {
+            return;
         }
-        debug_assert!(self.0.is_sorted_by(|(a, _), (b, _)| a < b));
+        self.bytes += added.iter().map(weight).sum::<usize>();
+        let fields = self.writable(added.len());
+        let before = fields.len();
+        fields.extend(added);
+        if before > 0 {
+            fields.sort_by(|(a, _), (b, _)| a.cmp(b));
+        }
+        debug_assert!(fields.is_sorted_by(|(a, _), (b, _)| a < b));
     }
 
-    pub(crate) fn shared(&self) -> impl Iterator<Item = &(FieldName, Arc<Cell>)> {
-        self.0.iter()
+    pub(crate) fn shared(&self) -> impl Iterator<Item = &Named> {
+        self.slice().iter()
     }
+
+    /// Whether this is a copy of the other, and neither has changed since.
+    pub(crate) fn same_list(&self, other: &Cells) -> bool {
+        match (&self.fields, &other.fields) {
+            (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),
+            (ours, theirs) => ours.is_none() && theirs.is_none(),
+        }
+    }
+}
+
+fn weight((name, cell): &Named) -> usize {
+    FIELD_BYTES + name.as_str().len() + cell.value.memory_bytes()
 }
 
 impl FromIterator<(FieldName, Cell)> for Cells {
     /// Of several cells of one field the last stays.
     fn from_iter<I: IntoIterator<Item = (FieldName, Cell)>>(fields: I) -> Cells {
-        let mut cells = Cells::default();
+        let mut list = Vec::<Named>::new();
         for (name, cell) in fields {
-            match cells.0.last().map(|(last, _)| last.cmp(&name)) {
-                None | Some(std::cmp::Ordering::Less) => cells.0.push((name, Arc::new(cell))),
-                Some(_) => match cells.place(name.as_str()) {
-                    Ok(place) => cells.0[place].1 = Arc::new(cell),
-                    Err(place) => cells.0.insert(place, (name, Arc::new(cell))),
+            let cell = Arc::new(cell);
+            match list.last().map(|(last, _)| last.cmp(&name)) {
+                None | Some(std::cmp::Ordering::Less) => list.push((name, cell)),
+                Some(_) => match list.binary_search_by(|(other, _)| other.cmp(&name)) {
+                    Ok(place) => list[place].1 = cell,
+                    Err(place) => list.insert(place, (name, cell)),
                 },
             }
         }
-        cells
+        let bytes = list.iter().map(weight).sum();
+        Cells { fields: (!list.is_empty()).then(|| Arc::new(list)), bytes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::hlc::Hlc;
+    use crate::identity::{DeviceId, Dot, ReplicaId};
+
+    fn cell(n: u64) -> Cell {
+        let replica = ReplicaId { device: DeviceId(uuid::Uuid::from_bytes([1; 16])), incarnation: 1 };
+        Cell {
+            stamp: Stamp { hlc: Hlc(n), dot: Dot { replica, seq: n } },
+            value: Value::Text("x".repeat(n as usize)),
+        }
+    }
+
+    fn name(n: u8) -> FieldName {
+        FieldName::new(&format!("field {n}")).expect("a name")
+    }
+
+    proptest! {
+        #[test]
+        fn what_fields_weigh_and_hold_is_the_same_however_they_came_and_copies_do_not_change(
+            steps in proptest::collection::vec((0u8..3, 0u8..6, 0u64..40), 0..20),
+        ) {
+            let mut cells = Cells::default();
+            for (kind, field, n) in steps {
+                let (before, held) = (cells.clone(), cells.shared().cloned().collect::<Vec<_>>());
+                match (kind, cells.place(name(field).as_str())) {
+                    (0, _) => cells.retain(|other, _| *other != name(field)),
+                    (_, Some(place)) => cells.replace(place, Arc::new(cell(n))),
+                    (_, None) => cells.add(vec![(name(field), Arc::new(cell(n)))]),
+                }
+                prop_assert!(before.shared().eq(held.iter()));
+                let anew: Cells = cells.iter().map(|(name, cell)| (name.clone(), cell.clone())).collect();
+                prop_assert_eq!(&anew, &cells);
+                prop_assert_eq!(cells.is_empty(), cells.len() == 0);
+            }
+        }
     }
 }

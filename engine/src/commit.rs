@@ -16,6 +16,7 @@ use crate::config::{
     COMMIT_BYTES_MAX, COMMIT_OPS_MAX, DEVICE_NAME_BYTES_MAX, FIELD_BYTES_MAX, REPLICAS_MAX, ROW_FIELDS_MAX,
     ROW_KEY_BYTES_MAX, TABLE_BYTES_MAX,
 };
+use crate::fields::FieldValues;
 use crate::hlc::Hlc;
 use crate::identity::{AccountId, DeviceCert, DeviceId, Dot, Identity, PeerKey, ReplicaId, Sig, hex, verify};
 use crate::name::{FieldName, RowKey, TableName};
@@ -86,7 +87,7 @@ pub struct Op {
     /// What is done.
     pub kind: OpKind,
     /// The fields written. Empty for a delete.
-    pub fields: BTreeMap<FieldName, Value>,
+    pub fields: FieldValues,
 }
 
 /// What an author had seen: for each other replica, the length of the prefix that it had applied. In a
@@ -369,13 +370,13 @@ fn get_op(reader: &mut Reader<'_>) -> Result<Op, DecodeError> {
     let table = get_table(reader)?;
     let row = get_row(reader)?;
     let count = reader.count(ROW_FIELDS_MAX, 3, "fields of a row")?;
-    let mut fields = BTreeMap::<FieldName, Value>::new();
+    let mut fields = FieldValues::with_capacity(count);
     for _ in 0..count {
         let field = get_field(reader)?;
-        if fields.last_key_value().is_some_and(|(last, _)| *last >= field) {
+        if fields.last().is_some_and(|last| *last >= field) {
             return Err(DecodeError::Unordered("fields"));
         }
-        fields.insert(field, Value::decode(reader)?);
+        fields.push(field, Value::decode(reader)?);
     }
     Ok(Op { table, row, kind, fields })
 }

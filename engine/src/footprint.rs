@@ -3,10 +3,10 @@
 //! Invariant: never less than what the allocator is asked for (`tests/memory.rs`); what is shared counts for each who
 //! shares it.
 
-use std::collections::BTreeMap;
 use std::mem::size_of;
 
 use crate::commit::Op;
+use crate::fields::FieldValues;
 use crate::identity::{DeviceCert, ReplicaId};
 use crate::name::FieldName;
 use crate::statement::Statement;
@@ -18,7 +18,7 @@ const NODE_ENTRIES: usize = 11;
 const NODE_ENTRIES_MIN: usize = 5;
 /// What a node takes besides its entries, and its share of the nodes above.
 const NODE_BYTES: usize = 160;
-/// What stands before the text of a shared name.
+/// What stands before the text of a shared name. Short ones lie in place and have none, which is not told apart here.
 const SHARED_BYTES: usize = 2 * size_of::<usize>();
 /// Memory that a byte of a statement's encoding takes at most: of fences, which are the largest part for their bytes.
 const STATEMENT_TIMES: usize = 8;
@@ -43,10 +43,10 @@ fn value(of: &Value) -> usize {
     }
 }
 
-fn fields(of: &BTreeMap<FieldName, Value>) -> usize {
+fn fields(of: &FieldValues) -> usize {
     let within =
         of.iter().map(|(name, item)| SHARED_BYTES + name.as_str().len() + value(item)).sum::<usize>();
-    tree::<FieldName, Value>(of.len()) + within
+    of.capacity() * size_of::<(FieldName, Value)>() + within
 }
 
 fn op(of: &Op) -> usize {

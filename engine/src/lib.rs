@@ -13,6 +13,7 @@ pub mod config;
 mod engine;
 mod exchange;
 mod fences;
+pub mod fields;
 mod footprint;
 mod fork;
 pub mod hlc;

@@ -1,10 +1,10 @@
-//! Names of tables, rows and fields: text that has been checked against its limits once, cheap to clone.
+//! Names of tables, rows and fields: text that has been checked against its limits once, cheap to clone. Those of up to
+//! 23 bytes, which are most, lie in place: whoever compares them need not look elsewhere.
 
 use std::borrow::Borrow;
-use std::cmp::Ordering;
 use std::fmt;
-use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+
+use smol_str::SmolStr;
 
 use crate::config::{FIELD_BYTES_MAX, ROW_KEY_BYTES_MAX, TABLE_BYTES_MAX};
 
@@ -32,33 +32,8 @@ pub enum NameError {
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $what:literal, $max:expr, control: $control:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Eq)]
-        pub struct $type(Arc<str>);
-
-        // Copies of one name are compared most: they are one text in memory.
-        impl PartialEq for $type {
-            fn eq(&self, other: &$type) -> bool {
-                Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
-            }
-        }
-
-        impl Hash for $type {
-            fn hash<H: Hasher>(&self, state: &mut H) {
-                self.0.hash(state);
-            }
-        }
-
-        impl Ord for $type {
-            fn cmp(&self, other: &$type) -> Ordering {
-                if Arc::ptr_eq(&self.0, &other.0) { Ordering::Equal } else { self.0.cmp(&other.0) }
-            }
-        }
-
-        impl PartialOrd for $type {
-            fn partial_cmp(&self, other: &$type) -> Option<Ordering> {
-                Some(self.cmp(other))
-            }
-        }
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $type(SmolStr);
 
         impl $type {
             /// Checks the text and keeps a copy.
@@ -77,25 +52,25 @@ macro_rules! name {
 
             /// The text.
             pub fn as_str(&self) -> &str {
-                &self.0
+                self.0.as_str()
             }
         }
 
         impl Borrow<str> for $type {
             fn borrow(&self) -> &str {
-                &self.0
+                self.0.as_str()
             }
         }
 
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(self.as_str())
             }
         }
 
         impl fmt::Debug for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{:?}", &*self.0)
+                write!(f, "{:?}", self.as_str())
             }
         }
 

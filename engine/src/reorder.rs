@@ -24,7 +24,8 @@ use crate::wire::message::Run;
 
 /// Most runs held, whatever their size.
 const RUNS_MAX: usize = 4096;
-/// Memory that is held for a byte of the bound, in bytes. Commits of ordinary size take less; the worst take about 30.
+/// Memory that is held for a byte of the bound, in bytes. Long values take little more than they travel as, many small
+/// operations some 50 times, the worst some 200 (`tests/memory.rs`).
 const MEMORY_PER_BYTE: usize = 4;
 /// Memory that is held however small the bound.
 const MEMORY_MIN: usize = 1024 * 1024;

@@ -45,11 +45,15 @@ pub(crate) struct Replicated {
 pub(crate) struct Draft<'a> {
     pub(crate) store: &'a dyn StoreRead,
     pub(crate) batch: Batch,
-    rows: BTreeMap<(TableName, RowKey), Touched>,
+    /// Where in `touched` each row is.
+    rows: BTreeMap<(TableName, RowKey), usize>,
+    /// In the order in which they were touched. Beside the map, whose entries move when others come.
+    touched: Vec<Touched>,
     /// Devices that were not known before.
     pub(crate) newcomers: Vec<DeviceId>,
 }
 
+#[derive(Default)]
 struct Touched {
     state: RowState,
     /// As it is in the store.
@@ -168,7 +172,7 @@ impl Replicated {
 
     pub(crate) fn draft<'a>(&self, store: &'a dyn StoreRead) -> Draft<'a> {
         let batch = Batch { position: self.position + 1, ..Batch::default() };
-        Draft { store, batch, rows: BTreeMap::new(), newcomers: Vec::new() }
+        Draft { store, batch, rows: BTreeMap::new(), touched: Vec::new(), newcomers: Vec::new() }
     }
 
     /// Applies a run that fits, all but its first `known` commits.
@@ -345,12 +349,13 @@ impl Replicated {
 
     /// Ends a draft. `None` if it changes nothing.
     pub(crate) fn finish(&mut self, draft: Draft<'_>) -> Option<Batch> {
-        let Draft { mut batch, rows, .. } = draft;
+        let Draft { mut batch, rows, mut touched, .. } = draft;
         if batch.commits.is_empty() && batch.members.is_empty() && batch.released.is_empty() {
             return None;
         }
         // They ascend already: the map is built in one go.
-        let changed = rows.into_iter().filter_map(|((table, row), touched)| {
+        let changed = rows.into_iter().filter_map(|((table, row), at)| {
+            let touched = std::mem::take(touched.get_mut(at)?);
             if touched.state == touched.before {
                 return None;
             }
@@ -430,13 +435,16 @@ pub(crate) enum LocalError {
 
 impl Draft<'_> {
     fn touch(&mut self, table: &TableName, row: &RowKey) -> Result<&mut Touched, StoreError> {
-        match self.rows.entry((table.clone(), row.clone())) {
-            Entry::Occupied(entry) => Ok(entry.into_mut()),
+        let at = match self.rows.entry((table.clone(), row.clone())) {
+            Entry::Occupied(entry) => *entry.get(),
             Entry::Vacant(entry) => {
                 let before = self.store.row(table, row)?.unwrap_or_default();
-                Ok(entry.insert(Touched { state: before.clone(), before }))
+                self.touched.push(Touched { state: before.clone(), before });
+                *entry.insert(self.touched.len() - 1)
             }
-        }
+        };
+        // Places in the map are places in the list.
+        Ok(&mut self.touched[at])
     }
 
     /// Puts a row in a state that does not follow from the one it was in.
@@ -446,7 +454,8 @@ impl Draft<'_> {
     }
 
     fn state(&self, op: &Op) -> Option<&RowState> {
-        self.rows.get(&(op.table.clone(), op.row.clone())).map(|touched| &touched.state)
+        let at = self.rows.get(&(op.table.clone(), op.row.clone()))?;
+        self.touched.get(*at).map(|touched| &touched.state)
     }
 
     /// The row as it is in this draft.

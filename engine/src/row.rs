@@ -152,17 +152,18 @@ impl RowState {
         }
         let mut added = Vec::new();
         for (field, value) in &op.fields {
-            let current = self.cells.get_mut(field.as_str());
-            let newer = current.as_ref().map(|cell| cell.stamp).filter(|other| later(*other, stamp));
+            let place = self.cells.place(field.as_str());
+            let current = place.and_then(|place| Some((place, self.cells.at(place)?)));
+            let newer = current.map(|(_, cell)| cell.stamp).filter(|other| later(*other, stamp));
             if let Some(winner) = deleted_by.or(newer) {
                 lost.lost(Lost { field, value, loser: stamp, winner });
                 continue;
             }
             match current {
-                Some(cell) if cell.stamp == stamp => {}
-                Some(cell) => {
+                Some((_, cell)) if cell.stamp == stamp => {}
+                Some((place, cell)) => {
                     lost.lost(Lost { field, value: &cell.value, loser: cell.stamp, winner: stamp });
-                    *cell = Arc::new(Cell { stamp, value: value.clone() });
+                    self.cells.replace(place, Arc::new(Cell { stamp, value: value.clone() }));
                 }
                 None => added.push((field.clone(), Arc::new(Cell { stamp, value: value.clone() }))),
             }
@@ -176,15 +177,18 @@ impl RowState {
         self.ins = self.ins.max(other.ins).filter(|ins| Some(*ins) >= self.del);
         let mut added = Vec::new();
         for (field, theirs) in other.cells.shared() {
-            match self.cells.get_mut(field.as_str()) {
-                Some(ours) if ours.stamp >= theirs.stamp => {}
-                Some(ours) => *ours = theirs.clone(),
+            let place = self.cells.place(field.as_str());
+            match place.and_then(|place| Some((place, self.cells.at(place)?))) {
+                Some((_, ours)) if ours.stamp >= theirs.stamp => {}
+                Some((place, _)) => self.cells.replace(place, theirs.clone()),
                 None => added.push((field.clone(), theirs.clone())),
             }
         }
         self.cells.add(added);
         let del = self.del;
-        self.cells.retain(|_, cell| Some(cell.stamp) >= del);
+        if self.cells.values().any(|cell| Some(cell.stamp) < del) {
+            self.cells.retain(|_, cell| Some(cell.stamp) >= del);
+        }
     }
 
     /// The one byte form of this state, for digests and stores.
@@ -245,6 +249,9 @@ impl RowState {
                 old.iter().for_each(|stamp| parts.remove(|writer| put_mark(writer, kind, stamp)));
                 new.iter().for_each(|stamp| parts.add(|writer| put_mark(writer, kind, stamp)));
             }
+        }
+        if self.cells.same_list(&before.cells) {
+            return parts.sum;
         }
         let (mut old, mut new) = (before.cells.shared().peekable(), self.cells.shared().peekable());
         loop {

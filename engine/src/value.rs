@@ -111,6 +111,20 @@ impl Value {
         }
     }
 
+    /// Memory that this value takes, roughly, in bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let inner = match self {
+            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) => 0,
+            Value::Text(text) => text.len(),
+            Value::Bytes(bytes) => bytes.len(),
+            Value::List(items) => items.iter().map(Value::memory_bytes).sum(),
+            Value::Map(entries) => {
+                entries.iter().map(|(key, value)| 32 + key.len() + value.memory_bytes()).sum()
+            }
+        };
+        size_of::<Value>() + inner
+    }
+
     /// Bytes that [`Value::encode`] writes.
     pub fn encoded_len(&self) -> usize {
         1 + match self {

@@ -97,7 +97,12 @@ fn finish(folded: Folded) -> Result<Vec<Op>, WriteError> {
             max: ROW_FIELDS_MAX,
         });
     }
-    let op = |((table, row), (kind, fields))| Op { table, row, kind, fields };
+    let op = |((table, row), (kind, fields)): (_, (_, BTreeMap<_, _>))| Op {
+        table,
+        row,
+        kind,
+        fields: fields.into(),
+    };
     Ok(folded.into_iter().map(op).collect())
 }
 

@@ -205,7 +205,7 @@ proptest! {
         let key = (replace.1.table.clone(), replace.1.row.clone());
         let first = vec![replace.clone()];
         let rows = apply(&if replace_first { [first, older].concat() } else { [older, first].concat() });
-        prop_assert_eq!(rows[&key].fields(), Some(replace.1.fields));
+        prop_assert_eq!(rows[&key].fields(), Some(replace.1.fields.into_iter().collect()));
     }
 
     #[test]

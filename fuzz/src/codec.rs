@@ -99,6 +99,10 @@ pub fn commit(data: &[u8]) {
 /// Any bytes as a certificate, which may be signed properly whatever stands in it: it is valid if, and only if, the
 /// account issues the same for these fields.
 pub fn certificate(data: &[u8]) {
+    // As a relay is shown it.
+    if let Ok(cert) = DeviceCert::from_bytes(data) {
+        assert_eq!(cert.to_bytes(), data);
+    }
     let Some((sign, data)) = data.split_first() else { return };
     let Ok((mut cert, _)) = postcard::take_from_bytes::<DeviceCert>(data) else { return };
     let bytes = postcard::to_stdvec(&cert).expect("plain data");
@@ -114,6 +118,9 @@ pub fn certificate(data: &[u8]) {
     let valid = issued(&cert).is_some_and(|issued| issued == cert) && cert.key.0 != account().0;
     assert_eq!(cert.check(&account()).is_ok(), valid);
     assert!(!valid || device_name_ok(&cert.name));
+    if valid {
+        assert_eq!(DeviceCert::from_bytes(&cert.to_bytes()).as_ref(), Ok(&cert));
+    }
     assert!(cert.check(&AccountId([7; 32])).is_err());
 }
 

@@ -191,6 +191,7 @@ impl Reference {
 #[cfg(test)]
 mod tests {
     use engine::commit::{Deps, Op};
+    use engine::fields::FieldValues;
     use engine::hlc::Hlc;
     use engine::prng::Prng;
     use engine::testing::Author;
@@ -237,7 +238,8 @@ mod tests {
             let mut commits: Vec<Commit> = Vec::new();
             for _ in 0..1 + prng.below(12) {
                 let kind = KINDS[prng.below(4) as usize];
-                let mut op = Op { table: key.0.clone(), row: key.1.clone(), kind, fields: BTreeMap::new() };
+                let mut op =
+                    Op { table: key.0.clone(), row: key.1.clone(), kind, fields: FieldValues::new() };
                 for name in names.iter().filter(|_| kind != OpKind::Delete) {
                     if prng.chance_ppm(500_000) {
                         op.fields.insert(name.clone(), Value::Int(prng.below(3) as i64));

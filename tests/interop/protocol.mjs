@@ -93,7 +93,8 @@ export const KIND = { hello: 1, have: 2, want: 3, ops: 4, ack: 5, announce: 6, p
 // `cert` is in the form of a body.
 export function hello (key, cert, incarnation, echo) {
   const nothing = blake3(text.encode('ahenk knowledge 1')).slice(0, 16)
-  return join(varint(0), varint(0), cert, [16], deviceId(key), varint(incarnation), varint(echo), nothing)
+  const noHeads = blake3(text.encode('ahenk heads 1')).slice(0, 16)
+  return join(varint(0), varint(0), cert, [16], deviceId(key), varint(incarnation), varint(echo), nothing, noHeads)
 }
 
 export function readHello (body) {
@@ -104,11 +105,12 @@ export function readHello (body) {
   const [issued, admin, sig] = [reader.varint(), reader.u8(), reader.take(64)]
   reader.take(1)
   const [device, incarnation] = [reader.take(16), reader.varint()]
-  const [echo, digest] = [Number(reader.varint()), reader.take(16)]
-  return { minor, features, account, key, name, issued, admin, sig, device, incarnation, echo, digest }
+  const [echo, digest, headsDigest] = [Number(reader.varint()), reader.take(16), reader.take(16)]
+  return { minor, features, account, key, name, issued, admin, sig, device, incarnation, echo, digest, headsDigest }
 }
 
-export const have = (state) => join(state, [0], [1])
+// Of one that has nothing, and asks for the other's.
+export const have = (state) => join(state, [0], [1], [0])
 export const want = (id, knowledge, credit) => join(varint(id), knowledge, varint(credit))
 
 export function readHave (body) {

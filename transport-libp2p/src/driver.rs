@@ -32,7 +32,7 @@ use crate::hub::Hub;
 use crate::keys;
 use crate::pairing::{ConnectReply, Desk, PairConnectError};
 use crate::reach::Reach;
-use crate::relays::Relays;
+use crate::relays::{self, Relays};
 use crate::stack;
 use crate::swarm_events::{describe, root_cause};
 use crate::telling::Telling;
@@ -459,6 +459,8 @@ impl Driver {
             let _ = reply.send(Err(PairConnectError::Unreachable(reason.to_owned())));
         }
         if self.connections.with(&connection.peer).next().is_none() {
+            let ended = Some(relays::ENDED.to_owned());
+            self.relays.introduced(&connection.peer, ended, Instant::now());
             // One that never carried a session says nothing: a device that has paused ends them so.
             let broken = broken && connection.carried;
             self.dialer.lost(&connection.peer, reason.to_owned(), broken, Instant::now());

@@ -99,6 +99,8 @@ pub struct RelayConfig {
     /// Accounts whose devices may be reachable through it; they show their certificates. Without any, peers that are
     /// not in `allow` keep no connection, where it has any.
     pub allow_accounts: Vec<AccountId>,
+    /// Peers that keep no connection with it, whoever they are: devices that were revoked.
+    pub deny: Vec<PeerKey>,
     /// Also test for others whether they can be dialed at addresses that are not public: in a private network.
     pub test_private: bool,
     /// Its bounds.
@@ -155,6 +157,7 @@ struct Behaviour {
     limits: connection_limits::Behaviour,
     dials: TestsOnly,
     allowed: Toggle<allow_block_list::Behaviour<allow_block_list::AllowedPeers>>,
+    denied: allow_block_list::Behaviour<allow_block_list::BlockedPeers>,
     relay: relay::Behaviour,
     /// Has devices show of which account they are.
     admission: Toggle<admission::Behaviour>,
@@ -311,6 +314,10 @@ fn build(
         }
         list
     });
+    let mut denied = allow_block_list::Behaviour::<allow_block_list::BlockedPeers>::default();
+    for peer in config.deny.iter().filter_map(keys::peer_of) {
+        denied.block_peer(peer);
+    }
     let asks = !config.allow_accounts.is_empty();
     let identify = identify::Config::new(stack::PROTOCOL_FAMILY.to_owned(), keypair.public())
         .with_agent_version(concat!("ahenk-relay/", env!("CARGO_PKG_VERSION")).to_owned());
@@ -324,6 +331,7 @@ fn build(
         ),
         dials: TestsOnly::new(config.test_private, Arc::clone(&counts.tests_refused)),
         allowed: Toggle::from(allowed),
+        denied,
         relay: relay::Behaviour::new(keypair.public().to_peer_id(), relay_config(&limits, guests)),
         admission: Toggle::from(asks.then(|| admission::behaviour(ProtocolSupport::Inbound))),
         probe: autonat::v2::server::Behaviour::default(),

@@ -33,6 +33,9 @@ const WAIT_MS_MAX: u64 = 10_000;
 /// How long it may take until the relay knows who we are.
 const INTRODUCTION: Duration = Duration::from_secs(15);
 
+/// Why a reservation, or the way to one, ended, if nothing better is known.
+pub(crate) const ENDED: &str = "the connection with the relay ended";
+
 /// How things stand with a relay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RelayDetails {
@@ -256,8 +259,7 @@ impl Relays {
         let listens =
             |relay: &Relay| matches!(relay.state, State::Asking(id) | State::Reserved(id) if id == listener);
         let Some(at) = self.relays.iter().position(listens) else { return false };
-        let ended = "the connection with the relay ended".to_owned();
-        let error = error.or_else(|| self.relays[at].dial_error.take()).unwrap_or(ended);
+        let error = error.or_else(|| self.relays[at].dial_error.take()).unwrap_or_else(|| ENDED.to_owned());
         self.fail(at, error, now);
         true
     }

@@ -22,6 +22,7 @@ fn relay_config() -> RelayConfig {
         ask: Vec::new(),
         allow: Vec::new(),
         allow_accounts: Vec::new(),
+        deny: Vec::new(),
         test_private: false,
         limits: RelayLimits::default(),
     }
@@ -185,6 +186,7 @@ async fn a_relay_for_an_account_serves_the_devices_that_show_its_certificate_and
     let mut config = relay_config();
     config.allow_accounts = vec![account(50)];
     config.allow = vec![key(7)];
+    config.deny = vec![key(8)];
     let relay = relay(&config).await;
     let mut a = of_account(50, 1, 2, &relay).await;
     let mut b = of_account(50, 2, 1, &relay).await;
@@ -200,6 +202,8 @@ async fn a_relay_for_an_account_serves_the_devices_that_show_its_certificate_and
     assert!(refused(&silent).await.contains("resource limit"));
     let named = Node::spawn(behind(7, 2, &[], &relay)).await;
     reserved(&named, true).await;
+    let revoked = of_account(50, 8, 2, &relay).await;
+    assert!(refused(&revoked).await.contains("the connection with the relay ended"));
     let counters = relay.counters();
     assert_eq!(counters.reservations, 3, "{counters:?}");
     assert!(counters.admitted >= 2 && counters.not_admitted >= 2, "{counters:?}");
@@ -285,7 +289,10 @@ async fn so_many_circuits_a_minute_are_opened_for_a_device_and_for_an_ip_address
             if by_ip { &mut config.limits.circuit_rate_ip_max } else { &mut config.limits.circuit_rate_max };
         *rate = NonZeroU32::MIN;
         let relay = relay(&config).await;
-        let called = Node::spawn(behind(1, 9, &[], &relay)).await;
+        // It has nobody to call, so it uses up nothing itself.
+        let mut called = common::config(1, &[], &[]);
+        called.relays = relay.addresses().to_vec();
+        let called = Node::spawn(called).await;
         reserved(&called, true).await;
         let address = called.address("p2p-circuit").await;
         let callers = [Node::new(2, &[], &[]).await, Node::new(if by_ip { 3 } else { 2 }, &[], &[]).await];
@@ -293,7 +300,7 @@ async fn so_many_circuits_a_minute_are_opened_for_a_device_and_for_an_ip_address
         let second = callers[1].control.dial(&address).await;
         assert!(second.is_err(), "by IP address: {by_ip}, {second:?}");
         let counters = relay.counters();
-        assert_eq!((counters.circuits_accepted, counters.circuits_denied), (1, 1), "{counters:?}");
+        assert!(counters.circuits_accepted == 1 && counters.circuits_denied >= 1, "{counters:?}");
     }
 }
 

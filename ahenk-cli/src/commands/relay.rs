@@ -175,6 +175,7 @@ async fn serve_devices(env: &Env, args: RunArgs) -> Result<()> {
         ask: settings.ask.clone(),
         allow: settings.allow(),
         allow_accounts: settings.allow_accounts(),
+        deny: settings.deny(),
         test_private: settings.test_private,
         limits: settings.limits()?,
     };

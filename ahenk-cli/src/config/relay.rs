@@ -25,6 +25,7 @@ pub(crate) struct RelaySettings {
     pub(crate) key: String,
     allow: Vec<String>,
     allow_accounts: Vec<String>,
+    deny: Vec<String>,
     reservations_max: u64,
     circuits_max: u64,
     circuits_per_peer_max: u64,
@@ -49,6 +50,7 @@ impl Default for RelaySettings {
             key: String::new(),
             allow: Vec::new(),
             allow_accounts: Vec::new(),
+            deny: Vec::new(),
             reservations_max: limits.reservations_max as u64,
             circuits_max: limits.circuits_max as u64,
             circuits_per_peer_max: limits.circuits_per_peer_max as u64,
@@ -101,6 +103,11 @@ pub(crate) const RELAY_KEYS: &[Key<RelaySettings>] = &[
         "relay.allow_accounts",
         Field::List(account, |s| &mut s.allow_accounts),
         "An account whose devices may use it, by its id, which `account show` says",
+    ),
+    key(
+        "relay.deny",
+        Field::List(peer, |s| &mut s.deny),
+        "A device that may not connect, whatever else is allowed: one that was revoked, by the id after /p2p/",
     ),
     key(
         "relay.reservations_max",
@@ -244,6 +251,10 @@ impl RelaySettings {
         self.allow.iter().filter_map(|text| parse_peer(text).ok()).collect()
     }
 
+    pub(crate) fn deny(&self) -> Vec<PeerKey> {
+        self.deny.iter().filter_map(|text| parse_peer(text).ok()).collect()
+    }
+
     pub(crate) fn allow_accounts(&self) -> Vec<AccountId> {
         self.allow_accounts.iter().filter_map(|text| parse_account(text)).collect()
     }
@@ -274,7 +285,7 @@ fn value_name(key: &Key<RelaySettings>) -> &'static str {
     match key.short() {
         "external" | "ask" | "listen" => "MULTIADDR",
         "key" => "FILE",
-        "allow" => "PEER",
+        "allow" | "deny" => "PEER",
         "allow_accounts" => "ACCOUNT",
         "metrics_port" => "PORT",
         name if name.contains("bytes") => "BYTES",

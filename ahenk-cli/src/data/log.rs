@@ -163,7 +163,7 @@ impl Names {
     }
 }
 
-pub(super) fn raw(fields: BTreeMap<FieldName, Value>) -> RawFields {
+pub(super) fn raw(fields: impl IntoIterator<Item = (FieldName, Value)>) -> RawFields {
     fields.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
 }
 

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use engine::commit::{Deps, OpKind, Stamp};
+use engine::fields::FieldValues;
 use engine::identity::{DeviceId, Dot, ReplicaId};
 use engine::name::{FieldName, RowKey, TableName};
 use engine::row::RowState;
@@ -122,7 +123,7 @@ struct Touch {
     position: u64,
     stamp: Stamp,
     kind: OpKind,
-    fields: BTreeMap<FieldName, Value>,
+    fields: FieldValues,
 }
 
 /// Hands each write of the row to `take`, in the order in which this device applied them, with what is known so far of

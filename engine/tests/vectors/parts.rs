@@ -130,7 +130,9 @@ pub(crate) fn devices() -> Json {
 pub(crate) fn certificate() -> Json {
     let cert = test_identity(1).cert;
     cert.check(&account()).unwrap();
-    json!({ "root_secret": hex(&*test_root().to_bytes()), "cert": json::cert(&cert) })
+    let shown = cert.to_bytes();
+    assert_eq!(DeviceCert::from_bytes(&shown).as_ref(), Ok(&cert));
+    json!({ "root_secret": hex(&*test_root().to_bytes()), "cert": json::cert(&cert), "shown": hex(&shown) })
 }
 
 fn fields(fields: &[(&str, Value)]) -> BTreeMap<String, Value> {

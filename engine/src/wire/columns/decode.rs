@@ -3,8 +3,6 @@
 //! Everything here is hostile. Invariants: each commit, operation and value takes bytes of the input; names,
 //! which cost a byte to repeat, are counted before they are copied.
 
-use std::collections::BTreeMap;
-
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::commit::{
     Commit, CommitHash, Deps, Op, OpKind, get_field, get_introduction, get_replica, get_table, hash_commit,
@@ -12,6 +10,7 @@ use crate::commit::{
 use crate::config::{
     COMMIT_BYTES_MAX, COMMIT_OPS_MAX, INFLATED_BYTES_MAX, REPLICAS_MAX, ROW_FIELDS_MAX, ROW_KEY_BYTES_MAX,
 };
+use crate::fields::FieldValues;
 use crate::hlc::Hlc;
 use crate::identity::{AccountId, DeviceCert, Dot, ReplicaId};
 use crate::name::{FieldName, RowKey, TableName};
@@ -165,10 +164,11 @@ impl<'a> Columns<'a> {
         let shape = &self.shapes[place(&mut self.shape, self.shapes.len())?];
         *names_bytes += shape.names_bytes;
         let row = self.rows.next(names_bytes)?;
-        let mut fields = BTreeMap::new();
+        let mut fields = FieldValues::with_capacity(shape.fields.len());
         for field in &shape.fields {
             let field = &mut self.fields[*field];
-            fields.insert(field.name.clone(), field.value(names_bytes)?);
+            // Places in a dictionary that ascends, ascending.
+            fields.push(field.name.clone(), field.value(names_bytes)?);
         }
         Ok(Op { table: self.tables[shape.table].clone(), row, kind: shape.kind, fields })
     }
@@ -186,6 +186,8 @@ impl<'a> Columns<'a> {
 struct Rows<'a> {
     /// In the order in which they were new.
     known: Vec<RowKey>,
+    /// The last new one.
+    last: Vec<u8>,
     row: Reader<'a>,
     shared: Reader<'a>,
     rest: Reader<'a>,
@@ -195,7 +197,7 @@ struct Rows<'a> {
 impl<'a> Rows<'a> {
     fn open(reader: &mut Reader<'a>) -> Result<Rows<'a>, DecodeError> {
         let [row, shared, rest, keys] = [column(reader)?, column(reader)?, column(reader)?, column(reader)?];
-        Ok(Rows { known: Vec::new(), row, shared, rest, keys })
+        Ok(Rows { known: Vec::new(), last: Vec::new(), row, shared, rest, keys })
     }
 
     /// The next row key, counted in `names_bytes` before it is made.
@@ -208,16 +210,18 @@ impl<'a> Rows<'a> {
             return Ok(row.clone());
         }
         // `back` is 0: a new one.
-        let last = self.known.last().map_or("", RowKey::as_str).as_bytes();
-        let shared = usize::try_from(self.shared.varint()?).ok().and_then(|shared| last.get(..shared));
-        let Some(shared) = shared else { return Err(DecodeError::Invalid("a shared start of a row key")) };
+        let shared = usize::try_from(self.shared.varint()?).unwrap_or(usize::MAX);
+        if shared > self.last.len() {
+            return Err(DecodeError::Invalid("a shared start of a row key"));
+        }
         let rest = usize::try_from(self.rest.varint()?).unwrap_or(usize::MAX);
         if rest > ROW_KEY_BYTES_MAX {
             return Err(DecodeError::TooLarge("a row key"));
         }
-        count_names(names_bytes, shared.len() + rest)?;
-        let key = [shared, self.keys.raw(rest)?].concat();
-        let key = str::from_utf8(&key).map_err(|_| DecodeError::BadText)?;
+        count_names(names_bytes, shared + rest)?;
+        self.last.truncate(shared);
+        self.last.extend_from_slice(self.keys.raw(rest)?);
+        let key = str::from_utf8(&self.last).map_err(|_| DecodeError::BadText)?;
         let row = RowKey::new(key).map_err(|_| DecodeError::Invalid("a row key"))?;
         self.known.push(row.clone());
         Ok(row)
