@@ -198,7 +198,7 @@ mod tests {
                 prop_assert!(before.shared().eq(held.iter()));
                 let anew: Cells = cells.iter().map(|(name, cell)| (name.clone(), cell.clone())).collect();
                 prop_assert_eq!(&anew, &cells);
-                prop_assert_eq!(cells.is_empty(), cells.len() == 0);
+                prop_assert_eq!(cells.is_empty(), cells.iter().next().is_none());
             }
         }
     }

@@ -26,6 +26,9 @@ const MEMORY_MAX: usize = 4 * REORDER_BYTES;
 const COMMIT_BYTES: usize = 30_000;
 const COMMITS: u64 = 150;
 
+/// What the n-th commit is made of.
+type Shape<'a> = &'a dyn Fn(u64) -> Vec<Op>;
+
 fn hello(author: &Author) -> Hello {
     let cert = author.identity.cert.clone();
     Hello {
@@ -81,12 +84,11 @@ fn what_waits_for_one_hostile_member_stays_within_its_bound_of_memory_whatever_i
     };
     let operations = |_: u64| (0..COMMIT_BYTES / 20).map(empty).collect::<Vec<_>>();
     let text = |n: u64| row(n, Value::Text("y".repeat(COMMIT_BYTES)));
-    let shapes: [(&str, &dyn Fn(u64) -> Vec<Op>); 5] =
+    let shapes: [(&str, Shape<'_>); 5] =
         [("nulls", &nulls), ("maps", &maps), ("nests", &nests), ("operations", &operations), ("text", &text)];
     let mut worst = 0;
     for (name, shape) in shapes {
         let (held, waiting) = held(shape);
-        println!("{name}: {waiting} bytes wait, {held} bytes held, {} for one", held / waiting.max(1));
         assert!(waiting <= REORDER_BYTES, "{name}: {waiting} bytes wait");
         // And what a session has of its own.
         assert!(held <= MEMORY_MAX + 512 * 1024, "{name}: {held} bytes held");
