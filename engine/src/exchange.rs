@@ -149,7 +149,12 @@ impl Engine {
     /// either side, and keeps the retry timer running while something is.
     pub(crate) fn advance(&mut self, now: Now, key: PeerKey) {
         let Some(peer) = self.peers.get(&key).filter(|peer| peer.ready()) else { return };
-        if peer.known == self.state.knowledge && peer.disputed.is_empty() && !peer.heads_differ {
+        let equal = peer.known == self.state.knowledge;
+        if equal && !peer.heads_stated.is_empty() {
+            self.compare_heads_stated(key);
+        }
+        let Some(peer) = self.peers.get(&key) else { return };
+        if equal && peer.disputed.is_empty() && !peer.heads_differ {
             return self.note_synced(now, key);
         }
         let mut lacking = peer.known.minus(&self.state.knowledge);

@@ -259,15 +259,37 @@ impl Engine {
     }
 
     /// Compares the tag that a peer states for its commit `seq` of a replica with ours, and asks to see its branch if it
-    /// differs. Says whether it does.
+    /// differs. Says whether it does. If our head has another number, it is kept: we may get there by what others bring,
+    /// or back to it by a fence, and then this peer, who thinks that we know the same, says nothing more.
     pub(crate) fn compare_tag(&mut self, key: PeerKey, replica: &ReplicaId, seq: u64, tag: Tag) -> bool {
-        let Some(head) = self.state.heads.get(replica) else { return false };
-        let same = head.seq != seq || self.state.tag(replica) == tag;
+        let ours = self.state.heads.get(replica).map_or(0, |head| head.seq);
+        if ours != seq
+            && !planted::is(Bug::HeadsForgotten)
+            && let Some(peer) = self.peers.get_mut(&key)
+        {
+            peer.heads_stated.insert(*replica, (seq, tag));
+        }
+        let same = ours != seq || self.state.tag(replica) == tag;
         if same || planted::is(Bug::ForkUnnoticed) || self.unprovable.contains(replica) {
             return false;
         }
         let Some(peer) = self.peers.get_mut(&key) else { return false };
         peer.disputed.insert(*replica, seq.saturating_sub(BACK_COMMITS - 1).max(1), seq);
         true
+    }
+
+    /// Compares what a peer stated of heads when ours had other numbers, now that we know as much as it.
+    pub(crate) fn compare_heads_stated(&mut self, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let mut differ = false;
+        for (replica, (seq, tag)) in std::mem::take(&mut peer.heads_stated) {
+            differ |= self.compare_tag(key, &replica, seq, tag);
+        }
+        if let Some(peer) = self.peers.get_mut(&key) {
+            mark!(BranchesMet if differ);
+            peer.heads_differ |= differ;
+            // What has still another number is old, or lies beyond a fence.
+            peer.heads_stated.clear();
+        }
     }
 }

@@ -130,6 +130,7 @@ marks! {
     FenceUnheard "fence-unheard" "A run without a signature arrived before the statement that vouches for it."
     ForkProven "fork-proven" "A device met both branches of a fork and made the proof."
     BranchFollowed "branch-followed" "A run showed a fork and began after it: what is before was asked for."
+    BranchesMet "branches-met" "Two connected devices told two branches of equal length apart by what was stated before."
     OwnEndHeard "own-end-heard" "A device heard that its replica ends just where it stood, and took another."
     ThirdBranch "third-branch" "A run parted from a forked replica before its fence."
     RevokedCalls "revoked-calls" "A revoked device connected, and was shown the proof."

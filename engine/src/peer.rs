@@ -8,6 +8,7 @@ use crate::identity::{DeviceId, PeerKey, ReplicaId};
 use crate::io::{PeerStats, Traffic};
 use crate::knowledge::Knowledge;
 use crate::time::{Instant, WallMs};
+use crate::wire::message::Tag;
 
 /// A request of the peer that is being answered.
 #[derive(Debug)]
@@ -63,6 +64,8 @@ pub(crate) struct Peer {
     pub(crate) disputed: Knowledge,
     /// Whether heads of equal numbers were last stated to be other commits.
     pub(crate) heads_differ: bool,
+    /// Heads that it stated of which ours had another number then, with their tags: to be compared when we know the same.
+    pub(crate) heads_stated: BTreeMap<ReplicaId, (u64, Tag)>,
     /// Whether the last request ended without bringing anything new.
     pub(crate) fruitless: bool,
     /// Whether the last request expired, and nothing new has come since: what it is asked for is asked of others, too.
@@ -101,6 +104,7 @@ impl Peer {
             want_last: 0,
             disputed: Knowledge::default(),
             heads_differ: false,
+            heads_stated: BTreeMap::new(),
             fruitless: false,
             late: false,
             want_ms: config.want_ms,

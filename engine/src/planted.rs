@@ -81,6 +81,7 @@ bugs! {
     NoRollback "no-rollback" "A fence retracts nothing that is applied already."
     FencedDepsBlock "fenced-deps-block" "Commits that depend on what is fenced wait for ever."
     ForkUnproven "fork-unproven" "A fork raises an alarm, and no proof of it is made."
+    HeadsForgotten "heads-forgotten" "What a peer stated of heads when ours had other numbers is never compared."
     ForkUnnoticed "fork-unnoticed" "Tags of heads are not compared: what is known under one name is taken for one thing."
     RevokedMayConnect "revoked-may-connect" "A revoked device may go on with its sessions."
     RevokedStillApplies "revoked-still-applies" "What waits when a device learns of its own revocation is applied later."

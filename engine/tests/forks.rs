@@ -128,6 +128,23 @@ fn a_fork_that_comes_up_while_two_are_connected_is_noticed_by_what_they_announce
 }
 
 #[test]
+fn equally_long_branches_that_reach_two_connected_devices_from_elsewhere_are_told_apart() {
+    let (mut mesh, replica) = cloned(3, 1, 0);
+    mesh.set_latency(200_000);
+    for (a, b) in [(0, 1), (1, 2), (0, 3), (2, 4)] {
+        mesh.connect(a, b);
+    }
+    mesh.run_ms(60_000);
+    // The one in the middle hears of both at the same time, asks for one, and from then on knows as much as both.
+    put(&mut mesh, 3, "one", 1);
+    put(&mut mesh, 4, "other", 1);
+    mesh.run_ms(60_000);
+    for node in [0, 1, 2] {
+        assert_eq!(forked_at(&mesh, node), [(replica, 2)], "device {node}");
+    }
+}
+
+#[test]
 fn branches_that_parted_long_ago_are_followed_back_to_where_they_parted() {
     let (mut mesh, replica) = cloned(4, 1, 300);
     for n in 1..=700 {

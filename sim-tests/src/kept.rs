@@ -28,6 +28,8 @@ macro_rules! kept {
 /// The files of the folder `plans`, by name.
 const FILES: &[(&str, &str)] = kept! {
     "asked-in-turn"
+    "earlier-branch"
+    "equal-branches"
     "lost-push"
     "revoked-while-waiting"
     "scalar-cursor"
