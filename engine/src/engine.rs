@@ -539,6 +539,7 @@ impl Engine {
             let retry_ms = self.config.retry_ms;
             let Some(peer) = self.peers.get_mut(&key) else { continue };
             peer.retry_ms = retry_ms;
+            peer.asked = true;
             if std::mem::replace(&mut peer.synced, false) {
                 self.say_summary(key, true);
             } else {

@@ -38,6 +38,7 @@ impl Engine {
         let diverged = equal && !forked && have.state != self.state.digest.to_be_bytes();
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.known.union(&have.knowledge);
+        peer.asked = false;
         if equal {
             peer.rows_equal = (!forked).then_some(!diverged);
         }
@@ -68,6 +69,7 @@ impl Engine {
         mark!(EqualByDigest);
         peer.known.union(&self.state.knowledge);
         peer.rows_equal = Some(true);
+        peer.asked = false;
         if theirs.reply {
             self.say_summary(key, false);
         }
@@ -76,6 +78,7 @@ impl Engine {
 
     pub(crate) fn on_announce(&mut self, now: Now, key: PeerKey, announce: &Announce) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.asked = false;
         announce.heads.iter().for_each(|(replica, seq)| peer.known.insert(*replica, 1, *seq));
         for ((replica, seq), tag) in announce.heads.iter().zip(&announce.tags) {
             if self.compare_tag(key, replica, *seq, *tag)
@@ -154,7 +157,7 @@ impl Engine {
             self.compare_heads_stated(key);
         }
         let Some(peer) = self.peers.get(&key) else { return };
-        if equal && peer.disputed.is_empty() && !peer.heads_differ {
+        if equal && !peer.asked && peer.disputed.is_empty() && !peer.heads_differ {
             return self.note_synced(now, key);
         }
         let mut lacking = peer.known.minus(&self.state.knowledge);

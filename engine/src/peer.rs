@@ -75,6 +75,8 @@ pub(crate) struct Peer {
     /// The current wait before a statement is repeated, in milliseconds.
     pub(crate) retry_ms: u64,
     pub(crate) synced: bool,
+    /// Whether it was asked what it has, because somebody waits to be in sync, and has not said so since.
+    pub(crate) asked: bool,
     pub(crate) last_sync: WallMs,
     pub(crate) ping: Option<(u32, Instant)>,
     pub(crate) clock_offset_ms: Option<i64>,
@@ -110,6 +112,7 @@ impl Peer {
             want_ms: config.want_ms,
             retry_ms: config.retry_ms,
             synced: false,
+            asked: false,
             last_sync: WallMs(0),
             ping: None,
             clock_offset_ms: None,
