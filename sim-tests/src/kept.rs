@@ -29,7 +29,6 @@ macro_rules! kept {
 const FILES: &[(&str, &str)] = kept! {
     "asked-in-turn"
     "earlier-branch"
-    "equal-branches"
     "lost-push"
     "revoked-while-waiting"
     "scalar-cursor"
