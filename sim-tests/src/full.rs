@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use ahenk::{Scan, WriteFailed};
 use engine::config::Config;
-use engine::identity::{DeviceCert, DeviceId, Identity, PeerKey, SecretKey};
+use engine::identity::{DeviceCert, DeviceId, Identity, SecretKey};
 use engine::io::Order;
 use engine::knowledge::Knowledge;
 use engine::store::StoreRead;
@@ -21,7 +21,7 @@ use engine::testing::{EPOCH_MS, Happened, test_identity};
 use engine::value::Value;
 use transport_sim::{Form, LinkOptions, LinkSettings, Skew};
 
-use self::lives::readmitted;
+use self::lives::{directory, host, machines_by_key};
 use crate::disk::{DiskImage, SimDisk};
 use crate::history::Global;
 use crate::intruded::Suspects;
@@ -29,7 +29,7 @@ use crate::marks::Situation;
 use crate::oracle::{Injected, Observer, Violation, check_bounds, check_equal, check_event, violation};
 use crate::pairing::invite;
 use crate::plan::{Event, Plan, letter};
-use crate::pure::{READMISSIONS_MAX, check_acknowledged};
+use crate::pure::check_acknowledged;
 use crate::recorder::Recording;
 use crate::run::{Failure, Report, panics};
 use crate::sim_store::SimStore;
@@ -116,9 +116,7 @@ impl<'a> Full<'a> {
             .udp_capacity(1024);
         let mut sim = builder.build();
         let identities: Vec<Identity> = (0..plan.nodes as u8).map(test_identity).collect();
-        let host = |node: usize| format!("machine-{node}");
-        let directory = machines_by_key(plan.nodes).into_iter().map(|(key, node)| (key, host(node)));
-        let directory: BTreeMap<PeerKey, String> = directory.collect();
+        let directory = directory(plan);
         let devices = identities.iter().map(Identity::device).collect();
         let members: Vec<DeviceCert> = identities.iter().map(|identity| identity.cert.clone()).collect();
         let config = plan.config();
@@ -678,13 +676,4 @@ impl<'a> Full<'a> {
         }
         Ok(())
     }
-}
-
-/// The machine of each key that one may have in its lives.
-fn machines_by_key(machines: usize) -> BTreeMap<PeerKey, usize> {
-    let lives = |node: usize| {
-        let again = (1..=READMISSIONS_MAX).map(move |times| readmitted(times, node));
-        std::iter::once(test_identity(node as u8)).chain(again)
-    };
-    (0..machines).flat_map(|node| lives(node).map(move |identity| (identity.peer_key(), node))).collect()
 }

@@ -103,7 +103,7 @@ pub(crate) struct Setup {
     pub(crate) identity: Rc<RefCell<Identity>>,
     pub(crate) suspects: Suspects,
     pub(crate) members: Rc<RefCell<Vec<DeviceCert>>>,
-    pub(crate) directory: BTreeMap<PeerKey, String>,
+    pub(crate) directory: BTreeMap<PeerKey, Vec<String>>,
     pub(crate) form: Form,
     pub(crate) drift_ppm: i64,
     pub(crate) disk: SimDisk,

@@ -140,7 +140,9 @@ impl Hub {
             self.end(peer, "it was not admitted").await;
         }
         let alive = encode(&options.own, &Packet::Alive);
-        for host in members.iter().filter_map(|peer| options.directory.get(peer)) {
+        let hosts: Vec<&String> =
+            members.iter().filter_map(|peer| options.directory.get(peer)).flatten().collect();
+        for host in hosts {
             // A host that cannot be reached is tried again at the next tick.
             let _ = self.socket.send_to(&alive, (host.as_str(), options.port)).await;
         }

@@ -43,7 +43,7 @@ pub(crate) async fn run(shared: Shared, mut roams: mpsc::UnboundedReceiver<PeerK
             Some(peer) = roams.recv() => {
                 let shared = shared.clone();
                 tasks.spawn(async move {
-                    connect(&shared, peer).await;
+                    connect(&shared, peer, 0).await;
                 });
             }
             accepted = listener.accept() => {
@@ -59,7 +59,7 @@ pub(crate) async fn run(shared: Shared, mut roams: mpsc::UnboundedReceiver<PeerK
 
 async fn dial(shared: Shared, peer: PeerKey) {
     let options = &shared.options;
-    let (mut prng, mut wait_ms) = (shared.prng(&peer), options.redial_ms);
+    let (mut prng, mut wait_ms, mut turn) = (shared.prng(&peer), options.redial_ms, 0);
     let (mut members, mut connected) = (shared.members.clone(), shared.connected.subscribe());
     while members.wait_for(|members| members.contains(&peer)).await.is_ok() {
         let alone = |connected: &BTreeMap<PeerKey, u32>| !connected.contains_key(&peer);
@@ -72,17 +72,20 @@ async fn dial(shared: Shared, peer: PeerKey) {
             continue;
         }
         wait_ms = (wait_ms * 2).min(options.redial_ms_max);
-        if connect(&shared, peer).await {
+        if connect(&shared, peer, turn).await {
             wait_ms = options.redial_ms;
+        } else {
+            turn += 1;
         }
         sleep(Duration::from_millis(wait_ms + prng.below(wait_ms / 2 + 1))).await;
     }
 }
 
-/// Dials a peer. Says whether there was a session.
-async fn connect(shared: &Shared, peer: PeerKey) -> bool {
+/// Dials a peer, at one of its hosts in turn. Says whether there was a session.
+async fn connect(shared: &Shared, peer: PeerKey, turn: usize) -> bool {
     let options = &shared.options;
-    let Some(host) = options.directory.get(&peer) else { return false };
+    let hosts = options.directory.get(&peer).map_or(&[][..], Vec::as_slice);
+    let Some(host) = hosts.get(turn % hosts.len().max(1)) else { return false };
     let within = Duration::from_millis(options.handshake_ms_max);
     match timeout(within, TcpStream::connect((host.as_str(), options.port))).await {
         Ok(Ok(stream)) => connection(shared, stream, Some(peer)).await,

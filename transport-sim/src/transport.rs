@@ -35,8 +35,8 @@ pub struct Options {
     pub own: PeerKey,
     /// How frames travel.
     pub form: Form,
-    /// The host names of devices.
-    pub directory: BTreeMap<PeerKey, String>,
+    /// The host names of devices; a key that was copied has several, of which one is up.
+    pub directory: BTreeMap<PeerKey, Vec<String>>,
     /// The port of every device.
     pub port: u16,
     /// Drives the jitter of redialling.
@@ -57,7 +57,7 @@ pub struct Options {
 
 impl Options {
     /// Defaults for a device.
-    pub fn new(own: PeerKey, form: Form, directory: BTreeMap<PeerKey, String>, seed: u64) -> Options {
+    pub fn new(own: PeerKey, form: Form, directory: BTreeMap<PeerKey, Vec<String>>, seed: u64) -> Options {
         Options {
             own,
             form,

@@ -1,7 +1,9 @@
 //! What happens to machines of the full harness from outside: another life for one (a restored database, a copy of another
 //! machine, a new device), and hostile visitors.
 
-use engine::identity::Identity;
+use std::collections::BTreeMap;
+
+use engine::identity::{Identity, PeerKey};
 use engine::prng::Prng;
 use engine::store::StoreRead;
 use engine::testing::test_identity;
@@ -12,7 +14,7 @@ use crate::intruded::Visit;
 use crate::intruder::Intrusion;
 use crate::marks::Situation;
 use crate::oracle::{Observer, Violation, violation};
-use crate::plan::letter;
+use crate::plan::{Event, Plan, letter};
 use crate::pure::{NODES_MAX, READMISSIONS_MAX};
 use crate::sim_store::SimStore;
 
@@ -128,6 +130,32 @@ impl Full<'_> {
 }
 
 /// Who a machine is when it was paired anew so many times.
-pub(super) fn readmitted(times: u8, node: usize) -> Identity {
+fn readmitted(times: u8, node: usize) -> Identity {
     test_identity(times * NODES_MAX + node as u8)
+}
+
+/// The name of a machine.
+pub(super) fn host(node: usize) -> String {
+    format!("machine-{node}")
+}
+
+/// The hosts at which each key may be found: a machine's own, and those of machines that become copies of it.
+pub(super) fn directory(plan: &Plan) -> BTreeMap<PeerKey, Vec<String>> {
+    let copies = |of: usize| {
+        plan.events.iter().filter_map(move |timed| match timed.event {
+            Event::Clone { node, of: original, .. } if original == of => Some(host(node)),
+            _ => None,
+        })
+    };
+    let keys = machines_by_key(plan.nodes).into_iter();
+    keys.map(|(key, node)| (key, std::iter::once(host(node)).chain(copies(node)).collect())).collect()
+}
+
+/// The machine of each key that one may have in its lives.
+pub(super) fn machines_by_key(machines: usize) -> BTreeMap<PeerKey, usize> {
+    let lives = |node: usize| {
+        let again = (1..=READMISSIONS_MAX).map(move |times| readmitted(times, node));
+        std::iter::once(test_identity(node as u8)).chain(again)
+    };
+    (0..machines).flat_map(|node| lives(node).map(move |identity| (identity.peer_key(), node))).collect()
 }
