@@ -48,7 +48,8 @@ impl Peer {
 
     pub(crate) fn hello(&self) -> Vec<u8> {
         let (cert, replica) = (self.cert.clone(), self.author.replica);
-        let hello = Hello { minor: 0, features: 0, cert, replica, echo: 0, digest: [0; 16], heads_digest: [0; 16] };
+        let hello =
+            Hello { minor: 0, features: 0, cert, replica, echo: 0, digest: [0; 16], heads_digest: [0; 16] };
         pack_control(SESSION, &Control::Hello(Box::new(hello))).expect("it fits")
     }
 
