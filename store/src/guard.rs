@@ -14,7 +14,7 @@
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::path::Path;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use engine::identity::hex;
 use redb::{Database, ReadableDatabase};
@@ -27,6 +27,8 @@ use crate::sealing::{changed_ns, seal_of};
 const TITLE: &str = "ahenk guard 1";
 /// How long to wait, if need be, until a later change of the database would bear another time than its last one.
 const CLOCK_TICK: Duration = Duration::from_millis(12);
+/// After what time to look again.
+const CLOCK_STEP: Duration = Duration::from_millis(1);
 /// Longest guard file that is read, in bytes.
 const GUARD_BYTES_MAX: u64 = 1024;
 
@@ -97,8 +99,9 @@ pub(crate) fn seal(path: &Path, file: &File) -> io::Result<()> {
     guard.seal = Some(seal_of(&metadata)?);
     let late = || Ok::<_, io::Error>(changed_ns(&fs::metadata(&guard_path)?)? > changed_ns(&metadata)?);
     guard.write(&guard_path)?;
-    if !late()? {
-        std::thread::sleep(CLOCK_TICK);
+    let began = Instant::now();
+    while !late()? && began.elapsed() < CLOCK_TICK {
+        std::thread::sleep(CLOCK_STEP);
         guard.write(&guard_path)?;
     }
     Ok(())
