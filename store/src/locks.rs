@@ -1,4 +1,4 @@
-//! The locks of a backend that stands over another one.
+//! What a backend that stands over another one passes on to it.
 
 /// Passes the locks on to a field. Positions in locks mean nothing but themselves, so they need no translation.
 macro_rules! forward_locks {
@@ -53,4 +53,29 @@ macro_rules! forward_locks {
     };
 }
 
-pub(crate) use forward_locks;
+/// Passes on to a field what is read and written.
+macro_rules! forward_bytes {
+    ($field:ident) => {
+        fn len(&self) -> std::io::Result<u64> {
+            self.$field.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+            self.$field.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> std::io::Result<()> {
+            self.$field.set_len(len)
+        }
+
+        fn sync_data(&self) -> std::io::Result<()> {
+            self.$field.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+            self.$field.write(offset, data)
+        }
+    };
+}
+
+pub(crate) use {forward_bytes, forward_locks};

@@ -12,7 +12,7 @@ use redb::backends::FileBackend;
 use crate::encrypted::{Encrypted, Lenience};
 use crate::error::OpenError;
 use crate::key::{DataKey, is_encrypted};
-use crate::locks::forward_locks;
+use crate::locks::{forward_bytes, forward_locks};
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -86,25 +86,7 @@ impl Medium {
 }
 
 impl StorageBackend for Medium {
-    fn len(&self) -> io::Result<u64> {
-        self.backend.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.backend.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.backend.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.backend.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.backend.write(offset, data)
-    }
+    forward_bytes!(backend);
 
     fn close(&self) -> io::Result<()> {
         self.backend.close()

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use redb::StorageBackend;
 
 use crate::guard;
-use crate::locks::forward_locks;
+use crate::locks::{forward_bytes, forward_locks};
 use crate::medium::Medium;
 
 /// Where redb's header keeps its flags, behind the magic number (`docs/design.md` of redb).
@@ -65,25 +65,7 @@ pub(crate) fn changed_ns(metadata: &Metadata) -> io::Result<i128> {
 }
 
 impl StorageBackend for Sealing {
-    fn len(&self) -> io::Result<u64> {
-        self.backend.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.backend.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.backend.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.backend.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.backend.write(offset, data)
-    }
+    forward_bytes!(backend);
 
     fn close(&self) -> io::Result<()> {
         // Without a seal the next opening checks everything: slower, and no worse.
