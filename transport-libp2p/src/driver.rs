@@ -150,7 +150,7 @@ impl Driver {
             telling: Telling::default(),
             secret: config.secret.clone(),
             watch: Watch::new(now, SystemTime::now(), watch::links()),
-            starting: listeners.into_iter().zip(listen).collect(),
+            starting: listeners,
             started: Some(started),
             hub,
         })

@@ -58,7 +58,7 @@ use engine::transport::{Transport, TransportEvent, TrySendError};
 use tokio::sync::{mpsc, oneshot};
 
 pub use crate::addresses::{AddressError, check_dial, check_listen};
-pub use crate::config::{Libp2pConfig, SpawnError, Timings};
+pub use crate::config::{LISTEN, Libp2pConfig, SpawnError, Timings};
 pub use crate::control::{
     AddAddressError, DialError, Libp2pControl, PeerDetails, SessionDetails, TransportClosed,
 };
