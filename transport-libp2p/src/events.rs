@@ -104,6 +104,7 @@ impl Driver {
         let peer = connection.peer;
         let ours = info.protocol_version == PROTOCOL_FAMILY;
         self.discovery.offers_pairing(peer, ours && info.protocols.contains(&Purpose::Pair.protocol()));
+        self.tell_untold(&peer, &info.protocols);
         let relay = self.relays.is_relay(&peer);
         if relay || self.hub.is_member(&peer) {
             self.on_observed(id, &info);
