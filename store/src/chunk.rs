@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use engine::codec::{DecodeError, Reader, Writer};
 use engine::commit::{Commit, hash_commit};
 use engine::config::{COMMIT_BYTES_MAX, DEFLATE_BYTES_MIN, INFLATED_BYTES_MAX};
+use engine::cost::Budget;
 use engine::identity::{AccountId, Dot, Sig};
 use engine::store::StoredCommit;
 use engine::wire::columns::{HashedCommit, decode_stretches, encode_stretches};
@@ -21,6 +22,11 @@ const DEFLATED: u8 = 2;
 const COLUMNS_COMMITS_MIN: usize = 4;
 /// Most entries of a list in a chunk. Memory is bounded by the chunk's own size, which the reader checks.
 const ENTRIES_MAX: usize = 1 << 24;
+/// A chunk is closed before its commits have more bytes in their canonical form: all of it is read for any of them.
+pub(crate) const CHUNK_BYTES_MAX: usize = 256 * 1024;
+/// What the commits of a chunk by columns may cost in memory: of a byte in canonical form none costs more than 256 (a map of
+/// one entry has four, and costs 816). A commit that is larger than a chunk may be is alone in it, by rows.
+const COST_MAX: usize = 256 * CHUNK_BYTES_MAX;
 /// Commits are kept at hand up to so many bytes of their canonical form. In memory they take about four times that.
 const RECENT_BYTES_MAX: usize = 1024 * 1024;
 
@@ -218,7 +224,7 @@ fn decode_columns(
 ) -> Result<Vec<Logged>, DecodeError> {
     let mut gaps = get_listed(reader, 2, |reader| reader.varint())?;
     let mut sigs = get_listed(reader, 65, |reader| reader.array().map(Sig))?;
-    let commits = decode_stretches(reader, account)?.into_iter().flatten();
+    let commits = decode_stretches(reader, account, &mut Budget::of(COST_MAX))?.into_iter().flatten();
     let (mut logged, mut next) = (Vec::new(), first);
     for (at, HashedCommit { commit, bytes, .. }) in commits.enumerate() {
         let position = position(&mut next, take_at(&mut gaps, at).unwrap_or(0))?;
@@ -266,10 +272,11 @@ impl Recent {
 
 #[cfg(test)]
 mod tests {
-    use engine::commit::Deps;
+    use engine::commit::{Deps, OpKind};
     use engine::hlc::Hlc;
     use engine::statement::Statement;
-    use engine::testing::{Author, any_op, test_identity, test_root};
+    use engine::testing::{Author, any_op, op, test_identity, test_root};
+    use engine::value::Value;
     use proptest::prelude::*;
 
     use super::*;
@@ -339,6 +346,29 @@ mod tests {
             let _ = decode(7, &bytes, &account());
             let _ = decode(u64::MAX, &bytes, &account());
         }
+    }
+
+    /// The costliest of values there are, as many as a chunk has room for: what was written must be readable.
+    #[test]
+    fn a_full_chunk_of_the_costliest_values_is_read() {
+        let map = Value::Map([(String::new(), Value::Null)].into());
+        let mut author = Author::new(0);
+        let (mut logged, mut all) = (Vec::new(), 0);
+        for position in 7.. {
+            let value = Value::List(vec![map.clone(); 5_000]);
+            let op = op("t", "r", OpKind::Put, [("f".to_owned(), value)].into());
+            let commit = author.commit(Hlc::new(position, 0), Deps::new(), vec![op]).0;
+            let bytes = commit.encoded_len();
+            all += bytes;
+            if all > CHUNK_BYTES_MAX {
+                break;
+            }
+            logged.push(Logged { position, commit, sig: None, bytes });
+        }
+        let entries: Vec<Entry<'_>> = logged.iter().map(Logged::entry).collect();
+        let cost: usize = logged.iter().map(|one| engine::cost::of_commit(&one.commit, one.bytes)).sum();
+        assert!(logged.len() > COLUMNS_COMMITS_MIN && cost > engine::config::DECODED_BYTES_MAX);
+        assert_eq!(decode(7, &encode(7, &entries), &account()), Ok(logged));
     }
 
     #[test]

@@ -13,14 +13,12 @@ use engine::identity::{AccountId, ReplicaId, Sig};
 use engine::store::{StoreError, StoredCommit};
 use redb::{AccessGuard, ReadableTable, WriteTransaction};
 
-use crate::chunk::{self, Entry, Logged, Recent};
+use crate::chunk::{self, CHUNK_BYTES_MAX, Entry, Logged, Recent};
 use crate::error::{damaged, redb};
 use crate::names::{Names, replica_number};
 use crate::record::{dot_key, split_dot_key};
 use crate::schema::{INDEX, LOG};
 
-/// A chunk is closed before its commits have more bytes in their canonical form: all of it is read for any of them.
-const CHUNK_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of a part of a chunk: what a page of redb holds beside the key. Larger values take a power of two of pages.
 const PART_BYTES: usize = 4_064;
 /// A chunk of fewer bytes is worth gathering with those beside it.

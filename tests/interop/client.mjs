@@ -67,6 +67,12 @@ async function beRefused () {
   throw new Error(`no refusal, only ${seen}`)
 }
 
+// Closing waits for the streams to be closed as well, and fails if one of them is cut off meanwhile: by the other side, which
+// may be gone first, or by the closing of the connection itself. The connection is over either way.
+async function close (connection) {
+  try { await connection.close() } catch (error) { connection.abort(new Error('closed', { cause: error })) }
+}
+
 // As a device of the account: is let in, and asks for everything.
 async function sync () {
   const { connection, protocolVersion, agentVersion, protocols } = await connect()
@@ -101,7 +107,7 @@ async function sync () {
       throw new Error(`refused: ${JSON.stringify(readError(body))}`)
     }
   }
-  await connection.close()
+  await close(connection)
   return account
 }
 

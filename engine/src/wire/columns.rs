@@ -61,11 +61,14 @@
 //! # Limits
 //! Every commit must pass [`Commit::check`] and the limits of [`crate::config`]. What a few bytes can
 //! name again and again, through a dictionary or by sharing, is counted by its canonical size before it is
-//! copied: [`COMMIT_BYTES_MAX`] bytes a commit, [`RUNS_BYTES_MAX`] all runs of a frame.
+//! copied: [`COMMIT_BYTES_MAX`] bytes a commit, [`RUNS_BYTES_MAX`] all runs of a frame. What all commits of a frame
+//! cost in memory ([`crate::cost`]) is within [`crate::config::DECODED_BYTES_MAX`], and so is, twice over, what the
+//! dictionaries take: each entry of them is there for an operation or a field that costs half as much at least.
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::commit::{Commit, CommitHash, hash_commit};
 use crate::config::{COMMIT_BYTES_MAX, INFLATED_BYTES_MAX, RUN_COMMITS_MAX};
+use crate::cost::{self, Budget};
 use crate::hlc::Hlc;
 use crate::identity::{AccountId, Sig};
 use crate::wire::message::Run;
@@ -159,16 +162,25 @@ pub fn decode_runs(
     reader: &mut Reader<'_>,
     account: &AccountId,
 ) -> Result<Vec<Run<HashedCommit>>, DecodeError> {
-    let parts = decode_parts(reader, account, 66, |reader| reader.array().map(Sig))?;
+    decode_runs_within(reader, account, &mut Budget::default())
+}
+
+fn decode_runs_within(
+    reader: &mut Reader<'_>,
+    account: &AccountId,
+    budget: &mut Budget,
+) -> Result<Vec<Run<HashedCommit>>, DecodeError> {
+    let parts = decode_parts(reader, account, budget, 66, |reader| reader.array().map(Sig))?;
     Ok(parts.into_iter().map(|(commits, sig)| Run { commits, sig }).collect())
 }
 
-/// Reads what [`encode_stretches`] wrote.
+/// Reads what [`encode_stretches`] wrote, within a budget of memory.
 pub fn decode_stretches(
     reader: &mut Reader<'_>,
     account: &AccountId,
+    budget: &mut Budget,
 ) -> Result<Vec<Vec<HashedCommit>>, DecodeError> {
-    let parts = decode_parts(reader, account, 2, |_| Ok(()))?;
+    let parts = decode_parts(reader, account, budget, 2, |_| Ok(()))?;
     Ok(parts.into_iter().map(|(commits, ())| commits).collect())
 }
 
@@ -176,6 +188,7 @@ pub fn decode_stretches(
 fn decode_parts<S>(
     reader: &mut Reader<'_>,
     account: &AccountId,
+    budget: &mut Budget,
     bytes_each_min: usize,
     sig: impl Fn(&mut Reader<'_>) -> Result<S, DecodeError>,
 ) -> Result<Vec<(Vec<HashedCommit>, S)>, DecodeError> {
@@ -188,19 +201,19 @@ fn decode_parts<S>(
     let (mut parts, mut bytes) = (Vec::new(), 0);
     for _ in 0..count {
         let part = match reader.u8()? {
-            ROWS => Read::Commits(decode_rows(reader, account, &mut bytes)?),
-            COLUMNS => Read::Head(Box::new(Head::read(reader, account)?)),
+            ROWS => Read::Commits(decode_rows(reader, account, &mut bytes, budget)?),
+            COLUMNS => Read::Head(Box::new(Head::read(reader, account, budget)?)),
             tag => return Err(DecodeError::UnknownTag(tag)),
         };
         parts.push((part, sig(reader)?));
     }
     let by_columns = parts.iter().any(|(part, _)| matches!(part, Read::Head(_)));
-    let mut columns = by_columns.then(|| Columns::open(reader)).transpose()?;
+    let mut columns = by_columns.then(|| Columns::open(reader, budget.left())).transpose()?;
     let mut runs = Vec::with_capacity(parts.len());
     for (part, sig) in parts {
         let commits = match (part, &mut columns) {
             (Read::Commits(commits), _) => commits,
-            (Read::Head(head), Some(columns)) => columns.run(*head, &mut bytes)?,
+            (Read::Head(head), Some(columns)) => columns.run(*head, &mut bytes, budget)?,
             (Read::Head(_), None) => return Err(DecodeError::Truncated),
         };
         runs.push((commits, sig));
@@ -227,13 +240,17 @@ fn decode_rows(
     reader: &mut Reader<'_>,
     account: &AccountId,
     runs_bytes: &mut usize,
+    budget: &mut Budget,
 ) -> Result<Vec<HashedCommit>, DecodeError> {
     let count = run_len(reader, 1)?;
-    let mut run = Vec::<HashedCommit>::new();
+    // Each takes its own, too, when it is read: until then the room is lent.
+    budget.take_each(count, cost::COMMIT)?;
+    let mut run = Vec::<HashedCommit>::with_capacity(count);
     for _ in 0..count {
         let bytes = reader.bytes(COMMIT_BYTES_MAX, "a commit")?;
         count_bytes(runs_bytes, bytes.len())?;
-        let commit = Commit::decode(bytes, account)?;
+        budget.give(cost::COMMIT);
+        let commit = Commit::decode_within(bytes, account, budget)?;
         let follows = run.last().is_none_or(|last| {
             let (before, after) = (last.commit.dot, commit.dot);
             before.replica == after.replica && before.seq + 1 == after.seq && last.hash == commit.prev

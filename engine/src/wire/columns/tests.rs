@@ -140,10 +140,24 @@ proptest! {
         encode_stretches(runs.iter().map(|run| run.iter().collect()).collect(), &mut writer);
         let mut reader = Reader::new(writer.as_bytes());
         let expected: Vec<_> = runs.iter().map(|run| hashed(run)).collect();
-        prop_assert_eq!(decode_stretches(&mut reader, &account()), Ok(expected));
+        prop_assert_eq!(decode_stretches(&mut reader, &account(), &mut Budget::default()), Ok(expected));
         prop_assert_eq!(reader.finish(), Ok(()));
         for end in 0..writer.len() {
-            prop_assert!(decode_stretches(&mut Reader::new(&writer.as_bytes()[..end]), &account()).is_err());
+            let mut cut = Reader::new(&writer.as_bytes()[..end]);
+            prop_assert!(decode_stretches(&mut cut, &account(), &mut Budget::default()).is_err());
+        }
+    }
+
+    #[test]
+    fn a_run_takes_just_what_its_commits_cost_to_decode_in_either_form(run in any_run(6)) {
+        let cost = cost::of_commits(&hashed(&run));
+        for bytes in [as_columns(&run), as_rows(&run)] {
+            let within = |budget: &mut Budget| decode_runs_within(&mut Reader::new(&bytes), &account(), budget);
+            let mut budget = Budget::of(cost);
+            prop_assert!(within(&mut budget).is_ok());
+            prop_assert_eq!(budget.left(), 0);
+            let refused = within(&mut Budget::of(cost - 1));
+            prop_assert_eq!(refused, Err(DecodeError::TooLarge("the memory to decode into")));
         }
     }
 
