@@ -22,6 +22,10 @@ use crate::wire::message::{Ack, Ops, Run, Want, pack_ops};
 
 /// Frames packed for one peer in one call, to keep each call short.
 const FRAMES_PER_CALL: usize = 2;
+/// Canonical bytes of commits that are little enough to be pushed twice.
+const PUSHED_AGAIN_BYTES_MAX: usize = 16 * 1024;
+/// No commit has fewer canonical bytes.
+const COMMIT_BYTES_MIN: usize = 64;
 
 /// A run to send, its size, and what it costs the receiver in memory.
 struct Piece {
@@ -256,6 +260,43 @@ impl Engine {
                 self.arm_retry(now, key);
             }
         }
+    }
+
+    /// Pushes once more what we wrote and a peer has not confirmed, if that is all that it lacks, and is little: a push was
+    /// lost, and to tell of it would cost as much as the commits, and a round trip. Says whether it did.
+    pub(crate) fn push_again(
+        &mut self,
+        now: Now,
+        key: PeerKey,
+        store: &impl StoreRead,
+    ) -> Result<bool, StoreError> {
+        let Some(peer) = self.peers.get(&key).filter(|peer| peer.serve.is_none()) else { return Ok(false) };
+        let news = self.state.knowledge.minus(&peer.known);
+        // What others wrote it may be getting from others.
+        let ours = news.get(&self.state.replica).filter(|_| news.replicas() == 1 && !self.revoked());
+        let Some([(first, last)]) = ours.map(|set| set.ranges()) else { return Ok(false) };
+        let (first, last, has) = (*first, *last, peer.known.clone());
+        let likely = usize::try_from(last - first).unwrap_or(usize::MAX);
+        if likely >= PUSHED_AGAIN_BYTES_MAX / COMMIT_BYTES_MIN {
+            return Ok(false);
+        }
+        let cut = (PUSHED_AGAIN_BYTES_MAX, likely);
+        let Some(piece) = self.cut_run(&self.state.replica, (first, last), cut, &has, store)? else {
+            return Ok(false);
+        };
+        let Some(peer) = self.peers.get_mut(&key) else { return Ok(false) };
+        let room = peer.pushed_bytes - peer.pushed_acked + piece.bytes <= self.config.push_bytes_max;
+        let whole = piece.run.commits.last().is_some_and(|commit| commit.dot.seq == last);
+        if !room || !whole || piece.bytes > PUSHED_AGAIN_BYTES_MAX as u64 {
+            return Ok(false);
+        }
+        mark!(PushedAgain);
+        peer.synced = false;
+        self.push_piece(key, &piece);
+        if self.timers.get(Timer::Retry(key)).is_none() {
+            self.arm_retry(now, key);
+        }
+        Ok(true)
     }
 
     fn push_piece(&mut self, key: PeerKey, piece: &Piece) {

@@ -328,7 +328,7 @@ impl Engine {
     ) -> Result<(), StoreError> {
         match message {
             Message::Have(have) => self.on_have(now, key, &have),
-            Message::Summary(summary) => self.on_summary(now, key, &summary),
+            Message::Summary(summary) => self.on_summary(now, key, &summary, store)?,
             Message::Want(want) => self.on_want(now, key, &want, store)?,
             Message::Ops(ops) => self.on_ops(now, key, ops, store)?,
             Message::Ack(ack) => self.on_ack(now, key, &ack, store)?,

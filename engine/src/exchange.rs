@@ -55,17 +55,25 @@ impl Engine {
         self.known_grew(now, key);
     }
 
-    pub(crate) fn on_summary(&mut self, now: Now, key: PeerKey, theirs: &Summary) {
+    pub(crate) fn on_summary(
+        &mut self,
+        now: Now,
+        key: PeerKey,
+        theirs: &Summary,
+        store: &impl StoreRead,
+    ) -> Result<(), StoreError> {
         if theirs.digest != summary(&self.state.knowledge, self.state.digest) {
             // Most likely the peer has not heard of what we have beyond what it confirmed. Else both say all.
             match theirs.reply {
+                // What it lacks, and by the summary behind that this was all.
+                true if self.push_again(now, key, store)? => self.say_summary(key, false),
                 true if self.has_news_for(key) => self.announce_to(now, key),
                 true => self.say_have(key, true),
                 false => {}
             }
-            return;
+            return Ok(());
         }
-        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
         mark!(EqualByDigest);
         peer.known.union(&self.state.knowledge);
         peer.rows_equal = Some(true);
@@ -74,6 +82,7 @@ impl Engine {
             self.say_summary(key, false);
         }
         self.known_grew(now, key);
+        Ok(())
     }
 
     pub(crate) fn on_announce(&mut self, now: Now, key: PeerKey, announce: &Announce) {

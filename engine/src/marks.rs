@@ -92,6 +92,7 @@ marks! {
     PushWhileServing "push-while-serving" "A commit was announced, because an answer was under way."
     PushPeerBehind "push-peer-behind" "A commit was announced, because the peer lacked what came before."
     Pushed "pushed" "A commit was pushed."
+    PushedAgain "pushed-again" "A peer that asks whether there is news was given at once what it lacks."
     // Merge and clocks.
     ConflictListed "conflict-listed" "A value lost a true conflict."
     ArrivalLost "arrival-lost" "A write arrived that had lost already."

@@ -95,3 +95,20 @@ fn a_device_that_stops_says_goodbye() {
     mesh.run_ms(500);
     check("a_device_that_stops_says_goodbye", &mut mesh);
 }
+
+#[test]
+fn a_lost_write_is_given_at_once_when_the_peer_asks_whether_there_is_news() {
+    let mut mesh = recorded(2, Config::default());
+    mesh.connect(0, 1);
+    mesh.run_ms(2_000);
+    mesh.transcript = Some(Vec::new());
+    mesh.cut(0, 1);
+    mesh.write(0, put("a", "lost"));
+    mesh.run_ms(100);
+    mesh.connect(0, 1);
+    mesh.input(1, Input::SyncNow);
+    mesh.run_ms(200);
+    assert!(mesh.equal());
+    assert!((0..2).all(|node| mesh.engine(node).stats().peers.iter().all(|peer| peer.synced)));
+    check("a_lost_write_is_given_at_once_when_the_peer_asks_whether_there_is_news", &mut mesh);
+}
