@@ -5,6 +5,7 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use serde_json::json;
 use support::{Device, LISTEN, World};
@@ -226,7 +227,7 @@ fn a_home_is_encrypted_and_decrypted_afterwards_and_goes_on_as_it_was() {
     device.run(&["put", TABLE, ROW, "n=2"]).ok();
     device.run(&["sync"]).ok();
     assert_eq!(other.json(&["get", TABLE, ROW]).json(), json!({ "field_of_mine": VALUE, "n": 2 }));
-    device.run(&["device", "promote", "b"]).ok();
+    device.run(&["device", "promote", "b", "--yes"]).ok();
     device.run(&["stop"]).ok();
     assert_eq!(device.json(&["vault", "decrypt"]).json(), json!({ "encrypted": false, "left": [] }));
     forget_passphrase(&device);
@@ -245,7 +246,7 @@ fn a_home_whose_conversion_is_killed_at_any_time_is_whole_and_the_next_command_t
     for round in 0..14 {
         let encrypted = device.json(&["vault", "status"]).json()["encrypted"] == json!(true);
         let convert = if encrypted { "decrypt" } else { "encrypt" };
-        let mut child = device.command(&["vault", convert]).spawn().expect("started");
+        let mut child = device.command(&["vault", convert]).stdout(Stdio::null()).spawn().expect("started");
         std::thread::sleep(std::time::Duration::from_millis(60 * round));
         // It may have ended.
         let _ = child.kill();
