@@ -153,6 +153,10 @@ pub(crate) struct Pong {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NetCheck {
     pub(crate) listening: Vec<String>,
+    /// How far others can be expected to reach this device over IPv6: `off` if it does not listen there (the
+    /// settings or the machine), `none` if the network has no IPv6, `local` or `global`.
+    #[serde(default)]
+    pub(crate) ipv6: String,
     /// The NAT in between, for QUIC: `unknown`, `none`, `endpoint-independent`, `endpoint-dependent` or `port-changing`.
     pub(crate) nat_udp: String,
     /// The same for TCP.

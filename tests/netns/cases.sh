@@ -193,10 +193,12 @@ case_ipv6() {
         ip -n "ah$tag-$m" addr add "2001:db8:45::$n/64" dev wan nodad
     done
     founder a
-    on a config set network.mdns false >/dev/null
-    on a config set network.listen /ip6/::/udp/4001/quic-v1 /ip6/::/tcp/4001 >/dev/null || fail "config"
-    on a restart >/dev/null || fail "restart"
-    pair a b
+    # By the short code: discovery tells where.
+    on a device invite --yes --json >"$work/invite.log" 2>&1 &
+    pids="$pids $!"
+    await 30 grep -q '"code"' "$work/invite.log"
+    code=$(sed -n 's/.*"code":"\([^"@]*\)".*/\1/p' "$work/invite.log" | head -1)
+    printf '%s\n' "$code" | on b device join --name b >"$work/join.log" 2>&1 || fail "joining by the short code failed"
     on b start --daemon >/dev/null || fail "start"
     await 15 connected a
     await 15 connected b
@@ -204,6 +206,13 @@ case_ipv6() {
     await 60 equal a b
     case $(peer b address) in /ip6/2001:db8:45::11/*) ;; *) fail "not over IPv6" ;; esac
     say "2001:db8:45::11 is all that leads there: $(peer b address)"
+    on a netcheck --timeout 1 | grep 'addresses of the whole internet' || fail "netcheck"
+    on a status | grep fe80 && fail "an address that is of no use"
+    # And where there is none.
+    within a sysctl -qw net.ipv6.conf.all.disable_ipv6=1
+    on a restart >"$work/restart.log" 2>&1 || fail "without IPv6 nothing starts"
+    on a netcheck --timeout 1 | grep 'ipv6.*not in use' || fail "netcheck without IPv6"
+    grep -h 'this machine has no IPv6' "$work"/a/logs/*.log || fail "the log does not say so"
 }
 
 case_dns() {

@@ -150,7 +150,7 @@ impl Driver {
             telling: Telling::default(),
             secret: config.secret.clone(),
             watch: Watch::new(now, SystemTime::now(), watch::links()),
-            starting: listeners.into_iter().zip(listen).collect(),
+            starting: listeners,
             started: Some(started),
             hub,
         })
@@ -240,6 +240,7 @@ impl Driver {
                 self.rate(&peer, now);
             }
             self.ask_for_sync();
+            self.let_in();
         }
         while let Some(frame) = self.hub.take_to_publish() {
             let topic = self.topic.clone();
@@ -280,6 +281,19 @@ impl Driver {
                     self.swarm.behaviour_mut().streams.open(peer, *id, Purpose::Sync);
                 }
             }
+        }
+    }
+
+    /// Whoever was admitted while connected takes part in everything at once.
+    fn let_in(&mut self) {
+        let behaviour = self.swarm.behaviour_mut();
+        behaviour.gossip.let_in();
+        behaviour.punch.let_in();
+        behaviour.reach.let_in();
+        behaviour.probe.let_in();
+        let let_in = behaviour.telling.let_in();
+        for peer in let_in.iter().filter_map(keys::key_of) {
+            self.tell_all(&peer);
         }
     }
 

@@ -8,8 +8,8 @@
 //! text, errors are enums.
 //!
 //! From the inside out: `frames` (bytes on a stream), `slot` and `hub` (the transport contract, without
-//! IO), `carrier` (one sync stream), `handler`, `gate` and `behaviour` (opening streams, keeping the
-//! door), `dialer`, `addresses`, `connections` and `discovery` (decisions, without IO), `relays`
+//! IO), `carrier` (one sync stream), `handler`, `gate`, `late` and `behaviour` (opening streams, keeping
+//! the door), `dialer`, `addresses`, `connections` and `discovery` (decisions, without IO), `relays`
 //! (reservations with relays, without IO), `reach` (how others see us, without IO), `punch` (from a relayed path to a
 //! direct one), `watch` (interfaces and sleep), `whereabouts` (records of where devices are found, without IO),
 //! `telling` (their exchange), `relay_server` (a relay for others), `relay_gate` (whom it serves), `outside` (where
@@ -32,6 +32,7 @@ mod gate;
 mod handler;
 mod hub;
 mod keys;
+mod late;
 mod outside;
 mod pairing;
 mod punch;
@@ -47,6 +48,8 @@ mod swarm_events;
 mod telling;
 mod watch;
 mod whereabouts;
+#[cfg(test)]
+mod whereabouts_vectors;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -58,7 +61,7 @@ use engine::transport::{Transport, TransportEvent, TrySendError};
 use tokio::sync::{mpsc, oneshot};
 
 pub use crate::addresses::{AddressError, check_dial, check_listen};
-pub use crate::config::{Libp2pConfig, SpawnError, Timings};
+pub use crate::config::{LISTEN, Libp2pConfig, SpawnError, Timings};
 pub use crate::control::{
     AddAddressError, DialError, Libp2pControl, PeerDetails, SessionDetails, TransportClosed,
 };

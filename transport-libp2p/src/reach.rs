@@ -161,8 +161,12 @@ impl Reach {
     }
 
     fn nat(&self, kind: PathKind, own: &[Multiaddr]) -> NatKind {
-        let seen: Vec<_> = self.observed.iter().filter(|(_, k, _)| *k == kind).collect();
-        let places: Vec<_> = seen.iter().filter_map(|(_, _, address)| place(address)).collect();
+        let seen = self.observed.iter().filter(|(_, k, _)| *k == kind);
+        let mut places: Vec<_> = seen.filter_map(|(_, _, address)| place(address)).collect();
+        // NATs are between IPv4 networks; that there is none for IPv6 says nothing about them.
+        if places.iter().any(|(ip, _)| ip.is_ipv4()) {
+            places.retain(|(ip, _)| ip.is_ipv4());
+        }
         let Some(first) = places.first() else { return NatKind::Unknown };
         let own: Vec<_> =
             own.iter().filter(|address| path_kind(address) == Some(kind)).filter_map(place).collect();
@@ -241,6 +245,9 @@ mod tests {
         assert_eq!(kind(own, &[one, one]), NatKind::EndpointIndependent);
         assert_eq!(kind(own, &[one, other]), NatKind::EndpointDependent);
         assert_eq!(kind(own, &["/ip4/45.0.0.1/tcp/4001"]), NatKind::Unknown, "another kind of path");
+        let six = "/ip6/2001:db8::1/udp/4001/quic-v1";
+        assert_eq!(kind(six, &[six, one, other]), NatKind::EndpointDependent, "seen over IPv6 as well");
+        assert_eq!(kind(six, &[six]), NatKind::None);
     }
 
     #[test]

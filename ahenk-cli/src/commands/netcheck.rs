@@ -36,8 +36,13 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
 
 /// What was found, for people.
 fn checks(found: &NetCheck) -> Vec<Check> {
-    let mut checks =
-        vec![nat("udp", &found.nat_udp), nat("tcp", &found.nat_tcp), reachable(found), upnp(found)];
+    let mut checks = vec![
+        nat("udp", &found.nat_udp),
+        nat("tcp", &found.nat_tcp),
+        ipv6(found),
+        reachable(found),
+        upnp(found),
+    ];
     checks.extend(found.observed.iter().map(|address| Check::ok("seen at", address.clone())));
     checks.extend(found.relays.iter().map(|relay| match (relay.reserved, &relay.last_error) {
         (true, _) => {
@@ -90,6 +95,18 @@ fn nat(kind: &str, nat: &str) -> Check {
             Check::ok(&name, "one that changes ports; a second relay or device would tell which kind")
         }
         _ => Check::ok(&name, "not known: no relay and no device outside has said how it sees this one"),
+    }
+}
+
+fn ipv6(found: &NetCheck) -> Check {
+    match found.ipv6.as_str() {
+        "global" => Check::ok("ipv6", "this device has addresses of the whole internet"),
+        "local" => Check::ok("ipv6", "within this network only"),
+        "none" => Check::ok("ipv6", "in use, but this network has none"),
+        _ => Check::ok(
+            "ipv6",
+            "not in use: this machine has none, or `network.listen` names IPv4 addresses only",
+        ),
     }
 }
 

@@ -106,7 +106,7 @@ impl Default for Config {
             listen_port: 0,
             transports: vec!["quic".to_owned(), "tcp".to_owned()],
             relay: true,
-            listen: vec!["/ip4/0.0.0.0/udp/0/quic-v1".to_owned(), "/ip4/0.0.0.0/tcp/0".to_owned()],
+            listen: transport_libp2p::LISTEN.map(str::to_owned).to_vec(),
             mdns: true,
             bootstrap: Vec::new(),
             relay_servers: Vec::new(),
