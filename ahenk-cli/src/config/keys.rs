@@ -125,7 +125,7 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "limits.memory_bytes",
         Field::Limit(32 * MIB, 64 * GIB, |c| &mut c.memory_bytes_max),
-        "Memory for buffers and caches in all, in bytes; the finer limits are lowered to fit; 0 for no limit",
+        "Memory that buffers and caches take in all, in bytes, besides one message while it is read; the finer limits are lowered to fit; 0 for no limit",
     ),
     key(
         "limits.disk_bytes",

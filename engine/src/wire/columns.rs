@@ -60,11 +60,14 @@
 //! # Limits
 //! Every commit must pass [`Commit::check`] and the limits of [`crate::config`]. What a few bytes can
 //! name again and again, through a dictionary or by sharing, is counted by its canonical size before it is
-//! copied: [`COMMIT_BYTES_MAX`] bytes a commit, [`RUNS_BYTES_MAX`] all runs of a frame.
+//! copied: [`COMMIT_BYTES_MAX`] bytes a commit, [`RUNS_BYTES_MAX`] all runs of a frame. What all commits of a frame
+//! cost in memory ([`crate::cost`]) is within [`crate::config::DECODED_BYTES_MAX`], and so is, twice over, what the
+//! dictionaries take: each entry of them is there for an operation or a field that costs half as much at least.
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::commit::{Commit, CommitHash, hash_commit};
 use crate::config::{COMMIT_BYTES_MAX, INFLATED_BYTES_MAX, RUN_COMMITS_MAX};
+use crate::cost::{self, Budget};
 use crate::hlc::Hlc;
 use crate::identity::{AccountId, Sig};
 use crate::wire::message::Run;
@@ -131,6 +134,14 @@ pub fn decode_runs(
     reader: &mut Reader<'_>,
     account: &AccountId,
 ) -> Result<Vec<Run<HashedCommit>>, DecodeError> {
+    decode_runs_within(reader, account, &mut Budget::default())
+}
+
+fn decode_runs_within(
+    reader: &mut Reader<'_>,
+    account: &AccountId,
+    budget: &mut Budget,
+) -> Result<Vec<Run<HashedCommit>>, DecodeError> {
     /// A run that has been read, or whose commits are in the columns.
     enum Part {
         Read(Vec<HashedCommit>),
@@ -140,19 +151,19 @@ pub fn decode_runs(
     let (mut parts, mut bytes) = (Vec::new(), 0);
     for _ in 0..count {
         let part = match reader.u8()? {
-            ROWS => Part::Read(decode_rows(reader, account, &mut bytes)?),
-            COLUMNS => Part::Head(Box::new(Head::read(reader, account)?)),
+            ROWS => Part::Read(decode_rows(reader, account, &mut bytes, budget)?),
+            COLUMNS => Part::Head(Box::new(Head::read(reader, account, budget)?)),
             tag => return Err(DecodeError::UnknownTag(tag)),
         };
         parts.push((part, Sig(reader.array()?)));
     }
     let by_columns = parts.iter().any(|(part, _)| matches!(part, Part::Head(_)));
-    let mut columns = by_columns.then(|| Columns::open(reader)).transpose()?;
+    let mut columns = by_columns.then(|| Columns::open(reader, budget.left())).transpose()?;
     let mut runs = Vec::with_capacity(parts.len());
     for (part, sig) in parts {
         let commits = match (part, &mut columns) {
             (Part::Read(commits), _) => commits,
-            (Part::Head(head), Some(columns)) => columns.run(*head, &mut bytes)?,
+            (Part::Head(head), Some(columns)) => columns.run(*head, &mut bytes, budget)?,
             (Part::Head(_), None) => return Err(DecodeError::Truncated),
         };
         runs.push(Run { commits, sig });
@@ -179,13 +190,17 @@ fn decode_rows(
     reader: &mut Reader<'_>,
     account: &AccountId,
     runs_bytes: &mut usize,
+    budget: &mut Budget,
 ) -> Result<Vec<HashedCommit>, DecodeError> {
     let count = run_len(reader, 1)?;
-    let mut run = Vec::<HashedCommit>::new();
+    // Each takes its own, too, when it is read: until then the room is lent.
+    budget.take_each(count, cost::COMMIT)?;
+    let mut run = Vec::<HashedCommit>::with_capacity(count);
     for _ in 0..count {
         let bytes = reader.bytes(COMMIT_BYTES_MAX, "a commit")?;
         count_bytes(runs_bytes, bytes.len())?;
-        let commit = Commit::decode(bytes, account)?;
+        budget.give(cost::COMMIT);
+        let commit = Commit::decode_within(bytes, account, budget)?;
         let follows = run.last().is_none_or(|last| {
             let (before, after) = (last.commit.dot, commit.dot);
             before.replica == after.replica && before.seq + 1 == after.seq && last.hash == commit.prev

@@ -99,6 +99,7 @@ fn the_limits_in_the_document_are_those_of_the_code() {
         config::DEFLATE_BYTES_MIN,
         config::COMMIT_BYTES_MAX,
         wire::columns::RUNS_BYTES_MAX,
+        config::DECODED_BYTES_MAX,
         config::RUN_COMMITS_MAX,
         config::COMMIT_OPS_MAX,
         config::ROW_FIELDS_MAX,

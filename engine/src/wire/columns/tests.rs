@@ -133,6 +133,19 @@ proptest! {
     }
 
     #[test]
+    fn a_run_takes_just_what_its_commits_cost_to_decode_in_either_form(run in any_run(6)) {
+        let cost = cost::of_commits(&hashed(&run));
+        for bytes in [as_columns(&run), as_rows(&run)] {
+            let within = |budget: &mut Budget| decode_runs_within(&mut Reader::new(&bytes), &account(), budget);
+            let mut budget = Budget::of(cost);
+            prop_assert!(within(&mut budget).is_ok());
+            prop_assert_eq!(budget.left(), 0);
+            let refused = within(&mut Budget::of(cost - 1));
+            prop_assert_eq!(refused, Err(DecodeError::TooLarge("the memory to decode into")));
+        }
+    }
+
+    #[test]
     fn a_run_is_never_longer_than_its_rows(run in any_run(4)) {
         let (chosen, columns, rows) = (encoded(&run), as_columns(&run), as_rows(&run));
         prop_assert_eq!(chosen.len(), columns.len().min(rows.len()));
