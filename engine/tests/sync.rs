@@ -125,6 +125,44 @@ fn devices_converge_over_datagrams_that_are_lost_doubled_reordered_and_damaged()
     }
 }
 
+/// Whoever asks whether there is news is given little of it at once, while pushes may still be under way, be lost, or overtake
+/// the summary that says that this was all.
+#[test]
+fn devices_that_ask_for_news_at_any_time_converge_and_know_it_over_bad_datagrams() {
+    let mut given = 0;
+    for seed in 0..30 {
+        let mut mesh = Mesh::new(3, seed, Config::default());
+        [(0, 1), (1, 2), (2, 0)].into_iter().for_each(|(a, b)| mesh.connect(a, b));
+        assert_converges(&mut mesh, 60_000);
+        mesh.run_ms(1_000);
+        mesh.transcript = Some(Vec::new());
+        mesh.set_faults(LinkFaults {
+            loss_ppm: 150_000,
+            double_ppm: 50_000,
+            damage_ppm: 20_000,
+            jitter_micros: 40_000,
+        });
+        for n in 0..40u64 {
+            let (writer, asker) = ((n * 7 + seed) % 3, (n + n / 3) % 3);
+            mesh.write(writer as usize, put(&format!("r{}", n % 5), &[("x", n as i64)]));
+            mesh.run_ms(n % 4 * 30);
+            mesh.input(asker as usize, Input::SyncNow);
+            mesh.run_ms(n % 3 * 400);
+        }
+        assert_converges(&mut mesh, 600_000);
+        let synced =
+            |mesh: &Mesh| (0..3).all(|node| mesh.engine(node).stats().peers.iter().all(|peer| peer.synced));
+        assert!(mesh.run_until(600_000, synced), "a device does not know that it is in sync");
+        assert!(mesh.equal());
+        let said = mesh.transcript.take().unwrap();
+        given += said
+            .windows(2)
+            .filter(|pair| pair[0].contains("Ops #0") && pair[1].contains("Summary reply=false"))
+            .count();
+    }
+    assert!(given > 30, "only {given} times was what is lacking given at once");
+}
+
 #[test]
 fn the_loser_of_a_true_conflict_is_listed_and_no_other() {
     let mut mesh = Mesh::new(2, 6, Config::default());
