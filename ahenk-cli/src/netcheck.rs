@@ -1,10 +1,11 @@
 //! Requests about how this device stands in the network, and how far another one is.
 
+use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 use engine::identity::PeerKey;
-use transport_libp2p::{Libp2pControl, NatKind, PingError, PortMapping, ReachDetails, RelayDetails};
+use transport_libp2p::{Libp2pControl, Mapper, NatKind, PingError, PortMapping, ReachDetails, RelayDetails};
 
 use crate::data::Names;
 use crate::error::{CliError, Result, closed};
@@ -77,13 +78,14 @@ pub(crate) async fn netcheck(context: &Context, within: Duration) -> Result<NetC
         }
         tokio::time::sleep(LOOK_EVERY.min(within)).await;
     };
-    let (port_mapping, mapped) = match &reach.mapping {
+    let (port_mapping, pairs) = match &reach.mapping {
         PortMapping::Off => ("off", Vec::new()),
         PortMapping::Searching => ("searching", Vec::new()),
         PortMapping::NoGateway => ("no-gateway", Vec::new()),
         PortMapping::NotPublic => ("not-public", Vec::new()),
         PortMapping::Mapped(addresses) => ("mapped", addresses.clone()),
     };
+    let (mapped, by): (Vec<String>, BTreeSet<Mapper>) = pairs.into_iter().unzip();
     let mut observed: Vec<String> = reach.observed.iter().map(|(_, address)| address.clone()).collect();
     observed.sort();
     observed.dedup();
@@ -102,6 +104,7 @@ pub(crate) async fn netcheck(context: &Context, within: Duration) -> Result<NetC
             .collect(),
         port_mapping: port_mapping.to_owned(),
         mapped,
+        mapped_by: by.into_iter().map(mapper_name).collect(),
         relays: relays.into_iter().map(relay).collect(),
         mdns_seen: reach.mdns_seen.map(|seen| seen as u64),
         clock_offset_ms: node_status(context).await?.stats.clock_offset_ms(),
@@ -132,6 +135,15 @@ fn ipv6(listening: &[String]) -> &'static str {
 fn relay(details: RelayDetails) -> RelayCheck {
     let RelayDetails { address, reserved, round_trip_micros, last_error, .. } = details;
     RelayCheck { address, reserved, round_trip_micros, last_error }
+}
+
+fn mapper_name(by: Mapper) -> String {
+    match by {
+        Mapper::Upnp => "upnp",
+        Mapper::Pcp => "pcp",
+        Mapper::NatPmp => "nat-pmp",
+    }
+    .to_owned()
 }
 
 fn nat_name(kind: NatKind) -> &'static str {

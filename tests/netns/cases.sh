@@ -84,6 +84,49 @@ case_symmetric() {
     [ "$since" = "$(peer a connected_ms)" ] || fail "the session was cut"
 }
 
+# Two symmetric NATs, through which no hole can be punched; the router of the first maps ports to it.
+mapped() {
+    if [ "$1" != natpmp ] && ! command -v miniupnpd >/dev/null; then
+        say "skipped: this needs miniupnpd"
+        exit 0
+    fi
+    wan=
+    internet
+    relay
+    router ra 1 symmetric
+    router rb 2 symmetric
+    behind a ra 1
+    behind b rb 2
+    mapper ra 1 "$1"
+    founder a
+    await 30 maps a
+    say "$(on a netcheck --timeout 0 | grep '^ok *router')"
+    on a netcheck --timeout 0 | grep -q "^ok *router.*($2)" || fail "asked in another way"
+    pair a b
+    on b start --daemon >/dev/null || fail "start"
+    await 30 path_is b 'direct-*'
+    case $(peer b address) in /ip4/45.0.0.1/*) ;; *) fail "not through the mapped port" ;; esac
+    say "direct, at $(peer b address)"
+}
+maps() { on "$1" netcheck --timeout 0 | grep -q '^ok *router *maps'; }
+
+case_upnp() { mapped upnp upnp; }
+
+case_pcp() { mapped pcp pcp; }
+
+case_natpmp() {
+    mapped natpmp nat-pmp
+    # Three times as long as the router keeps what is not renewed.
+    sleep 12
+    maps a || fail "not renewed"
+    grep -q expire "$work/mapper.out" && fail "not renewed in time"
+    say "renewed $(grep -c renew "$work/mapper.out") times"
+    on a stop >/dev/null || fail "stop"
+    for kind in udp tcp; do
+        grep -q "delete $kind" "$work/mapper.out" || fail "a port ($kind) was not given back"
+    done
+}
+
 case_relay_restart() {
     wan="5 1 0 8"
     two_behind_nats symmetric symmetric

@@ -39,7 +39,7 @@ pub struct Libp2pConfig {
     pub relays: Vec<String>,
     /// What is shown to a relay that serves some accounts only.
     pub certificate: Option<DeviceCert>,
-    /// Ask the router for ports at which we can be dialed from outside (UPnP).
+    /// Ask the router for ports at which we can be dialed from outside (UPnP, PCP or NAT-PMP).
     pub upnp: bool,
     /// Intervals and limits of time.
     pub timings: Timings,

@@ -21,7 +21,7 @@ fn check(found: &NetCheck, peer: &Peer) -> Check {
             ("relayed", "endpoint-dependent") => Check::warning(
                 "device",
                 format!("{detail}: the NAT here is symmetric, so no direct path can be made through it"),
-                "forward `network.listen_port` on the router, by hand or by UPnP (`network.upnp`), or use IPv6",
+                "forward `network.listen_port` on the router, by hand or by UPnP, PCP or NAT-PMP (`network.upnp`), or use IPv6",
             ),
             ("relayed", _) => Check::warning(
                 "device",

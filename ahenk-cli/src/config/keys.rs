@@ -120,7 +120,7 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "network.upnp",
         Field::Bool(|c| &mut c.upnp),
-        "Ask the router to map ports to this device (UPnP), so that others can call it from outside",
+        "Ask the router to map ports to this device (UPnP, PCP, NAT-PMP), so that others can call it from outside",
     ),
     key(
         "limits.memory_bytes",

@@ -40,8 +40,8 @@ const REDACTED: &[(&str, &str)] = &[
     (r#""cursor":"[^"]*""#, r#""cursor":"[CURSOR]""#),
     (r"--from \d+\.\d+", "--from [CURSOR]"),
     // What the router says, if there is one that says anything.
-    (r"(upnp +)on.*", "$1[UPNP]"),
-    (r#""port_mapping":"[^"]*""#, r#""port_mapping":"[UPNP]""#),
+    (r"(router +)(asked for|being asked|maps).*", "$1[ROUTER]"),
+    (r#""port_mapping":"[^"]*""#, r#""port_mapping":"[ROUTER]""#),
     // Which versions they are is for other tests to say.
     (r"file format \d+, protocol \d+\.\d+", "file format [N], protocol [N]"),
     (r#""(format|protocol_major|protocol_minor|command_protocol)":\d+"#, r#""$1":[N]"#),
