@@ -243,7 +243,10 @@ fn a_home_whose_conversion_is_killed_at_any_time_is_whole_and_the_next_command_t
     device.set_passphrase(SECRET);
     device.run(&["put", TABLE, ROW, &format!("field_of_mine={VALUE}")]).ok();
     let mut forms = std::collections::BTreeSet::new();
-    for round in 0..14 {
+    // Killed later each time, until some of them are not cut off any more, however slow the machine.
+    let mut round = 0;
+    while round < 14 || forms.len() < 2 {
+        assert!(round < 200, "every one was cut off");
         let encrypted = device.json(&["vault", "status"]).json()["encrypted"] == json!(true);
         let convert = if encrypted { "decrypt" } else { "encrypt" };
         let mut child = device.command(&["vault", convert]).stdout(Stdio::null()).spawn().expect("started");
@@ -256,8 +259,8 @@ fn a_home_whose_conversion_is_killed_at_any_time_is_whole_and_the_next_command_t
         assert!(!names.iter().any(|path| path.to_string_lossy().contains(".next")), "{names:?}");
         assert!(!device.home.join("conversion").exists());
         forms.insert(device.json(&["vault", "status"]).json()["encrypted"].to_string());
+        round += 1;
     }
-    assert_eq!(forms.len(), 2, "some of them were not cut off");
 }
 
 #[test]
