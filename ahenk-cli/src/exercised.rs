@@ -23,6 +23,7 @@ const SHOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("tui", "tests/tui.rs"),
     ("vault decrypt", "tests/vault.rs"),
     ("vault encrypt", "tests/vault.rs"),
+    ("vault keychain", "tests/vault.rs"),
     ("vault passphrase", "tests/vault.rs"),
     ("vault status", "tests/vault.rs"),
     ("metrics", "tests/health.rs"),

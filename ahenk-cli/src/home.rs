@@ -15,7 +15,7 @@ use store::DataKey;
 use crate::backend::in_use;
 use crate::config::{self, Config, Settings};
 use crate::error::{CliError, Kind, Result};
-use crate::{conversion, secrets, vault};
+use crate::{conversion, keychain, secrets, vault};
 
 /// Longest path of a Unix socket that every system takes, in bytes.
 const SOCKET_PATH_BYTES_MAX: usize = 100;
@@ -208,17 +208,38 @@ impl Home {
         read.map(|_| Some(text)).map_err(|error| CliError::io("read", &path, &error))
     }
 
-    /// The data key; `None` if the home is not encrypted. Asks for the passphrase the first time.
+    /// The data key; `None` if the home is not encrypted. Asks the keychain or for the passphrase the first time.
     pub(crate) fn key(&self) -> Result<Option<DataKey>> {
         if let Some(known) = self.key.get() {
             return Ok(known.clone());
         }
         let what = self.dir.display().to_string();
         let key = match self.vault()? {
-            Some(text) => Some(vault::unwrap(&text, &vault::passphrase_of(&what)?, &what)?),
+            Some(text) => Some(self.open_vault(&text, &what)?),
             None => None,
         };
         Ok(self.key.get_or_init(|| key).clone())
+    }
+
+    /// The data key in a vault, from the keychain or by the passphrase.
+    fn open_vault(&self, text: &str, what: &str) -> Result<DataKey> {
+        let why = match keychain::key(self) {
+            Ok(Some(key)) => return Ok(key),
+            Ok(None) => None,
+            Err(why) => Some(why),
+        };
+        let passphrase = vault::passphrase_of(what).map_err(|error| match why {
+            Some(why) => {
+                CliError::new(error.kind, format!("{error}; and the keychain does not open it: {why}")).hint(
+                    format!(
+                        "unlock the keychain, or name a file with the passphrase in {}",
+                        vault::PASSPHRASE_FILE
+                    ),
+                )
+            }
+            None => error,
+        })?;
+        vault::unwrap(text, &passphrase, what)
     }
 
     /// Takes the data key from a process that has asked for it.

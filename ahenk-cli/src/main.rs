@@ -19,6 +19,7 @@ mod error;
 #[cfg(test)]
 mod exercised;
 mod home;
+mod keychain;
 mod logging;
 mod netcheck;
 mod network;

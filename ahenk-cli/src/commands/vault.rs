@@ -9,7 +9,7 @@ use crate::backend::{connect, in_use};
 use crate::conversion::{self, Form};
 use crate::error::{CliError, Kind, Result};
 use crate::progress::Progress;
-use crate::{home, vault};
+use crate::{home, keychain, vault};
 
 /// Subcommands of `vault`.
 #[derive(Debug, clap::Subcommand)]
@@ -39,6 +39,20 @@ after `restore`.
 Example:
   ahenk-cli vault decrypt")]
     Decrypt,
+    /// Let the keychain of the operating system open this home, or no longer
+    #[command(after_help = "\
+With `on`, the key of the home lies in the keychain as well: whoever is logged in
+as you, and every program that runs as you then, opens the home without the
+passphrase, which goes on to open it. Only in programs that were built with
+`--features keychain`.
+
+Examples:
+  ahenk-cli vault keychain on
+  ahenk-cli vault keychain off")]
+    Keychain {
+        /// Whether it is to open the home
+        state: Keychain,
+    },
     /// Change the passphrase
     #[command(after_help = "\
 The data stays encrypted with the same key, which the new passphrase opens from
@@ -54,14 +68,48 @@ Examples:
     },
 }
 
+/// Whether the keychain opens the home.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Keychain {
+    /// It does
+    On,
+    /// It does not
+    Off,
+}
+
 pub(crate) async fn run(env: &Env, command: &Command) -> Result<()> {
     env.home.require()?;
     let encrypted = env.home.encrypted()?;
     match command {
-        Command::Status => env.out.show(&json!({ "encrypted": encrypted }), |_| {
-            let text = if encrypted { "encrypted with a passphrase" } else { "not encrypted" };
-            format!("Keys and database are {text}.")
-        }),
+        Command::Status => {
+            let kept = encrypted && keychain::name(&env.home)?.is_some();
+            env.out.show(&json!({ "encrypted": encrypted, "keychain": kept }), |_| {
+                let text = match (encrypted, kept) {
+                    (false, _) => "not encrypted",
+                    (true, false) => "encrypted with a passphrase",
+                    (true, true) => "encrypted with a passphrase; the keychain opens them, too",
+                };
+                format!("Keys and database are {text}.")
+            })
+        }
+        Command::Keychain { state } => {
+            let on = matches!(state, Keychain::On);
+            match env.home.key()? {
+                Some(key) if on => keychain::keep(&env.home, &key)?,
+                Some(_) => keychain::forget(&env.home)?,
+                None => {
+                    return Err(CliError::new(
+                        Kind::NotFound,
+                        "this home is not encrypted, so it has no key",
+                    )
+                    .hint("`vault encrypt` makes it one that is"));
+                }
+            }
+            env.out.show(&json!({ "keychain": on }), |_| match on {
+                true => "The keychain opens this home from now on.".to_owned(),
+                false => "The keychain does not open this home.".to_owned(),
+            })
+        }
         Command::Encrypt => convert(env, true).await,
         Command::Decrypt => convert(env, false).await,
         Command::Passphrase { new_file } => {
@@ -120,6 +168,9 @@ async fn convert(env: &Env, encrypt: bool) -> Result<()> {
     .await;
     drop(progress);
     converting.map_err(CliError::internal)??;
+    if !encrypt && let Err(error) = keychain::forget(&env.home) {
+        env.out.note(&format!("A key that opens nothing any more stays in the keychain: {error}"));
+    }
     let left: Vec<String> =
         conversion::put_aside(&env.home)?.iter().map(|path| path.display().to_string()).collect();
     drop(lock);
