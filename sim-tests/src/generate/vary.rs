@@ -8,7 +8,7 @@ use engine::prng::Prng;
 
 use super::drawn;
 use crate::kept::kept;
-use crate::plan::{Plan, Timed};
+use crate::plan::{Event, Plan, Timed};
 
 /// How many plans of the pure harness are variations of kept ones, in millionths.
 const VARIED_PPM: u64 = 40_000;
@@ -36,6 +36,10 @@ pub(super) fn variation(seed: u64, ordinary: impl FnOnce() -> Plan) -> Option<Pl
             plan = changed;
         }
     }
+    // The core could not even greet over links that stay as slow as some plans have them for a while.
+    let (last_ms, event) =
+        (plan.events.last().map_or(0, |last| last.at_ms), Event::Latency { micros: 1_000 });
+    plan.events.push(Timed { at_ms: last_ms, event });
     Some(plan)
 }
 
