@@ -25,6 +25,7 @@ COMMIT_BYTES_MAX, RUNS_BYTES_MAX, RUN_COMMITS_MAX = 983_040, 1 << 22, 1 << 14
 COMMIT_OPS_MAX, ROW_FIELDS_MAX, REPLICAS_MAX, RANGES_MAX, HEADS_MAX = 1 << 16, 4096, 1024, 64, 1024
 TABLE_BYTES_MAX, ROW_KEY_BYTES_MAX, FIELD_BYTES_MAX, DEVICE_NAME_BYTES_MAX = 128, 512, 128, 64
 REASON_BYTES_MAX = 256
+RECORD_ADDRESSES_MAX, RECORD_ADDRESS_BYTES_MAX, RECORD_BYTES_MAX, RECORDS_MAX = 16, 256, 5120, 256
 VALUE_DEPTH_MAX, STAMP_MS_MAX, SEQ_MAX = 32, 70_368_744_177_663, (1 << 63) - 1
 U64 = (1 << 64) - 1
 
@@ -1063,6 +1064,40 @@ def check_pairing(vectors, account):
     equal(v["invitation"], v["code"] + "@" + ",".join(granted["addresses"]), "an invitation")
 
 
+def read_record(reader):
+    need(reader.u8() == 1, "another version")
+    key, at_ms = reader.raw(32), reader.be(8)
+    addresses = [reader.text(RECORD_ADDRESS_BYTES_MAX) for _ in range(reader.count(RECORD_ADDRESSES_MAX))]
+    signed = b"ahenk addresses 1" + reader.data[:reader.at]
+    need(ed25519_verify(key, signed, reader.raw(64)), "a forged record")
+    return {"key": key, "at_ms": at_ms, "addresses": addresses}
+
+
+def put_record(record, sig):
+    addresses = put_list([put_bytes(address.encode()) for address in record["addresses"]])
+    return b"\x01" + record["key"] + record["at_ms"].to_bytes(8, "big") + addresses + sig
+
+
+def read_records(reader):
+    return [reader.bytes(RECORD_BYTES_MAX) for _ in range(reader.count(RECORDS_MAX))]
+
+
+def check_addresses(vectors):
+    for v in vectors["records"]:
+        data = unhex(v["bytes"])
+        record = {"key": unhex(v["key"]), "at_ms": int(v["at_ms"]), "addresses": v["addresses"]}
+        equal(whole(read_record, data), record, "a record")
+        equal(put_record(record, data[-64:]), data, "a record's bytes")
+    for v in vectors["messages"]:
+        records = [unhex(record) for record in v["records"]]
+        equal(whole(read_records, unhex(v["bytes"])), records, "a message of records")
+        equal(put_list([put_bytes(record) for record in records]), unhex(v["bytes"]), "a message's bytes")
+    for v in vectors["records_refused"]:
+        refuses(lambda: whole(read_record, unhex(v["bytes"])), v["name"])
+    for v in vectors["messages_refused"]:
+        refuses(lambda: whole(read_records, unhex(v["bytes"])), v["name"])
+
+
 def main():
     vectors = json.loads(Path(__file__).with_name("vectors.json").read_text(encoding="utf-8"))
     check_primitives(vectors)
@@ -1072,6 +1107,7 @@ def main():
     check_rows(vectors, commits)
     check_frames(vectors, account)
     check_pairing(vectors, account)
+    check_addresses(vectors["addresses"])
     print("all vectors agree")
 
 

@@ -24,6 +24,11 @@ pub(crate) struct Addresses {
     tcp_port: u16,
     #[serde(default)]
     udp_port: u16,
+    /// Over IPv6, where the system chooses for itself.
+    #[serde(default)]
+    tcp6_port: u16,
+    #[serde(default)]
+    udp6_port: u16,
     /// Device keys in hexadecimal.
     #[serde(default)]
     peers: BTreeMap<String, Vec<String>>,
@@ -80,19 +85,29 @@ impl Addresses {
     /// Notes the ports that we listen on.
     pub(crate) fn listening(&mut self, addresses: &[String]) {
         // Addresses at a relay have the relay's port.
-        let own: Vec<String> = addresses.iter().filter(|a| !a.contains("/p2p-circuit")).cloned().collect();
-        self.tcp_port = port(&own, "tcp").unwrap_or(self.tcp_port);
-        self.udp_port = port(&own, "udp").unwrap_or(self.udp_port);
+        let own = addresses.iter().filter(|address| !address.contains("/p2p-circuit"));
+        let (six, four): (Vec<String>, Vec<String>) = own.cloned().partition(|address| over_ipv6(address));
+        self.tcp_port = port(&four, "tcp").unwrap_or(self.tcp_port);
+        self.udp_port = port(&four, "udp").unwrap_or(self.udp_port);
+        self.tcp6_port = port(&six, "tcp").unwrap_or(self.tcp6_port);
+        self.udp6_port = port(&six, "udp").unwrap_or(self.udp6_port);
     }
 
     /// The configured addresses, with the ports of last time where any port will do.
     pub(crate) fn same_ports(&self, listen: &[String]) -> Vec<String> {
         let fixed = |address: &String| {
-            let address = with_port(address, "tcp", self.tcp_port);
-            with_port(&address, "udp", self.udp_port)
+            let (tcp, udp) = match over_ipv6(address) {
+                true => (self.tcp6_port, self.udp6_port),
+                false => (self.tcp_port, self.udp_port),
+            };
+            with_port(&with_port(address, "tcp", tcp), "udp", udp)
         };
         listen.iter().map(fixed).collect()
     }
+}
+
+fn over_ipv6(address: &str) -> bool {
+    address.starts_with("/ip6/")
 }
 
 /// An address with a port where it leaves that open with port 0.
@@ -122,10 +137,23 @@ mod tests {
     fn ports_of_last_time_stand_in_for_port_0_only() {
         let mut addresses = Addresses::default();
         let relayed = "/ip4/127.0.0.1/tcp/9/p2p/R/p2p-circuit/p2p/X";
-        let heard = [relayed, "/ip4/127.0.0.1/udp/4001/quic-v1/p2p/X", "/ip4/127.0.0.1/tcp/4002/p2p/X"];
+        let heard = [
+            relayed,
+            "/ip6/::1/tcp/4003/p2p/X",
+            "/ip4/127.0.0.1/udp/4001/quic-v1/p2p/X",
+            "/ip4/127.0.0.1/tcp/4002/p2p/X",
+        ];
         addresses.listening(&heard.map(str::to_owned));
-        let listen = ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/7000"];
-        let expected = ["/ip4/0.0.0.0/tcp/4002", "/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/0.0.0.0/tcp/7000"];
+        let [udp6, tcp6] = ["/ip6/::/udp/0/quic-v1", "/ip6/::/tcp/0"];
+        let listen =
+            ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/7000", udp6, tcp6];
+        let expected = [
+            "/ip4/0.0.0.0/tcp/4002",
+            "/ip4/0.0.0.0/udp/4001/quic-v1",
+            "/ip4/0.0.0.0/tcp/7000",
+            udp6,
+            "/ip6/::/tcp/4003",
+        ];
         assert_eq!(addresses.same_ports(&listen.map(str::to_owned)), expected.map(str::to_owned));
     }
 

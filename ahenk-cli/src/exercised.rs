@@ -1,8 +1,8 @@
-//! Every flag and argument that parses is used by a test. The command lines in `tests/transcripts` and in
-//! `docs/guide.md` are parsed by the program's own definitions; what they leave out, `ELSEWHERE` names with the test
-//! file that uses it.
+//! Every flag and argument that parses has an effect that a test shows. The command lines in `tests/transcripts` are
+//! parsed by the program's own definitions (and `tests/flags.rs` plays them again without each flag); what they leave
+//! out, `tests/flags.txt` names with the test that asserts the effect.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use clap::parser::ValueSource;
@@ -11,51 +11,8 @@ use clap::{ArgMatches, CommandFactory as _};
 use crate::cli::{self, Cli};
 use crate::reference::{command_line, leaves, own_arguments};
 
-/// What transcripts cannot show: a command, its flag, and the file of tests that uses it.
-const ELSEWHERE: &[(&str, &str, &str)] = &[
-    ("device invite", "--yes", "tests/pairing.rs"),
-    ("device invite", "--address", "tests/pairing.rs"),
-    ("device invite", "--expires", "tests/pairing.rs"),
-    ("device invite", "--admin", "tests/trust.rs"),
-    ("device join", "--listen", "tests/pairing.rs"),
-    ("device join", "--no-mdns", "tests/pairing.rs"),
-    ("init", "--encrypt", "tests/vault.rs"),
-    ("device join", "--encrypt", "tests/vault.rs"),
-    ("vault passphrase", "--new-file", "tests/vault.rs"),
-    ("restore", "--passphrase-file", "tests/vault.rs"),
-    ("tui", "--interval", "tests/tui.rs"),
-    ("metrics", "--serve", "tests/health.rs"),
-    ("relay", "--listen", "tests/relay.rs"),
-    ("relay", "--key", "tests/relay.rs"),
-    ("relay", "--allow", "tests/relay.rs"),
-    ("relay", "--reservations-max", "tests/relay.rs"),
-    ("relay", "--circuits-per-peer-max", "tests/relay.rs"),
-    ("relay", "--circuit-bytes-max", "tests/relay.rs"),
-    ("relay", "--circuit-seconds-max", "tests/relay.rs"),
-    ("relay", "--metrics-port", "tests/relay.rs"),
-    ("relay", "--ask", "tests/relay.rs"),
-    ("relay", "--allow-account", "tests/relay.rs"),
-    ("relay", "--deny", "tests/relay.rs"),
-    ("relay", "--reservation-seconds", "tests/relay.rs"),
-    ("relay", "--reservation-rate-max", "tests/relay.rs"),
-    ("relay", "--reservation-rate-ip-max", "tests/relay.rs"),
-    ("relay", "--circuit-rate-max", "tests/relay.rs"),
-    ("relay", "--circuit-rate-ip-max", "tests/relay.rs"),
-    ("relay", "--test-private", "tests/relay.rs"),
-    ("relay", "--config", "tests/relay.rs"),
-    ("relay service", "--config", "tests/relay.rs"),
-    ("demo", "--keep", "tests/demo.rs"),
-    ("service install", "--no-start", "tests/daemon.rs"),
-    ("service install", "--force", "tests/daemon.rs"),
-    ("service print", "--kind", "tests/daemon.rs"),
-    ("logs", "--follow", "tests/daemon.rs"),
-    ("logs", "--level", "tests/daemon.rs"),
-    ("wait", "--synced", "tests/daemon.rs"),
-    ("wait", "--peer", "tests/daemon.rs"),
-    ("quarantine drop", "--yes", "tests/trust.rs"),
-    ("start", "--log-to-file", "tests/daemon.rs"),
-    ("ping", "--timeout", "tests/network.rs"),
-];
+/// What transcripts cannot show.
+const ELSEWHERE: &str = include_str!("../tests/flags.txt");
 
 /// Commands whose success no transcript can show, with the file of tests that does.
 const SHOWN_ELSEWHERE: &[(&str, &str)] = &[
@@ -64,6 +21,8 @@ const SHOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("device revoke", "tests/trust.rs"),
     ("account recover", "tests/trust.rs"),
     ("tui", "tests/tui.rs"),
+    ("vault decrypt", "tests/vault.rs"),
+    ("vault encrypt", "tests/vault.rs"),
     ("vault passphrase", "tests/vault.rs"),
     ("vault status", "tests/vault.rs"),
     ("metrics", "tests/health.rs"),
@@ -86,13 +45,11 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("a file")
 }
 
-/// The transcripts and the guide.
+/// The transcripts.
 fn pages() -> Vec<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
     let entries = std::fs::read_dir(folder).expect("the folder");
-    let transcripts =
-        entries.map(|entry| std::fs::read_to_string(entry.expect("an entry").path()).expect("text"));
-    transcripts.chain([read("../docs/guide.md")]).collect()
+    entries.map(|entry| std::fs::read_to_string(entry.expect("an entry").path()).expect("text")).collect()
 }
 
 /// The calls of the program in a line for a shell, as their arguments.
@@ -129,8 +86,14 @@ fn given(matches: &ArgMatches, words: &str, found: &mut BTreeSet<(String, String
     }
 }
 
+/// The text of one test.
+fn body<'a>(file: &'a str, test: &str) -> Option<&'a str> {
+    let text = &file[file.find(&format!("fn {test}()"))?..];
+    Some(&text[..text.find("\n}\n").unwrap_or(text.len())])
+}
+
 #[test]
-fn every_flag_that_parses_is_used_by_a_test() {
+fn every_flag_that_parses_is_in_a_transcript_or_has_a_test_of_its_own() {
     let mut found = BTreeSet::new();
     for page in pages() {
         let lines = page.lines().filter_map(|line| line.split_once("$ ").filter(|(who, _)| who.len() <= 6));
@@ -141,26 +104,28 @@ fn every_flag_that_parses_is_used_by_a_test() {
             }
         }
     }
+    let entry = |line: &'static str| <[&str; 3]>::try_from(line.split(" | ").collect::<Vec<_>>()).ok();
+    let mut elsewhere: BTreeMap<&str, [&str; 2]> =
+        ELSEWHERE.lines().filter_map(entry).map(|[flag, file, test]| (flag, [file, test])).collect();
     let root = command_line();
-    let mut unused = Vec::new();
-    let mut needless: Vec<_> = ELSEWHERE.to_vec();
+    let mut unshown = Vec::new();
     for (words, command) in leaves(&root) {
         for arg in own_arguments(command) {
             let name = arg.get_long().map_or_else(|| arg.get_id().to_string(), |long| format!("--{long}"));
-            let elsewhere = ELSEWHERE.iter().find(|(command, flag, _)| *command == words && *flag == name);
-            let shown = found.contains(&(words.clone(), arg.get_id().to_string()));
-            match elsewhere {
-                Some((_, flag, file)) if !shown => {
-                    assert!(read(file).contains(flag), "{file} does not use `{words} {flag}`");
-                    needless.retain(|(command, flag, _)| !(*command == words && *flag == name));
-                }
-                None if !shown => unused.push(format!("{words} {name}")),
-                _ => {}
+            let flag = format!("{words} {name}");
+            if let Some([file, test]) = elsewhere.remove(flag.as_str()) {
+                let text = read(&format!("tests/{file}"));
+                let body = body(&text, test).unwrap_or_else(|| panic!("{file} has no {test}"));
+                // A test may set the stage by a function of its file.
+                let uses = body.contains(&name) || text.contains(&format!("\"{name}\""));
+                assert!(uses, "{test} in {file} does not use `{flag}`");
+            } else if !found.contains(&(words.clone(), arg.get_id().to_string())) {
+                unshown.push(flag);
             }
         }
     }
-    assert!(unused.is_empty(), "no test uses these: {unused:#?}");
-    assert!(needless.is_empty(), "transcripts use these, or they are no flags: {needless:?}");
+    assert!(unshown.is_empty(), "no test shows what these do: {unshown:#?}");
+    assert!(elsewhere.is_empty(), "tests/flags.txt names what is no flag: {elsewhere:?}");
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Requests about how this device stands in the network, and how far another one is.
 
+use std::collections::BTreeSet;
+use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 use engine::identity::PeerKey;
-use transport_libp2p::{Libp2pControl, NatKind, PingError, PortMapping, ReachDetails, RelayDetails};
+use transport_libp2p::{Libp2pControl, Mapper, NatKind, PingError, PortMapping, ReachDetails, RelayDetails};
 
 use crate::data::Names;
 use crate::error::{CliError, Result, closed};
@@ -76,18 +78,21 @@ pub(crate) async fn netcheck(context: &Context, within: Duration) -> Result<NetC
         }
         tokio::time::sleep(LOOK_EVERY.min(within)).await;
     };
-    let (port_mapping, mapped) = match &reach.mapping {
+    let (port_mapping, pairs) = match &reach.mapping {
         PortMapping::Off => ("off", Vec::new()),
         PortMapping::Searching => ("searching", Vec::new()),
         PortMapping::NoGateway => ("no-gateway", Vec::new()),
         PortMapping::NotPublic => ("not-public", Vec::new()),
         PortMapping::Mapped(addresses) => ("mapped", addresses.clone()),
     };
+    let (mapped, by): (Vec<String>, BTreeSet<Mapper>) = pairs.into_iter().unzip();
     let mut observed: Vec<String> = reach.observed.iter().map(|(_, address)| address.clone()).collect();
     observed.sort();
     observed.dedup();
+    let ipv6 = ipv6(&listening).to_owned();
     Ok(NetCheck {
         listening,
+        ipv6,
         nat_udp: nat_name(reach.nat_udp).to_owned(),
         nat_tcp: nat_name(reach.nat_tcp).to_owned(),
         observed,
@@ -99,6 +104,7 @@ pub(crate) async fn netcheck(context: &Context, within: Duration) -> Result<NetC
             .collect(),
         port_mapping: port_mapping.to_owned(),
         mapped,
+        mapped_by: by.into_iter().map(mapper_name).collect(),
         relays: relays.into_iter().map(relay).collect(),
         mdns_seen: reach.mdns_seen.map(|seen| seen as u64),
         clock_offset_ms: node_status(context).await?.stats.clock_offset_ms(),
@@ -106,9 +112,38 @@ pub(crate) async fn netcheck(context: &Context, within: Duration) -> Result<NetC
     })
 }
 
+/// How far IPv6 reaches, going by the addresses that this device listens on.
+fn ipv6(listening: &[String]) -> &'static str {
+    let address = |text: &String| -> Option<Ipv6Addr> {
+        let mut parts = text.strip_prefix("/ip6/")?.split('/');
+        parts.next()?.parse().ok()
+    };
+    let own = listening.iter().filter(|text| !text.contains("/p2p-circuit")).filter_map(address);
+    let reach = |ip: Ipv6Addr| match (ip.is_loopback(), ip.is_unique_local()) {
+        (true, _) => 0,
+        (false, true) => 1,
+        (false, false) => 2,
+    };
+    match own.map(reach).max() {
+        None => "off",
+        Some(0) => "none",
+        Some(1) => "local",
+        Some(_) => "global",
+    }
+}
+
 fn relay(details: RelayDetails) -> RelayCheck {
     let RelayDetails { address, reserved, round_trip_micros, last_error, .. } = details;
     RelayCheck { address, reserved, round_trip_micros, last_error }
+}
+
+fn mapper_name(by: Mapper) -> String {
+    match by {
+        Mapper::Upnp => "upnp",
+        Mapper::Pcp => "pcp",
+        Mapper::NatPmp => "nat-pmp",
+    }
+    .to_owned()
 }
 
 fn nat_name(kind: NatKind) -> &'static str {
@@ -124,4 +159,20 @@ fn nat_name(kind: NatKind) -> &'static str {
 /// The time of a round trip for people.
 pub(crate) fn round_trip(micros: u64) -> String {
     format!("{:.1} ms", micros as f64 / 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ipv6;
+
+    #[test]
+    fn how_far_ipv6_reaches_follows_from_where_this_device_listens() {
+        let of =
+            |listening: &[&str]| ipv6(&listening.iter().map(|&text| text.to_owned()).collect::<Vec<_>>());
+        let circuit = "/ip6/2001:db8::9/tcp/1/p2p/R/p2p-circuit/p2p/X";
+        assert_eq!(of(&["/ip4/192.0.2.1/tcp/1", circuit]), "off");
+        assert_eq!(of(&["/ip6/::1/tcp/1"]), "none");
+        assert_eq!(of(&["/ip6/::1/tcp/1", "/ip6/fd00::1/tcp/1"]), "local");
+        assert_eq!(of(&["/ip6/fd00::1/tcp/1", "/ip6/2001:db8::1/tcp/1"]), "global");
+    }
 }

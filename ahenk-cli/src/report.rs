@@ -153,6 +153,10 @@ pub(crate) struct Pong {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NetCheck {
     pub(crate) listening: Vec<String>,
+    /// How far others can be expected to reach this device over IPv6: `off` if it does not listen there (the
+    /// settings or the machine), `none` if the network has no IPv6, `local` or `global`.
+    #[serde(default)]
+    pub(crate) ipv6: String,
     /// The NAT in between, for QUIC: `unknown`, `none`, `endpoint-independent`, `endpoint-dependent` or `port-changing`.
     pub(crate) nat_udp: String,
     /// The same for TCP.
@@ -163,10 +167,13 @@ pub(crate) struct NetCheck {
     pub(crate) confirmed: Vec<String>,
     /// What others found when they dialed this device to see whether that works.
     pub(crate) tests: Vec<DialTest>,
-    /// What the router says to the wish for ports (UPnP): `off`, `searching`, `no-gateway`, `not-public` or `mapped`.
+    /// What the router says to the wish for ports: `off`, `searching`, `no-gateway`, `not-public` or `mapped`.
     pub(crate) port_mapping: String,
     /// The addresses that the router maps to this device.
     pub(crate) mapped: Vec<String>,
+    /// How it was asked: `upnp`, `pcp`, `nat-pmp`.
+    #[serde(default)]
+    pub(crate) mapped_by: Vec<String>,
     pub(crate) relays: Vec<RelayCheck>,
     /// Devices seen on the local network; `null` if discovery is off.
     pub(crate) mdns_seen: Option<u64>,

@@ -49,6 +49,9 @@ cases! {
     public_devices_connect_directly: "public";
     two_cone_nats_meet_at_the_relay_and_go_direct_at_once: "cone";
     a_symmetric_nat_stays_on_the_relay_and_200_mb_pass_through_one_circuit: "symmetric";
+    a_port_mapped_by_upnp_makes_a_direct_path_of_symmetric_nats: "upnp";
+    a_port_mapped_by_pcp_does_too: "pcp";
+    a_port_mapped_by_nat_pmp_does_too_is_renewed_and_given_back: "natpmp";
     a_restart_of_the_relay_during_a_sync_costs_seconds: "relay_restart";
     a_cable_pulled_for_a_minute_costs_seconds_after_its_return: "cable";
     a_device_that_changes_its_address_is_found_again: "address";

@@ -43,6 +43,40 @@ fn ping_measures_round_trips_and_says_why_there_are_none() {
     assert!(ran.error(7, "network").contains("did not answer"));
 }
 
+/// A relay that takes calls and says nothing: whoever waits for it waits as long as they want to.
+fn silent_relay() -> (std::net::TcpListener, String) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let id = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp";
+    let address =
+        format!("/ip4/127.0.0.1/tcp/{}/p2p/{id}", listener.local_addr().expect("an address").port());
+    (listener, address)
+}
+
+#[test]
+fn a_timeout_lasts_as_long_as_it_says() {
+    let world = World::new();
+    let (a, b) = two(&world);
+    let (_listener, relay) = silent_relay();
+    a.run(&["config", "set", "network.relay_servers", &relay]).ok();
+    b.run(&["stop"]).ok();
+    for command in
+        [&["sync"][..], &["wait", "--synced"], &["verify", "--peer", "b"], &["ping", "b"], &["netcheck"]]
+    {
+        // `netcheck` counts from the start of the daemon.
+        a.run(&["restart"]).ok();
+        let begun = std::time::Instant::now();
+        let with = |seconds| [&["--json"], command, &["--timeout", seconds]].concat();
+        let mut long = a.spawn(&with("600"));
+        let ended = a.run(&with("2"));
+        // Whoever asks once a second asks for the last time a second before.
+        assert!(begun.elapsed() >= std::time::Duration::from_secs(1), "{command:?}: {}", ended.stderr);
+        let other = long.child.try_wait().expect("asked");
+        assert!(other.is_none(), "{command:?} with another timeout ended as well: {other:?}");
+        // The daemon is told that nobody waits any more.
+        drop(long);
+    }
+}
+
 #[test]
 fn netcheck_and_doctor_say_why_a_device_is_not_there_and_what_to_do() {
     let world = World::new();

@@ -341,20 +341,38 @@ fn devices_that_listen_with_quic_only_pair_and_sync_over_it() {
     let args = [&["--json", "device", "join", "--name", "b"][..], &listen].concat();
     assert_eq!(b.run_with_input(&args, &code).json()["synced"], true);
     inviting.wait().ok();
+    assert_eq!(names(&b)[0], "b");
+    // Where the flag is not given, it looks for others by itself.
+    let mdns = |device: &Device| device.json(&["config", "get", "network.mdns"]).json()["value"].clone();
+    assert_eq!(mdns(&b), Json::from(false));
+    let usual = world.device("usual");
+    let mut inviting = a.spawn(&["--json", "device", "invite", "--yes"]);
+    let args = ["--json", "device", "join", "--listen", "/ip4/127.0.0.1/udp/0/quic-v1"];
+    usual.run_with_input(&args, &inviting.code()).ok();
+    inviting.wait().ok();
+    assert_eq!(mdns(&usual), Json::from(true));
     a.start();
     b.start();
-    until_status(&b, "they meet", |status| status["peers"][0]["path"] == "direct-quic");
+    until("they meet", || {
+        let peers = b.json(&["peer", "list"]).json();
+        let of_a = peers.as_array().expect("peers").iter().find(|peer| peer["name"] == "a").expect("listed");
+        of_a["path"] == "direct-quic"
+    });
 }
 
 #[test]
-fn status_is_shown_again_when_something_changes() {
+fn status_is_shown_again_when_something_changes_at_the_next_look() {
     let world = World::new();
     let a = world.founder("a");
     a.start();
     let mut watching = a.spawn(&["--json", "status", "--watch"]);
+    let mut rarely = a.spawn(&["--json", "status", "--watch", "--interval", "3600"]);
     let first = watching.next();
+    assert_eq!(rarely.next()["position"], first["position"]);
     a.run(&["put", "t", "r", "a=1"]).ok();
     let second = watching.next();
     assert_eq!(second["position"].as_u64(), first["position"].as_u64().map(|position| position + 1));
     assert_ne!(second["digest"], first["digest"]);
+    rarely.child.kill().expect("it still runs");
+    assert_eq!(rarely.wait().stdout, "", "it looked once");
 }

@@ -139,6 +139,17 @@ fn a_relay_without_a_use_is_refused_before_it_runs() {
 }
 
 #[test]
+fn how_long_a_circuit_may_last_and_how_much_it_carries_is_told_with_the_counters() {
+    let world = World::new();
+    let limits = ["--circuit-bytes-max", "2000000000", "--circuit-seconds-max", "7200"];
+    for (more, bytes, seconds) in [(&limits[..], 2_000_000_000, 7200), (&[], 1 << 30, 3600)] {
+        let (_running, _, metrics) = relay(&world, free_port(), more);
+        assert_eq!(counter(&metrics, "relay_circuit_bytes_max"), bytes);
+        assert_eq!(counter(&metrics, "relay_circuit_seconds_max"), seconds);
+    }
+}
+
+#[test]
 fn a_relay_of_an_account_serves_its_devices_from_the_pairing_on_and_nobody_else() {
     let world = World::new();
     let (a, b, foreign) = (world.founder("a"), world.device("b"), world.founder("c"));

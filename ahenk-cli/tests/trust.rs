@@ -49,25 +49,30 @@ fn a_revoked_device_is_told_keeps_its_data_and_syncs_no_more() {
     assert_eq!(again.json(&["get", "t", "r", "x"]).json(), 1);
 }
 
+/// Has a new device write rows that reach `b` and not `a`, which then revokes it: `b` retracts them.
+fn spread_and_revoke(world: &World, a: &Device, b: &Device, name: &str, rows: &[&str]) {
+    let revoked = world.device(name);
+    a.admit(&revoked);
+    revoked.start();
+    let address = revoked.status()["listening"][0].as_str().expect("an address").to_owned();
+    b.json(&["peer", "add", &address]).json();
+    for row in rows {
+        revoked.run(&["put", "t", row, "x=1"]).ok();
+    }
+    until("the writes arrive", || rows.iter().all(|row| b.run(&["get", "t", row]).code == 0));
+    revoked.run(&["stop"]).ok();
+    a.json(&["device", "revoke", name, "--yes"]).json();
+    a.start();
+    until("they are retracted", || rows.iter().all(|row| b.run(&["get", "t", row]).code == 3));
+}
+
 #[test]
 fn what_a_revoked_device_had_spread_is_retracted_and_can_be_restored_or_dropped() {
     let world = World::new();
-    let (a, b, c) = (world.founder("a"), world.device("b"), world.device("c"));
+    let (a, b) = (world.founder("a"), world.device("b"));
     a.admit(&b);
-    a.admit(&c);
-    // b and c meet without a.
     b.start();
-    c.start();
-    let address = c.status()["listening"][0].as_str().expect("an address").to_owned();
-    b.json(&["peer", "add", &address]).json();
-    for row in ["kept", "dropped"] {
-        c.run(&["put", "t", row, "x=1"]).ok();
-    }
-    until("the writes arrive", || b.run(&["get", "t", "dropped"]).code == 0);
-    c.run(&["stop"]).ok();
-    a.json(&["device", "revoke", "c", "--yes"]).json();
-    a.start();
-    until("they are retracted", || b.run(&["get", "t", "kept"]).code == 3);
+    spread_and_revoke(&world, &a, &b, "c", &["kept", "dropped"]);
     let retracted = quarantine(&b);
     let of = |row: &str| {
         let found = retracted.iter().find(|one| one["operations"][0]["row"] == row);
@@ -86,6 +91,28 @@ fn what_a_revoked_device_had_spread_is_retracted_and_can_be_restored_or_dropped(
     assert!(quarantine(&a).is_empty(), "a had never applied it");
     let digest = |of: &Device| of.status()["digest"].clone();
     until("both are equal", || digest(&a) == digest(&b));
+}
+
+#[test]
+fn all_that_is_in_quarantine_can_be_restored_or_dropped_at_once() {
+    let world = World::new();
+    let (a, b) = (world.founder("a"), world.device("b"));
+    a.admit(&b);
+    b.start();
+    for (name, present, args) in [
+        ("c", 0, &["quarantine", "restore", "--all"][..]),
+        ("d", 3, &["quarantine", "drop", "--all", "--yes"]),
+    ] {
+        let rows = ["one", "two"].map(|row| format!("{row} of {name}"));
+        let rows = rows.each_ref().map(String::as_str);
+        spread_and_revoke(&world, &a, &b, name, &rows);
+        assert_eq!(quarantine(&b).len(), 2);
+        assert_eq!(b.json(args).json()["commits"].as_array().map(Vec::len), Some(2));
+        assert!(quarantine(&b).is_empty());
+        assert!(rows.iter().all(|row| b.run(&["get", "t", row]).code == present), "{args:?}");
+        // The next one is not to meet it.
+        a.run(&["stop"]).ok();
+    }
 }
 
 #[test]

@@ -161,6 +161,19 @@ fn the_dashboard_shows_two_devices_and_does_what_keys_ask_for() {
 }
 
 #[test]
+fn the_interval_is_the_time_between_two_looks() {
+    let world = World::new();
+    let laptop = world.founder("laptop");
+    laptop.start();
+    let often = Screen::open(&laptop);
+    let rarely = Screen::run(&laptop, &["tui", "--interval", "60000"]);
+    [&often, &rarely].into_iter().for_each(|screen| screen.until_shown("ahenk  laptop  alone"));
+    laptop.run(&["pause"]).ok();
+    often.until_shown("ahenk  laptop  paused");
+    assert!(rarely.text().contains("ahenk  laptop  alone"), "{}", rarely.text());
+}
+
+#[test]
 fn a_signal_ends_it_and_the_terminal_is_as_it_was() {
     let world = World::new();
     let laptop = world.founder("laptop");

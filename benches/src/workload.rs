@@ -104,7 +104,7 @@ impl Workload {
 
     /// The history as frames of so many commits, each in runs that end where the devices met or the frame does.
     pub fn frames(&self, batch: usize) -> Vec<Vec<u8>> {
-        self.chunks(batch)
+        self.batches(batch)
             .map(|runs| {
                 let ops = Ops { want: 0, offset: 0, done: true, runs };
                 pack_ops(SESSION, &ops).expect("a batch fits a frame")
@@ -113,7 +113,7 @@ impl Workload {
     }
 
     /// The runs of each frame.
-    fn chunks(&self, batch: usize) -> impl Iterator<Item = Vec<Run<Commit>>> {
+    pub fn batches(&self, batch: usize) -> impl Iterator<Item = Vec<Run<Commit>>> {
         let epochs = move |frame: &[(Commit, CommitHash)]| {
             frame.chunks(EPOCH.min(batch)).flat_map(|epoch| self.runs(epoch)).collect()
         };

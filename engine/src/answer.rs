@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use crate::commit::Commit;
-use crate::config::{INFLATED_BYTES_MAX, RUN_COMMITS_MAX};
+use crate::config::{DECODED_BYTES_MAX, INFLATED_BYTES_MAX, RUN_COMMITS_MAX};
+use crate::cost;
 use crate::engine::Engine;
 use crate::hlc::Hlc;
 use crate::identity::{PeerKey, ReplicaId, Sig};
@@ -22,10 +23,11 @@ use crate::wire::message::{Ack, Ops, Run, Want, pack_ops};
 /// Frames packed for one peer in one call, to keep each call short.
 const FRAMES_PER_CALL: usize = 2;
 
-/// A run to send and its size.
+/// A run to send, its size, and what it costs the receiver in memory.
 struct Piece {
     run: Run<Commit>,
     bytes: u64,
+    cost: usize,
 }
 
 impl Engine {
@@ -134,9 +136,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes from a peer's request the next runs that fill a frame.
+    /// Takes from a peer's request the next runs that fill a frame. That the first one fits follows from its having come
+    /// in one frame, or from our having written its commits, each of which fits, and signed each.
     fn gather(&mut self, key: PeerKey, store: &impl StoreRead) -> Result<Vec<Piece>, StoreError> {
-        let (mut pieces, mut bytes, mut commits) = (Vec::new(), 0, 0);
+        let (mut pieces, mut bytes, mut commits, mut cost) = (Vec::new(), 0, 0, 0);
         let commits_max = self.config.batch_commits_max;
         while bytes < self.config.batch_bytes as u64 && commits < commits_max {
             let Some(peer) = self.peers.get_mut(&key) else { break };
@@ -152,6 +155,7 @@ impl Engine {
                 Some(piece)
                     if !pieces.is_empty()
                         && (bytes + piece.bytes > 2 * self.config.batch_bytes as u64
+                            || cost + piece.cost > DECODED_BYTES_MAX
                             || commits + piece.run.commits.len() > commits_max) =>
                 {
                     mark!(RunTooLong);
@@ -164,6 +168,7 @@ impl Engine {
                     commits += piece.run.commits.len();
                     serve.run_commits = piece.run.commits.len();
                     bytes += piece.bytes;
+                    cost += piece.cost;
                     pieces.push(piece);
                 }
                 // No signature from here on: nothing of this replica can be proven now.
@@ -183,8 +188,9 @@ impl Engine {
         has: &Knowledge,
         store: &impl StoreRead,
     ) -> Result<Option<Piece>, StoreError> {
-        let (mut commits, mut cut): (Vec<StoredCommit>, Option<(usize, Sig, usize)>) = (Vec::new(), None);
-        let (mut bytes, mut open) = (0, true);
+        let mut commits = Vec::<StoredCommit>::new();
+        let mut cut: Option<(usize, Sig, usize, usize)> = None;
+        let (mut bytes, mut cost, mut open) = (0, 0, true);
         // Where replicas answer each other a run is a commit or two: most of a long page would be read in vain.
         let mut page_commits = (likely + 8).min(self.config.batch_commits_max);
         while open {
@@ -197,9 +203,11 @@ impl Engine {
             for stored in page {
                 let met = self.state.fences.met(&stored.commit.deps, |replica| has.prefix_len(replica));
                 let size = stored.commit.encoded_len();
+                let costs = cost::of_commit(&stored.commit, size);
                 // The last commit may cross the budget, but not by so much that no frame would hold the run.
                 let over = bytes >= bytes_max
                     || bytes + size > bytes_max + self.config.batch_bytes
+                    || cost + costs > DECODED_BYTES_MAX
                     || commits.len() >= self.config.batch_commits_max;
                 let past = first + commits.len() as u64 > end;
                 let too_long = commits.len() >= RUN_COMMITS_MAX || bytes > INFLATED_BYTES_MAX / 2;
@@ -210,16 +218,17 @@ impl Engine {
                     break;
                 }
                 bytes += size;
+                cost += costs;
                 if let Some(sig) = stored.sig {
-                    cut = Some((commits.len() + 1, sig, bytes));
+                    cut = Some((commits.len() + 1, sig, bytes, cost));
                 }
                 commits.push(stored);
             }
         }
-        let Some((length, sig, bytes)) = cut else { return Ok(None) };
+        let Some((length, sig, bytes, cost)) = cut else { return Ok(None) };
         mark!(RelayedUnsigned if first + length as u64 - 1 > end);
         let commits = commits.into_iter().take(length).map(|stored| stored.commit).collect();
-        Ok(Some(Piece { run: Run { commits, sig }, bytes: bytes as u64 }))
+        Ok(Some(Piece { run: Run { commits, sig }, bytes: bytes as u64, cost }))
     }
 
     /// Pushes commits that were just written to the peers that have all that came before, and tells the others.
@@ -266,16 +275,21 @@ impl Engine {
         let mut pieces: Vec<Piece> = Vec::new();
         for (commit, sig) in written {
             let bytes = commit.encoded_len() as u64;
+            let cost = cost::of_commit(commit, bytes as usize);
             match pieces.last_mut() {
                 Some(piece)
                     if piece.bytes + bytes <= self.config.batch_bytes as u64
+                        && piece.cost + cost <= DECODED_BYTES_MAX
                         && piece.run.commits.len() < self.config.batch_commits_max =>
                 {
                     piece.run.commits.push(commit.clone());
                     piece.run.sig = *sig;
                     piece.bytes += bytes;
+                    piece.cost += cost;
                 }
-                _ => pieces.push(Piece { run: Run { commits: vec![commit.clone()], sig: *sig }, bytes }),
+                _ => {
+                    pieces.push(Piece { run: Run { commits: vec![commit.clone()], sig: *sig }, bytes, cost });
+                }
             }
         }
         pieces

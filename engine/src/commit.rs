@@ -16,6 +16,7 @@ use crate::config::{
     COMMIT_BYTES_MAX, COMMIT_OPS_MAX, DEVICE_NAME_BYTES_MAX, FIELD_BYTES_MAX, REPLICAS_MAX, ROW_FIELDS_MAX,
     ROW_KEY_BYTES_MAX, TABLE_BYTES_MAX,
 };
+use crate::cost::{self, Budget};
 use crate::fields::FieldValues;
 use crate::hlc::Hlc;
 use crate::identity::{AccountId, DeviceCert, DeviceId, Dot, Identity, PeerKey, ReplicaId, Sig, hex, verify};
@@ -169,20 +170,31 @@ impl Commit {
 
     /// Reads the canonical form; `introduced` certificates are of `account` and have been verified.
     pub fn decode(bytes: &[u8], account: &AccountId) -> Result<Commit, DecodeError> {
+        Commit::decode_within(bytes, account, &mut Budget::default())
+    }
+
+    /// The same, taking what the commit costs from the budget first.
+    pub(crate) fn decode_within(
+        bytes: &[u8],
+        account: &AccountId,
+        budget: &mut Budget,
+    ) -> Result<Commit, DecodeError> {
         if bytes.len() > COMMIT_BYTES_MAX {
             return Err(DecodeError::TooLarge("a commit"));
         }
+        budget.take(cost::COMMIT)?;
         let mut reader = Reader::new(bytes);
         let replica = get_replica(&mut reader)?;
         let dot = Dot { replica, seq: reader.varint()? };
         let prev = CommitHash(reader.array()?);
         let hlc = Hlc(u64::from_be_bytes(reader.array()?));
-        let deps = get_deps(&mut reader)?;
-        let (introduces, statement) = get_beginning(&mut reader, account)?;
+        let deps = get_deps(&mut reader, budget)?;
+        let (introduces, statement) = get_beginning(&mut reader, account, budget, bytes.len())?;
         let count = reader.count(COMMIT_OPS_MAX, 6, "operations of a commit")?;
+        budget.take_each(count, cost::OP)?;
         let mut ops = Vec::with_capacity(count);
         for _ in 0..count {
-            ops.push(get_op(&mut reader)?);
+            ops.push(get_op(&mut reader, budget)?);
         }
         reader.finish()?;
         let commit = Commit { dot, prev, hlc, deps, introduces, statement, ops };
@@ -290,8 +302,9 @@ pub(crate) fn put_deps(writer: &mut Writer, deps: &Deps) {
     }
 }
 
-pub(crate) fn get_deps(reader: &mut Reader<'_>) -> Result<Deps, DecodeError> {
+fn get_deps(reader: &mut Reader<'_>, budget: &mut Budget) -> Result<Deps, DecodeError> {
     let count = reader.count(REPLICAS_MAX, 25, "dependencies")?;
+    budget.take_deps(count)?;
     let mut deps = Deps::new();
     for _ in 0..count {
         let replica = get_replica(reader)?;
@@ -324,11 +337,23 @@ pub(crate) fn put_cert(writer: &mut Writer, cert: &DeviceCert) {
 /// What a commit may begin with, of which it has one at most.
 type Beginning = (Option<Box<DeviceCert>>, Option<Box<Statement>>);
 
-fn get_beginning(reader: &mut Reader<'_>, account: &AccountId) -> Result<Beginning, DecodeError> {
+/// Reads the beginning of a commit of so many canonical bytes.
+fn get_beginning(
+    reader: &mut Reader<'_>,
+    account: &AccountId,
+    budget: &mut Budget,
+    bytes: usize,
+) -> Result<Beginning, DecodeError> {
     Ok(match reader.u8()? {
         0 => (None, None),
-        1 => (Some(Box::new(get_cert(reader, account)?)), None),
-        2 => (None, Some(Box::new(Statement::decode(reader, account)?))),
+        1 => {
+            budget.take(cost::CERT)?;
+            (Some(Box::new(get_cert(reader, account)?)), None)
+        }
+        2 => {
+            budget.take_statement(bytes)?;
+            (None, Some(Box::new(Statement::decode(reader, account)?)))
+        }
         tag => return Err(DecodeError::UnknownTag(tag)),
     })
 }
@@ -337,8 +362,9 @@ fn get_beginning(reader: &mut Reader<'_>, account: &AccountId) -> Result<Beginni
 pub(crate) fn get_introduction(
     reader: &mut Reader<'_>,
     account: &AccountId,
+    budget: &mut Budget,
 ) -> Result<Option<Box<DeviceCert>>, DecodeError> {
-    match get_beginning(reader, account)? {
+    match get_beginning(reader, account, budget, reader.remaining())? {
         (introduces, None) => Ok(introduces),
         (_, Some(_)) => Err(DecodeError::Invalid("a statement among columns")),
     }
@@ -365,18 +391,21 @@ pub(crate) fn get_device(reader: &mut Reader<'_>) -> Result<DeviceId, DecodeErro
     Ok(DeviceId(Uuid::from_bytes(reader.array()?)))
 }
 
-fn get_op(reader: &mut Reader<'_>) -> Result<Op, DecodeError> {
+fn get_op(reader: &mut Reader<'_>, budget: &mut Budget) -> Result<Op, DecodeError> {
     let kind = OpKind::from_tag(reader.u8()?)?;
     let table = get_table(reader)?;
     let row = get_row(reader)?;
     let count = reader.count(ROW_FIELDS_MAX, 3, "fields of a row")?;
+    budget.take(table.as_str().len() + row.as_str().len())?;
+    budget.take_each(count, cost::FIELD)?;
     let mut fields = FieldValues::with_capacity(count);
     for _ in 0..count {
         let field = get_field(reader)?;
         if fields.last().is_some_and(|last| *last >= field) {
             return Err(DecodeError::Unordered("fields"));
         }
-        fields.push(field, Value::decode(reader)?);
+        budget.take(field.as_str().len())?;
+        fields.push(field, Value::decode_within(reader, budget)?);
     }
     Ok(Op { table, row, kind, fields })
 }

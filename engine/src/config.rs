@@ -14,6 +14,9 @@ pub const DEFLATE_BYTES_MIN: usize = 1024;
 /// Longest canonical encoding of one commit, in bytes. 64 KiB under the frame's cap, so that a
 /// commit always fits a frame of its own.
 pub const COMMIT_BYTES_MAX: usize = FRAME_BYTES_MAX - 64 * 1024;
+/// What the commits of one frame may cost in memory once decoded, in bytes as [`crate::cost`] counts them. A commit has to
+/// fit a frame of its own.
+pub const DECODED_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Most commits in one run on the wire.
 pub const RUN_COMMITS_MAX: usize = 16 * 1024;
 /// Most row writes in one commit.
@@ -46,6 +49,10 @@ pub const STAMP_MS_MAX: u64 = (1 << 46) - 1;
 /// leaves room for successors of every stamp that a clock can give.
 pub const STAMP_HEADROOM_MS: u64 = 24 * 60 * 60 * 1000;
 
+/// What commits that wait may cost for each byte of [`Config::reorder_bytes_max`], in bytes as [`crate::cost`] counts them.
+/// Long values cost little more than they travel as, many small operations some ten times, the worst some 270 times.
+pub const REORDER_COST_PER_BYTE: usize = 4;
+
 /// What may differ from device to device. All defaults are those of [`Config::default`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -59,7 +66,8 @@ pub struct Config {
     pub credit_bytes: u64,
     /// Bytes of unasked-for pushes under way to one peer before we only announce.
     pub push_bytes_max: u64,
-    /// Memory for runs that wait for what they depend on, over all peers, in bytes.
+    /// Runs that wait for what they depend on, over all peers, in canonical bytes; in memory they may take
+    /// [`REORDER_COST_PER_BYTE`] times as much.
     pub reorder_bytes_max: usize,
     /// Time from connecting to a valid `Hello`, in milliseconds.
     pub handshake_ms_max: u64,

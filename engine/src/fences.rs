@@ -181,6 +181,8 @@ impl Fences {
         let kept = usize::try_from((limit.seq + 1).checked_sub(first.commit.dot.seq)?).ok()?;
         let (hash, sig) = limit.signed?;
         run.commits.truncate(kept);
+        // What waits is counted by its commits.
+        run.commits.shrink_to_fit();
         run.sig = sig;
         run.commits.last().is_some_and(|last| last.hash == hash).then_some(run)
     }

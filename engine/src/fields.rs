@@ -40,11 +40,6 @@ impl FieldValues {
         self.0.len()
     }
 
-    /// How many there is room for.
-    pub(crate) fn capacity(&self) -> usize {
-        self.0.capacity()
-    }
-
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

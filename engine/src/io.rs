@@ -111,6 +111,16 @@ pub enum WriteError {
         /// The limit in bytes.
         max: usize,
     },
+    /// Too many small things for one commit: what counts is the memory that it takes where it is received.
+    #[error(
+        "the transaction takes {bytes} bytes of memory, and one commit at most {max}: split it, or write nested maps as text"
+    )]
+    TooCostly {
+        /// What it takes, in bytes as [`crate::cost`] counts them.
+        bytes: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
     /// Too many rows for one commit, or too many fields for one row.
     #[error("the transaction writes {count} {what}, and the limit is {max}: split it")]
     TooMany {

@@ -12,8 +12,9 @@
 use std::collections::BTreeMap;
 
 use crate::commit::CommitHash;
+use crate::config::REORDER_COST_PER_BYTE;
+use crate::cost;
 use crate::fences::Fences;
-use crate::footprint;
 use crate::identity::{DeviceCert, PeerKey, ReplicaId, Sig};
 use crate::knowledge::Knowledge;
 use crate::marks::mark;
@@ -24,9 +25,6 @@ use crate::wire::message::Run;
 
 /// Most runs held, whatever their size.
 const RUNS_MAX: usize = 4096;
-/// Memory that is held for a byte of the bound, in bytes. Long values take little more than they travel as, many small
-/// operations some 50 times, the worst some 200 (`tests/memory.rs`).
-const MEMORY_PER_BYTE: usize = 4;
 /// Memory that is held however small the bound.
 const MEMORY_MIN: usize = 1024 * 1024;
 
@@ -83,7 +81,7 @@ impl Reorder {
         let replaced = self.take(&key);
         mark!(WaitingGrew if replaced.is_some());
         let bytes = run.commits.iter().map(|hashed| hashed.bytes).sum();
-        let memory = footprint::commits(&run.commits);
+        let memory = cost::of_commits(&run.commits);
         self.bytes += bytes;
         self.memory += memory;
         self.runs.insert(key, Waiting { run, from, bytes, memory });
@@ -91,7 +89,7 @@ impl Reorder {
 
     /// Gives up what exceeds the bound; `distance` says how far each run is from applicable.
     pub(crate) fn trim(&mut self, distance: impl Fn(&Run<HashedCommit>) -> u64) {
-        let memory_max = self.bytes_max.saturating_mul(MEMORY_PER_BYTE).max(MEMORY_MIN);
+        let memory_max = self.bytes_max.saturating_mul(REORDER_COST_PER_BYTE).max(MEMORY_MIN);
         let full = |buffer: &Reorder| {
             buffer.bytes > buffer.bytes_max || buffer.memory > memory_max || buffer.runs.len() > RUNS_MAX
         };

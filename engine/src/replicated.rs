@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::codec::DecodeError;
 use crate::commit::{Commit, CommitHash, Deps, Op, OpKind, Stamp, hash_commit, sign_commit};
-use crate::config::Config;
+use crate::config::{Config, DECODED_BYTES_MAX};
+use crate::cost;
 use crate::fences::Fences;
 use crate::hlc::{Hlc, LocalClock};
 use crate::identity::{AccountId, DeviceCert, DeviceId, Dot, Identity, ReplicaId, Sig};
@@ -328,6 +329,10 @@ impl Replicated {
         if encoded.len() > bytes_max {
             return Ok(Err(LocalError::TooLarge { bytes: encoded.len() }));
         }
+        let cost = cost::of_commit(&commit, encoded.len());
+        if cost > DECODED_BYTES_MAX {
+            return Ok(Err(LocalError::TooCostly { bytes: cost }));
+        }
         debug_assert_eq!(commit.check(), Ok::<(), DecodeError>(()));
         let hash = hash_commit(&encoded);
         let sig = sign_commit(identity, &hash);
@@ -430,6 +435,7 @@ fn later(cert: &DeviceCert, than: &DeviceCert) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LocalError {
     TooLarge { bytes: usize },
+    TooCostly { bytes: usize },
     StampsExhausted,
 }
 

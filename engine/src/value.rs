@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::codec::{DecodeError, Reader, Writer, bytes_len, varint_len, zigzag};
 use crate::config::{COMMIT_BYTES_MAX, VALUE_DEPTH_MAX};
+use crate::cost::Budget;
 
 /// A value of a field. A list or map is one register: it is written and merged as a whole.
 #[derive(Debug, Clone)]
@@ -143,12 +144,21 @@ impl Value {
         }
     }
 
-    /// Reads a value; nesting and sizes are bounded.
+    /// Reads a value of our own keeping; nesting and sizes are bounded.
     pub fn decode(reader: &mut Reader<'_>) -> Result<Value, DecodeError> {
-        Value::decode_within(reader, VALUE_DEPTH_MAX)
+        Value::decode_within(reader, &mut Budget::of(usize::MAX))
     }
 
-    fn decode_within(reader: &mut Reader<'_>, left: usize) -> Result<Value, DecodeError> {
+    /// Reads a value that somebody else made: what it has elsewhere than in its place is taken from the budget first.
+    pub(crate) fn decode_within(reader: &mut Reader<'_>, budget: &mut Budget) -> Result<Value, DecodeError> {
+        Value::decode_nested(reader, budget, VALUE_DEPTH_MAX)
+    }
+
+    fn decode_nested(
+        reader: &mut Reader<'_>,
+        budget: &mut Budget,
+        left: usize,
+    ) -> Result<Value, DecodeError> {
         let nested = || left.checked_sub(1).ok_or(DecodeError::TooLarge("a value's nesting"));
         Ok(match reader.u8()? {
             0 => Value::Null,
@@ -156,29 +166,39 @@ impl Value {
             2 => Value::Bool(true),
             3 => Value::Int(reader.zigzag()?),
             4 => Value::Float(f64::from_bits(u64::from_le_bytes(reader.array()?))),
-            5 => Value::Text(reader.text(COMMIT_BYTES_MAX, "a text")?.to_owned()),
-            6 => Value::Bytes(reader.bytes(COMMIT_BYTES_MAX, "a byte string")?.to_owned()),
+            5 => {
+                let text = reader.text(COMMIT_BYTES_MAX, "a text")?;
+                budget.take(text.len())?;
+                Value::Text(text.to_owned())
+            }
+            6 => {
+                let bytes = reader.bytes(COMMIT_BYTES_MAX, "a byte string")?;
+                budget.take(bytes.len())?;
+                Value::Bytes(bytes.to_owned())
+            }
             7 => {
                 let left = nested()?;
                 let count = reader.count(COMMIT_BYTES_MAX, 1, "a list")?;
-                // Grown as items arrive: an item in memory is larger than its encoding.
-                let mut items = Vec::new();
+                budget.take_list(count)?;
+                let mut items = Vec::with_capacity(count);
                 for _ in 0..count {
-                    items.push(Value::decode_within(reader, left)?);
+                    items.push(Value::decode_nested(reader, budget, left)?);
                 }
                 Value::List(items)
             }
             8 => {
                 let left = nested()?;
                 let count = reader.count(COMMIT_BYTES_MAX, 2, "a map")?;
+                budget.take_map(count)?;
                 let mut entries = BTreeMap::<String, Value>::new();
                 for _ in 0..count {
                     let key = reader.text(COMMIT_BYTES_MAX, "a map key")?;
                     if entries.last_key_value().is_some_and(|(last, _)| last.as_str() >= key) {
                         return Err(DecodeError::Unordered("map keys"));
                     }
+                    budget.take(key.len())?;
                     let key = key.to_owned();
-                    entries.insert(key, Value::decode_within(reader, left)?);
+                    entries.insert(key, Value::decode_nested(reader, budget, left)?);
                 }
                 Value::Map(entries)
             }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::commit::{Commit, Op, OpKind};
-use crate::config::{COMMIT_OPS_MAX, ROW_FIELDS_MAX, VALUE_DEPTH_MAX};
+use crate::config::{COMMIT_OPS_MAX, DECODED_BYTES_MAX, ROW_FIELDS_MAX, VALUE_DEPTH_MAX};
 use crate::engine::Engine;
 use crate::identity::Sig;
 use crate::io::{Change, WriteError, WriteRequest, Written};
@@ -123,6 +123,9 @@ impl Engine {
                 Ok(done)
             }
             Err(LocalError::TooLarge { bytes }) => Err(WriteError::TooLarge { bytes, max }),
+            Err(LocalError::TooCostly { bytes }) => {
+                Err(WriteError::TooCostly { bytes, max: DECODED_BYTES_MAX })
+            }
             Err(LocalError::StampsExhausted) => Err(WriteError::StampsExhausted),
         })
     }

@@ -134,6 +134,36 @@ table ip filter {
 RULES
 }
 
+# mapper ROUTER NUMBER upnp|pcp|natpmp: the router maps ports for those on its LAN who ask in this way. Of UPnP and PCP
+# that is miniupnpd's work; NAT-PMP is that of a server of ours, which grants little time and tells what it was asked.
+mapper() {
+    # What was mapped has been translated by then.
+    within "$1" nft insert rule ip filter forward ct status dnat accept
+    if [ "$3" = natpmp ]; then
+        ip netns exec "ah$tag-$1" python3 "$here/natpmp.py" "192.168.$2.1" "45.0.0.$2" 4 >"$work/mapper.out" 2>"$work/mapper.log" &
+        pids="$pids $!"
+        await 5 grep -q ready "$work/mapper.out"
+        return
+    fi
+    within "$1" nft -f - <<RULES
+table inet filter {
+    chain forward { type filter hook forward priority 0; policy accept; jump miniupnpd; }
+    chain miniupnpd { }
+    chain prerouting { type nat hook prerouting priority -100; jump prerouting_miniupnpd; }
+    chain prerouting_miniupnpd { }
+    chain postrouting { type nat hook postrouting priority 90; oifname "wan" jump postrouting_miniupnpd; }
+    chain postrouting_miniupnpd { }
+}
+RULES
+    [ "$3" = upnp ] && kinds="enable_upnp=yes enable_natpmp=no" || kinds="enable_upnp=no enable_natpmp=yes"
+    {
+        printf '%s\n' ext_ifname=wan listening_ip=lan ipv6_disable=yes $kinds "lease_file=$work/leases"
+        printf '%s\n' "uuid=12345678-0000-0000-0000-00000000000$2" "allow 1024-65535 192.168.$2.0/24 1024-65535"
+    } >"$work/mapper.conf"
+    ip netns exec "ah$tag-$1" miniupnpd -d -f "$work/mapper.conf" -P "$work/mapper.pid" >"$work/mapper.log" 2>&1 &
+    pids="$pids $!"
+}
+
 # behind MACHINE ROUTER NUMBER: a machine on a router's LAN.
 behind() {
     machine "$1"

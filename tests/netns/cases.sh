@@ -84,6 +84,49 @@ case_symmetric() {
     [ "$since" = "$(peer a connected_ms)" ] || fail "the session was cut"
 }
 
+# Two symmetric NATs, through which no hole can be punched; the router of the first maps ports to it.
+mapped() {
+    if [ "$1" != natpmp ] && ! command -v miniupnpd >/dev/null; then
+        say "skipped: this needs miniupnpd"
+        exit 0
+    fi
+    wan=
+    internet
+    relay
+    router ra 1 symmetric
+    router rb 2 symmetric
+    behind a ra 1
+    behind b rb 2
+    mapper ra 1 "$1"
+    founder a
+    await 30 maps a
+    say "$(on a netcheck --timeout 0 | grep '^ok *router')"
+    on a netcheck --timeout 0 | grep -q "^ok *router.*($2)" || fail "asked in another way"
+    pair a b
+    on b start --daemon >/dev/null || fail "start"
+    await 30 path_is b 'direct-*'
+    case $(peer b address) in /ip4/45.0.0.1/*) ;; *) fail "not through the mapped port" ;; esac
+    say "direct, at $(peer b address)"
+}
+maps() { on "$1" netcheck --timeout 0 | grep -q '^ok *router *maps'; }
+
+case_upnp() { mapped upnp upnp; }
+
+case_pcp() { mapped pcp pcp; }
+
+case_natpmp() {
+    mapped natpmp nat-pmp
+    # Three times as long as the router keeps what is not renewed.
+    sleep 12
+    maps a || fail "not renewed"
+    grep -q expire "$work/mapper.out" && fail "not renewed in time"
+    say "renewed $(grep -c renew "$work/mapper.out") times"
+    on a stop >/dev/null || fail "stop"
+    for kind in udp tcp; do
+        grep -q "delete $kind" "$work/mapper.out" || fail "a port ($kind) was not given back"
+    done
+}
+
 case_relay_restart() {
     wan="5 1 0 8"
     two_behind_nats symmetric symmetric
@@ -193,10 +236,12 @@ case_ipv6() {
         ip -n "ah$tag-$m" addr add "2001:db8:45::$n/64" dev wan nodad
     done
     founder a
-    on a config set network.mdns false >/dev/null
-    on a config set network.listen /ip6/::/udp/4001/quic-v1 /ip6/::/tcp/4001 >/dev/null || fail "config"
-    on a restart >/dev/null || fail "restart"
-    pair a b
+    # By the short code: discovery tells where.
+    on a device invite --yes --json >"$work/invite.log" 2>&1 &
+    pids="$pids $!"
+    await 30 grep -q '"code"' "$work/invite.log"
+    code=$(sed -n 's/.*"code":"\([^"@]*\)".*/\1/p' "$work/invite.log" | head -1)
+    printf '%s\n' "$code" | on b device join --name b >"$work/join.log" 2>&1 || fail "joining by the short code failed"
     on b start --daemon >/dev/null || fail "start"
     await 15 connected a
     await 15 connected b
@@ -204,6 +249,13 @@ case_ipv6() {
     await 60 equal a b
     case $(peer b address) in /ip6/2001:db8:45::11/*) ;; *) fail "not over IPv6" ;; esac
     say "2001:db8:45::11 is all that leads there: $(peer b address)"
+    on a netcheck --timeout 1 | grep 'addresses of the whole internet' || fail "netcheck"
+    on a status | grep fe80 && fail "an address that is of no use"
+    # And where there is none.
+    within a sysctl -qw net.ipv6.conf.all.disable_ipv6=1
+    on a restart >"$work/restart.log" 2>&1 || fail "without IPv6 nothing starts"
+    on a netcheck --timeout 1 | grep 'ipv6.*not in use' || fail "netcheck without IPv6"
+    grep -h 'this machine has no IPv6' "$work"/a/logs/*.log || fail "the log does not say so"
 }
 
 case_dns() {

@@ -41,6 +41,8 @@ pub(crate) struct Behaviour {
     pub(crate) identify: identify::Behaviour,
     pub(crate) gossip: MembersOnly<gossipsub::Behaviour<gossipsub::IdentityTransform, Topics>>,
     pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
+    /// The same over IPv6.
+    pub(crate) mdns6: Toggle<mdns::tokio::Behaviour>,
     pub(crate) relay: relay::client::Behaviour,
     /// Shows our certificate to relays that ask for it.
     pub(crate) admission: admission::Behaviour,

@@ -7,13 +7,18 @@ use engine::transport::PathKind;
 
 use crate::addresses::AddressError;
 
+/// Where a device listens unless told otherwise: on all interfaces, at ports that the system chooses.
+pub const LISTEN: [&str; 4] =
+    ["/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/0", "/ip6/::/udp/0/quic-v1", "/ip6/::/tcp/0"];
+
 /// What [`crate::Libp2pTransport::spawn`] needs.
 #[derive(Debug, Clone)]
 pub struct Libp2pConfig {
     /// The device's key; our peer id is made of it.
     pub secret: SecretKey,
-    /// Multiaddrs to listen on, TCP (`/ip4/0.0.0.0/tcp/0`) and QUIC (`/ip4/0.0.0.0/udp/0/quic-v1`). Port 0
-    /// lets the system choose. Without any, we can dial but not be dialed.
+    /// Multiaddrs to listen on, TCP (`/ip4/0.0.0.0/tcp/0`) and QUIC (`/ip6/::/udp/0/quic-v1`). Port 0
+    /// lets the system choose. All IPv6 interfaces (`::`) are passed over on a machine without IPv6, if there is anything
+    /// else. Without any, we can dial but not be dialed.
     pub listen: Vec<String>,
     /// The kinds of path that may be used. No address of another kind is listened on, dialed or remembered, and a
     /// connection over one is closed.
@@ -34,19 +39,19 @@ pub struct Libp2pConfig {
     pub relays: Vec<String>,
     /// What is shown to a relay that serves some accounts only.
     pub certificate: Option<DeviceCert>,
-    /// Ask the router for ports at which we can be dialed from outside (UPnP).
+    /// Ask the router for ports at which we can be dialed from outside (UPnP, PCP or NAT-PMP).
     pub upnp: bool,
     /// Intervals and limits of time.
     pub timings: Timings,
 }
 
 impl Libp2pConfig {
-    /// All kinds of path; listens on all IPv4 interfaces, with TCP and QUIC on ports that the system chooses, with
+    /// All kinds of path; listens on all interfaces, IPv4 and IPv6, with TCP and QUIC on ports that the system chooses, with
     /// discovery on the local network, no port mapping, and no members.
     pub fn new(secret: SecretKey, topic: impl Into<String>) -> Libp2pConfig {
         Libp2pConfig {
             secret,
-            listen: vec!["/ip4/0.0.0.0/udp/0/quic-v1".to_owned(), "/ip4/0.0.0.0/tcp/0".to_owned()],
+            listen: LISTEN.map(str::to_owned).to_vec(),
             paths: BTreeSet::from([PathKind::Relayed, PathKind::DirectTcp, PathKind::DirectQuic]),
             mdns: true,
             topic: topic.into(),

@@ -31,6 +31,7 @@ use crate::handler::Purpose;
 use crate::hub::Hub;
 use crate::keys;
 use crate::pairing::{ConnectReply, Desk, PairConnectError};
+use crate::ports::Ports;
 use crate::reach::Reach;
 use crate::relays::{self, Relays};
 use crate::stack;
@@ -78,6 +79,8 @@ pub(crate) struct Driver {
     pub(crate) discovery: Discovery,
     pub(crate) relays: Relays,
     pub(crate) reach: Reach,
+    /// Asks the router for ports, if that is allowed.
+    pub(crate) ports: Option<Ports>,
     /// What is shown to a relay that wants to see it.
     pub(crate) certificate: Option<Vec<u8>>,
     pub(crate) whereabouts: Whereabouts,
@@ -145,12 +148,13 @@ impl Driver {
             discovery: Discovery::default(),
             relays,
             reach: Reach::new(config.upnp),
+            ports: config.upnp.then(Ports::spawn),
             certificate: config.certificate.as_ref().map(DeviceCert::to_bytes),
             whereabouts,
             telling: Telling::default(),
             secret: config.secret.clone(),
             watch: Watch::new(now, SystemTime::now(), watch::links()),
-            starting: listeners.into_iter().zip(listen).collect(),
+            starting: listeners,
             started: Some(started),
             hub,
         })
@@ -169,6 +173,7 @@ impl Driver {
                 event = self.swarm.select_next_some() => self.on_swarm_event(event),
                 Some(command) = self.commands.recv() => self.on_command(command),
                 Some(ended) = self.carriers.join_next() => self.on_carrier_end(ended),
+                news = Ports::news(&mut self.ports) => self.on_ports(news),
                 () = hub.for_swarm.notified() => {}
                 () = self.desk.listener_dropped() => {}
                 () = tokio::time::sleep(wait) => {}
@@ -194,6 +199,9 @@ impl Driver {
             }
         };
         let _ = tokio::time::timeout(carrier::FLUSH + Duration::from_millis(500), finishing).await;
+        if let Some(ports) = self.ports.take() {
+            ports.close().await;
+        }
         drop(self);
         stack::released(&listening, Duration::from_secs(1)).await;
     }
@@ -240,6 +248,7 @@ impl Driver {
                 self.rate(&peer, now);
             }
             self.ask_for_sync();
+            self.let_in();
         }
         while let Some(frame) = self.hub.take_to_publish() {
             let topic = self.topic.clone();
@@ -280,6 +289,19 @@ impl Driver {
                     self.swarm.behaviour_mut().streams.open(peer, *id, Purpose::Sync);
                 }
             }
+        }
+    }
+
+    /// Whoever was admitted while connected takes part in everything at once.
+    fn let_in(&mut self) {
+        let behaviour = self.swarm.behaviour_mut();
+        behaviour.gossip.let_in();
+        behaviour.punch.let_in();
+        behaviour.reach.let_in();
+        behaviour.probe.let_in();
+        let let_in = behaviour.telling.let_in();
+        for peer in let_in.iter().filter_map(keys::key_of) {
+            self.tell_all(&peer);
         }
     }
 
@@ -332,6 +354,7 @@ impl Driver {
     /// noticed only after a while.
     pub(crate) fn network_changed(&mut self, now: Instant) {
         self.reach.network_changed();
+        self.want_ports(true);
         let moved = |c: &Connection| c.source.is_some() && watch::source(&c.remote) != c.source;
         let table = self.connections.table.iter();
         let gone: Vec<ConnectionId> = table.filter(|(_, c)| moved(c)).map(|(id, _)| *id).collect();

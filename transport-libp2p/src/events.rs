@@ -32,20 +32,7 @@ impl Driver {
             BehaviourEvent::Gossip(gossipsub::Event::Message { propagation_source, message_id, message }) => {
                 self.on_hint(propagation_source, &message_id, message);
             }
-            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
-                for (peer, address) in found {
-                    self.on_discovered(peer, address, now);
-                }
-            }
-            BehaviourEvent::Mdns(mdns::Event::Expired(gone)) => {
-                // The address book keeps what it has: an announcement that was lost says nothing
-                // about a connection that works.
-                for (peer, address) in gone {
-                    if let (Some(key), Ok(dialable)) = (keys::key_of(&peer), Dialable::of(address)) {
-                        self.discovery.expired(key, &dialable.address);
-                    }
-                }
-            }
+            BehaviourEvent::Mdns(event) | BehaviourEvent::Mdns6(event) => self.on_mdns(event, now),
             BehaviourEvent::Punch(event) => self.on_punched(event),
             BehaviourEvent::Admission(event) => self.on_admission(event, now),
             BehaviourEvent::Reach(event) => self.on_reach_tested(event),
@@ -117,6 +104,7 @@ impl Driver {
         let peer = connection.peer;
         let ours = info.protocol_version == PROTOCOL_FAMILY;
         self.discovery.offers_pairing(peer, ours && info.protocols.contains(&Purpose::Pair.protocol()));
+        self.tell_untold(&peer, &info.protocols);
         let relay = self.relays.is_relay(&peer);
         if relay || self.hub.is_member(&peer) {
             self.on_observed(id, &info);
@@ -174,6 +162,23 @@ impl Driver {
         self.swarm.behaviour_mut().gossip.inner.report_message_validation_result(id, &relay, acceptance);
     }
 
+    fn on_mdns(&mut self, event: mdns::Event, now: Instant) {
+        match event {
+            mdns::Event::Discovered(found) => {
+                found.into_iter().for_each(|(peer, address)| self.on_discovered(peer, address, now));
+            }
+            // The address book keeps what it has: an announcement that was lost says nothing about a connection that
+            // works.
+            mdns::Event::Expired(gone) => {
+                for (peer, address) in gone {
+                    if let (Some(key), Ok(dialable)) = (keys::key_of(&peer), Dialable::of(address)) {
+                        self.discovery.expired(key, &dialable.address);
+                    }
+                }
+            }
+        }
+    }
+
     fn on_discovered(&mut self, peer: libp2p::PeerId, address: Multiaddr, now: Instant) {
         let (Some(key), Ok(dialable)) = (keys::key_of(&peer), Dialable::of(address)) else { return };
         if is_useless(&dialable.address) || dialable.peer.is_some_and(|named| named != key) {
@@ -208,7 +213,8 @@ impl Driver {
                     Some(Protocol::P2p(id)) if id == local => address.to_string(),
                     _ => format!("{address}/p2p/{local}"),
                 };
-                let _ = reply.send(self.swarm.listeners().map(full).collect());
+                let listening = self.swarm.listeners().filter(|address| !is_useless(address));
+                let _ = reply.send(listening.map(full).collect());
             }
             Command::KnownAddresses(reply) => drop(reply.send(self.book.all())),
             Command::AddressRecords(reply) => {

@@ -8,10 +8,10 @@
 //! text, errors are enums.
 //!
 //! From the inside out: `frames` (bytes on a stream), `slot` and `hub` (the transport contract, without
-//! IO), `carrier` (one sync stream), `handler`, `gate` and `behaviour` (opening streams, keeping the
-//! door), `dialer`, `addresses`, `connections` and `discovery` (decisions, without IO), `relays`
-//! (reservations with relays, without IO), `reach` (how others see us, without IO), `punch` (from a relayed path to a
-//! direct one), `watch` (interfaces and sleep), `whereabouts` (records of where devices are found, without IO),
+//! IO), `carrier` (one sync stream), `handler`, `gate`, `late` and `behaviour` (opening streams, keeping
+//! the door), `dialer`, `addresses`, `connections` and `discovery` (decisions, without IO), `relays`
+//! (reservations with relays, without IO), `reach` (how others see us, without IO), `ports` (asking the router for ports),
+//! `punch` (from a relayed path to a direct one), `watch` (interfaces and sleep), `whereabouts` (records of where devices are found, without IO),
 //! `telling` (their exchange), `relay_server` (a relay for others), `relay_gate` (whom it serves), `outside` (where
 //! it can be dialed), `admission` (showing it a certificate), `pairing`, `stack` (putting libp2p together), `driver`,
 //! `swarm_events` and `events` (the task that owns the swarm), `control`.
@@ -32,8 +32,10 @@ mod gate;
 mod handler;
 mod hub;
 mod keys;
+mod late;
 mod outside;
 mod pairing;
+mod ports;
 mod punch;
 mod reach;
 mod relay_gate;
@@ -47,6 +49,8 @@ mod swarm_events;
 mod telling;
 mod watch;
 mod whereabouts;
+#[cfg(test)]
+mod whereabouts_vectors;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -58,7 +62,7 @@ use engine::transport::{Transport, TransportEvent, TrySendError};
 use tokio::sync::{mpsc, oneshot};
 
 pub use crate::addresses::{AddressError, check_dial, check_listen};
-pub use crate::config::{Libp2pConfig, SpawnError, Timings};
+pub use crate::config::{LISTEN, Libp2pConfig, SpawnError, Timings};
 pub use crate::control::{
     AddAddressError, DialError, Libp2pControl, PeerDetails, SessionDetails, TransportClosed,
 };
@@ -66,7 +70,7 @@ pub use crate::pairing::{
     FRAME_BYTES_MAX as PAIR_FRAME_BYTES_MAX, PairCandidate, PairChannel, PairChannelError, PairConnectError,
     PairListenError, PairListener,
 };
-pub use crate::reach::{NatKind, PortMapping, ReachDetails, ReachTest};
+pub use crate::reach::{Mapper, NatKind, PortMapping, ReachDetails, ReachTest};
 pub use crate::relay_server::{RelayConfig, RelayCounters, RelayLimits, RelayServer, parse_peer};
 pub use crate::relays::{RelayDetails, check_relay};
 pub use crate::telling::{PingError, Pong};

@@ -16,7 +16,8 @@ use libp2p::{Multiaddr, autonat, dcutr, identify, upnp};
 use crate::addresses::{is_loopback, is_useless, path_kind};
 use crate::driver::{Driver, Errand};
 use crate::keys;
-use crate::reach::{PortMapping, ReachDetails};
+use crate::ports::{Port, PortNews};
+use crate::reach::{Mapper, ReachDetails, Unmapped};
 
 impl Driver {
     /// Tries to find a better way to a connected peer: addresses that would be better, and a hole in the NATs.
@@ -110,12 +111,44 @@ impl Driver {
     pub(crate) fn on_port_mapping(&mut self, event: upnp::Event) {
         match event {
             upnp::Event::NewExternalAddr { external_addr, .. } => {
-                tracing::info!(address = %external_addr, "the router maps a port to this device");
-                self.reach.mapped(external_addr);
+                tracing::info!(address = %external_addr, "the router maps a port to this device (UPnP)");
+                self.reach.mapped(external_addr, Mapper::Upnp);
             }
-            upnp::Event::ExpiredExternalAddr { external_addr, .. } => self.reach.unmapped(&external_addr),
-            upnp::Event::GatewayNotFound => self.reach.mapping(PortMapping::NoGateway),
-            upnp::Event::NonRoutableGateway => self.reach.mapping(PortMapping::NotPublic),
+            upnp::Event::ExpiredExternalAddr { external_addr, .. } => {
+                self.reach.unmapped(&external_addr, Mapper::Upnp);
+            }
+            upnp::Event::GatewayNotFound => self.reach.not_mapped(true, Unmapped::NoGateway),
+            upnp::Event::NonRoutableGateway => self.reach.not_mapped(true, Unmapped::NotPublic),
+        }
+        self.want_ports(false);
+    }
+
+    /// What came of asking the router by PCP and NAT-PMP.
+    pub(crate) fn on_ports(&mut self, news: PortNews) {
+        match news {
+            PortNews::Mapped(address, by) if self.reach.mapper(&address).is_none() => {
+                tracing::info!(%address, ?by, "the router maps a port to this device");
+                self.swarm.add_external_address(address.clone());
+                self.reach.mapped(address, by);
+            }
+            // A renewal, or UPnP was there first.
+            PortNews::Mapped(..) => {}
+            PortNews::Unmapped(address) => {
+                if let Some(by) = self.reach.mapper(&address).filter(|by| *by != Mapper::Upnp) {
+                    tracing::info!(%address, "the router no longer maps a port to this device");
+                    self.swarm.remove_external_address(&address);
+                    self.reach.unmapped(&address, by);
+                }
+            }
+            PortNews::Not(why) => self.reach.not_mapped(false, why),
+        }
+    }
+
+    /// Has the router asked for the ports that we listen on, unless it maps them by UPnP; `anew` if the network changed.
+    pub(crate) fn want_ports(&self, anew: bool) {
+        if let Some(ports) = &self.ports {
+            let listening = self.swarm.listeners().filter(|_| !self.reach.mapped_by_upnp());
+            ports.want(listening.filter_map(Port::of), anew);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! How others see this device: at which addresses they observe it, which of those were tested, what the router's
-//! port mapping (UPnP) does, and what kind of NAT follows from that. Pure.
+//! port mapping (UPnP, PCP,
+//! NAT-PMP) does, and what kind of NAT follows from that. Pure.
 //!
 //! Invariants: only what members and our relays say is noted; at most [`OBSERVATIONS_MAX`] observations and
 //! [`TESTS_MAX`] tests are kept, the newest.
@@ -45,7 +46,26 @@ pub struct ReachTest {
     pub reachable: bool,
 }
 
-/// What the router's port mapping (UPnP) says.
+/// How a router was asked for a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mapper {
+    /// UPnP, the Internet Gateway Device protocol.
+    Upnp,
+    /// The Port Control Protocol.
+    Pcp,
+    /// Its forerunner.
+    NatPmp,
+}
+
+/// Why nothing is mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Unmapped {
+    NoGateway,
+    NotPublic,
+    Searching,
+}
+
+/// What the router says to the wish for ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PortMapping {
     /// It is switched off.
@@ -56,8 +76,8 @@ pub enum PortMapping {
     NoGateway,
     /// The router is itself behind another NAT.
     NotPublic,
-    /// Ports are mapped; others find us at these addresses.
-    Mapped(Vec<String>),
+    /// Ports are mapped; others find us at these addresses, for which the router was asked so.
+    Mapped(Vec<(String, Mapper)>),
 }
 
 /// How others see this device.
@@ -84,18 +104,25 @@ pub struct ReachDetails {
 pub(crate) struct Reach {
     observed: VecDeque<(PeerKey, PathKind, Multiaddr)>,
     tests: VecDeque<(Multiaddr, bool)>,
-    mapped: BTreeMap<Multiaddr, ()>,
-    mapping: PortMapping,
+    mapped: BTreeMap<Multiaddr, Mapper>,
+    /// Whether the router may be asked.
+    ask: bool,
+    /// What came of it by UPnP, and by the other protocols, where nothing is mapped.
+    upnp: Unmapped,
+    others: Unmapped,
     handed_on: usize,
 }
 
 impl Reach {
-    pub(crate) fn new(upnp: bool) -> Reach {
+    pub(crate) fn new(ask: bool) -> Reach {
         Reach {
             observed: VecDeque::new(),
             tests: VecDeque::new(),
             mapped: BTreeMap::new(),
-            mapping: if upnp { PortMapping::Searching } else { PortMapping::Off },
+            ask,
+            upnp: Unmapped::Searching,
+            // Asked only where there is a router in between.
+            others: Unmapped::NoGateway,
             handed_on: 0,
         }
     }
@@ -136,33 +163,53 @@ impl Reach {
         self.tests.push_back((address, reachable));
     }
 
-    pub(crate) fn mapping(&mut self, state: PortMapping) {
-        self.mapping = state;
+    /// Why nothing is mapped by UPnP, or by the other protocols.
+    pub(crate) fn not_mapped(&mut self, upnp: bool, why: Unmapped) {
+        *(if upnp { &mut self.upnp } else { &mut self.others }) = why;
     }
 
-    pub(crate) fn mapped(&mut self, address: Multiaddr) {
+    pub(crate) fn mapped(&mut self, address: Multiaddr, by: Mapper) {
         if self.mapped.len() < TESTS_MAX {
-            self.mapped.insert(address, ());
+            self.mapped.insert(address, by);
         }
-        self.show_mapped();
     }
 
-    pub(crate) fn unmapped(&mut self, address: &Multiaddr) {
-        self.mapped.remove(address);
-        self.show_mapped();
+    pub(crate) fn unmapped(&mut self, address: &Multiaddr, by: Mapper) {
+        if self.mapped.get(address) == Some(&by) {
+            self.mapped.remove(address);
+        }
     }
 
-    fn show_mapped(&mut self) {
-        self.mapping = if self.mapped.is_empty() {
-            PortMapping::Searching
-        } else {
-            PortMapping::Mapped(self.mapped.keys().map(Multiaddr::to_string).collect())
-        };
+    /// Whether a port is mapped by UPnP, so that nothing else need be tried.
+    pub(crate) fn mapped_by_upnp(&self) -> bool {
+        self.mapped.values().any(|by| *by == Mapper::Upnp)
+    }
+
+    /// How an address is mapped.
+    pub(crate) fn mapper(&self, address: &Multiaddr) -> Option<Mapper> {
+        self.mapped.get(address).copied()
+    }
+
+    fn mapping(&self) -> PortMapping {
+        if !self.ask {
+            return PortMapping::Off;
+        }
+        let mapped = self.mapped.iter().map(|(address, by)| (address.to_string(), *by));
+        match self.upnp.max(self.others) {
+            _ if !self.mapped.is_empty() => PortMapping::Mapped(mapped.collect()),
+            Unmapped::Searching => PortMapping::Searching,
+            Unmapped::NotPublic => PortMapping::NotPublic,
+            Unmapped::NoGateway => PortMapping::NoGateway,
+        }
     }
 
     fn nat(&self, kind: PathKind, own: &[Multiaddr]) -> NatKind {
-        let seen: Vec<_> = self.observed.iter().filter(|(_, k, _)| *k == kind).collect();
-        let places: Vec<_> = seen.iter().filter_map(|(_, _, address)| place(address)).collect();
+        let seen = self.observed.iter().filter(|(_, k, _)| *k == kind);
+        let mut places: Vec<_> = seen.filter_map(|(_, _, address)| place(address)).collect();
+        // NATs are between IPv4 networks; that there is none for IPv6 says nothing about them.
+        if places.iter().any(|(ip, _)| ip.is_ipv4()) {
+            places.retain(|(ip, _)| ip.is_ipv4());
+        }
         let Some(first) = places.first() else { return NatKind::Unknown };
         let own: Vec<_> =
             own.iter().filter(|address| path_kind(address) == Some(kind)).filter_map(place).collect();
@@ -193,7 +240,7 @@ impl Reach {
                 .iter()
                 .map(|(address, reachable)| ReachTest { address: address.to_string(), reachable: *reachable })
                 .collect(),
-            mapping: self.mapping.clone(),
+            mapping: self.mapping(),
             mdns_seen: None,
         }
     }
@@ -241,6 +288,27 @@ mod tests {
         assert_eq!(kind(own, &[one, one]), NatKind::EndpointIndependent);
         assert_eq!(kind(own, &[one, other]), NatKind::EndpointDependent);
         assert_eq!(kind(own, &["/ip4/45.0.0.1/tcp/4001"]), NatKind::Unknown, "another kind of path");
+        let six = "/ip6/2001:db8::1/udp/4001/quic-v1";
+        assert_eq!(kind(six, &[six, one, other]), NatKind::EndpointDependent, "seen over IPv6 as well");
+        assert_eq!(kind(six, &[six]), NatKind::None);
+    }
+
+    #[test]
+    fn one_way_of_asking_the_router_does_not_hide_what_another_brought() {
+        let mut reach = Reach::new(true);
+        let mapping = |reach: &Reach| reach.details(&[], std::iter::empty()).mapping;
+        assert_eq!(mapping(&reach), PortMapping::Searching);
+        let address = at("/ip4/45.0.0.1/tcp/4001");
+        reach.mapped(address.clone(), Mapper::Pcp);
+        reach.not_mapped(true, Unmapped::NoGateway);
+        assert_eq!(mapping(&reach), PortMapping::Mapped(vec![(address.to_string(), Mapper::Pcp)]));
+        reach.unmapped(&address, Mapper::Upnp);
+        assert_ne!(mapping(&reach), PortMapping::NoGateway, "another one's");
+        reach.unmapped(&address, Mapper::Pcp);
+        assert_eq!(mapping(&reach), PortMapping::NoGateway);
+        reach.not_mapped(false, Unmapped::NotPublic);
+        assert_eq!(mapping(&reach), PortMapping::NotPublic);
+        assert_eq!(mapping(&Reach::new(false)), PortMapping::Off);
     }
 
     #[test]
@@ -253,7 +321,7 @@ mod tests {
                 reach.observe(PeerKey([u8::try_from(n % 200).expect("u8"); 32]), address.clone()),
             );
             reach.tested(address.clone(), n % 2 == 0);
-            reach.mapped(address);
+            reach.mapped(address, Mapper::Pcp);
         }
         assert_eq!(handed_on, CANDIDATES_MAX);
         assert_eq!((reach.observed.len(), reach.tests.len()), (OBSERVATIONS_MAX, TESTS_MAX));

@@ -202,7 +202,8 @@ impl RelayServer {
             Duration::from_secs(config.limits.reservation_seconds.into()),
         ));
         let mut swarm = build(&config, &guests, &counts, &mut traffic)?;
-        let mut starting: HashSet<_> = stack::listen(&mut swarm, &listen)?.into_iter().collect();
+        let mut starting: HashSet<_> =
+            stack::listen(&mut swarm, &listen)?.into_iter().map(|(id, _)| id).collect();
         while !starting.is_empty() {
             match swarm.select_next_some().await {
                 SwarmEvent::NewListenAddr { listener_id, .. } => {

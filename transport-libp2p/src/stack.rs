@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -137,12 +137,13 @@ fn behaviour(
         .with_max_pending_outgoing(Some(PENDING_MAX))
         .with_max_established(Some(ESTABLISHED_MAX))
         .with_max_established_per_peer(Some(PER_PEER_MAX));
-    let mdns = if config.mdns {
-        let mdns = mdns::tokio::Behaviour::new(mdns::Config::default(), local);
-        Some(mdns.map_err(SpawnError::Discovery)?)
-    } else {
-        None
+    // One of them speaks over IPv4 or IPv6, and tells addresses of that kind only.
+    let mdns_over = |enable_ipv6| {
+        let mdns = mdns::Config { enable_ipv6, ..mdns::Config::default() };
+        mdns::tokio::Behaviour::new(mdns, local).map_err(SpawnError::Discovery)
     };
+    let mdns = config.mdns.then(|| mdns_over(false)).transpose()?;
+    let mdns6 = (config.mdns && has_ipv6()).then(|| mdns_over(true)).transpose()?;
     let identify = identify::Config::new(PROTOCOL_FAMILY.to_owned(), keypair.public())
         .with_agent_version(concat!("ahenk/", env!("CARGO_PKG_VERSION")).to_owned())
         .with_push_listen_addr_updates(true);
@@ -161,6 +162,7 @@ fn behaviour(
         identify: identify::Behaviour::new(identify),
         gossip,
         mdns: Toggle::from(mdns),
+        mdns6: Toggle::from(mdns6),
         relay,
         admission: admission::behaviour(ProtocolSupport::Outbound),
         punch,
@@ -198,25 +200,49 @@ fn gossip(
     Ok(gossip)
 }
 
-/// Begins to listen everywhere, or fails without listening anywhere for long.
+/// Begins to listen everywhere, or fails without listening anywhere for long. All IPv6 interfaces of a machine that has
+/// none are passed over, if there is anything else to listen on.
 pub(crate) fn listen<B: NetworkBehaviour>(
     swarm: &mut Swarm<B>,
     addresses: &[Multiaddr],
-) -> Result<Vec<ListenerId>, SpawnError> {
-    for address in addresses {
+) -> Result<Vec<(ListenerId, Multiaddr)>, SpawnError> {
+    let (absent, present) = split(addresses, has_ipv6());
+    match absent.first() {
+        // A listener there would never say that it has begun.
+        Some(address) if present.is_empty() => {
+            return Err(listen_error(address, io::ErrorKind::AddrNotAvailable.into()));
+        }
+        Some(_) => tracing::info!("this machine has no IPv6: listening on IPv4 only"),
+        None => {}
+    }
+    for address in &present {
         probe(address).map_err(|error| listen_error(address, error))?;
     }
     let mut listeners = Vec::new();
-    for address in addresses {
+    for address in present {
         let listener = swarm.listen_on(address.clone()).map_err(|error| match error {
             TransportError::Other(error) => listen_error(address, error),
             TransportError::MultiaddrNotSupported(_) => {
                 crate::AddressError::Unsupported { address: address.to_string() }.into()
             }
         })?;
-        listeners.push(listener);
+        listeners.push((listener, address.clone()));
     }
     Ok(listeners)
+}
+
+/// The addresses that stand for interfaces which a machine without IPv6 does not have, and the others.
+fn split(addresses: &[Multiaddr], ipv6: bool) -> (Vec<&Multiaddr>, Vec<&Multiaddr>) {
+    let absent = |address: &&Multiaddr| match address.iter().next() {
+        Some(Protocol::Ip6(ip)) => !ipv6 && ip.is_unspecified(),
+        _ => false,
+    };
+    addresses.iter().partition(absent)
+}
+
+/// Whether this machine speaks IPv6 at all, if only with itself. One that may not can still bind to `::`.
+fn has_ipv6() -> bool {
+    UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
 }
 
 /// Binds for a moment. libp2p's TCP listeners share their port with whoever else of this user listens
@@ -267,4 +293,17 @@ pub(crate) async fn released(addresses: &[Multiaddr], time_max: Duration) {
         }
     };
     let _ = tokio::time::timeout(time_max, releasing).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_ipv6_only_its_interfaces_in_general_are_passed_over() {
+        let all = ["/ip4/0.0.0.0/tcp/1", "/ip6/::/tcp/1", "/ip6/::/udp/1/quic-v1", "/ip6/2001:db8::1/tcp/1"];
+        let all = all.map(|text| text.parse::<Multiaddr>().expect(text));
+        assert_eq!(split(&all, false), (vec![&all[1], &all[2]], vec![&all[0], &all[3]]));
+        assert_eq!(split(&all, true), (vec![], all.iter().collect()));
+    }
 }

@@ -48,6 +48,7 @@ impl Driver {
                     self.dialer.network_changed(now);
                 }
                 self.starting.retain(|(id, _)| *id != listener_id);
+                self.want_ports(false);
                 self.telling.moved(now);
                 // An address at a relay is news for others, not for us.
                 if self.started.is_none() && path_kind(&address) != Some(PathKind::Relayed) {

@@ -7,7 +7,7 @@
 //! Invariants: records are taken from members only; a message is bounded before it is read; what others make us send
 //! to others is sent at most every [`TELL_EVERY`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -129,6 +129,8 @@ pub(crate) struct Telling {
     /// When the others may be told again.
     next: Option<Instant>,
     probes: BTreeMap<OutboundRequestId, (Instant, PongReply)>,
+    /// Members who could not be told anything, perhaps because they do not yet know that we are of their account.
+    untold: BTreeSet<PeerKey>,
 }
 
 impl Telling {
@@ -183,6 +185,13 @@ impl Driver {
         }
     }
 
+    /// A member says that it speaks this protocol (now).
+    pub(crate) fn tell_untold(&mut self, peer: &PeerKey, protocols: &[StreamProtocol]) {
+        if protocols.contains(&PROTOCOL) && self.telling.untold.remove(peer) {
+            self.tell_all(peer);
+        }
+    }
+
     /// Members were added: what was heard of them before is of use now.
     pub(crate) fn use_records(&mut self, now: Instant) {
         for member in self.hub.members() {
@@ -230,7 +239,9 @@ impl Driver {
                 let round_trip = now.saturating_duration_since(asked);
                 let _ = reply.send(path.map(|path| Pong { path, round_trip }).ok_or(PingError::NotConnected));
             }
-            Event::OutboundFailure { request_id, error, .. } => {
+            Event::OutboundFailure { peer, request_id, error, .. } => {
+                let member = keys::key_of(&peer).filter(|key| self.hub.is_member(key));
+                self.telling.untold.extend(member);
                 if let Some((_, reply)) = self.telling.probes.remove(&request_id) {
                     let _ = reply.send(Err(PingError::NoAnswer(error.to_string())));
                 }

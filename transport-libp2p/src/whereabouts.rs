@@ -37,7 +37,7 @@ pub(crate) struct Record {
     pub(crate) at_ms: u64,
     pub(crate) addresses: Vec<String>,
     /// The whole, with its signature.
-    bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Record {

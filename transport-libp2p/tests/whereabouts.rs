@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Node, TCP, config, key};
-use engine::transport::PathKind;
+use engine::transport::{PathKind, Transport as _};
 use transport_libp2p::{Libp2pConfig, PingError};
 
 /// A device that is told where the third one is, and nothing else. It listens on `listen`.
@@ -68,4 +68,32 @@ async fn a_ping_takes_the_path_of_the_session_and_says_when_there_is_none() {
     assert_eq!(pong.path.kind, PathKind::DirectTcp);
     assert!(pong.round_trip < common::PATIENCE);
     assert_eq!(first.control.ping(key(9)).await, Err(PingError::NotConnected));
+}
+
+#[tokio::test]
+async fn who_is_admitted_while_connected_is_told_at_once_and_tells() {
+    let mut second = Node::new(2, &[TCP], &[1, 3]).await;
+    let mut first = Node::spawn(knowing_only(&second, 1, 2, &[TCP]).await).await;
+    first.control.add_address(second.key, &second.address("tcp").await).await.unwrap();
+    first.up(second.key).await;
+    // The third is a stranger to the first, which thus does not listen to what it says of itself.
+    let (key_1, key_2, key_3) = (first.key, second.key, key(3));
+    first.transport.set_members(&[key_2]);
+    let mut third = Node::new(3, &[TCP], &[1, 2]).await;
+    third.control.add_address(key_1, &first.address("tcp").await).await.unwrap();
+    third.up(key_1).await;
+    first.up(key_3).await;
+    assert_eq!(first.control.ping(key_3).await, Err(PingError::NotConnected));
+    assert!(third.peer(key_2).await.unwrap().addresses.is_empty());
+
+    first.transport.set_members(&[key_2, key_3]);
+    third.up(key_2).await;
+    second.up(key_3).await;
+    // What the third says of itself arrives as well, on the connection that there was.
+    common::eventually("the first is told", async || {
+        first.peer(key_3).await.is_some_and(|third| third.said_ms.is_some())
+    })
+    .await;
+    assert!(first.control.ping(key_3).await.is_ok());
+    assert_eq!((third.count(key_1), first.count(key_3)), ((1, 0, 0), (1, 0, 0)));
 }

@@ -21,7 +21,7 @@ fn check(found: &NetCheck, peer: &Peer) -> Check {
             ("relayed", "endpoint-dependent") => Check::warning(
                 "device",
                 format!("{detail}: the NAT here is symmetric, so no direct path can be made through it"),
-                "forward `network.listen_port` on the router, by hand or by UPnP (`network.upnp`), or use IPv6",
+                "forward `network.listen_port` on the router, by hand or by UPnP, PCP or NAT-PMP (`network.upnp`), or use IPv6",
             ),
             ("relayed", _) => Check::warning(
                 "device",
@@ -79,7 +79,8 @@ fn cause(found: &NetCheck, peer: &Peer) -> (String, &'static str) {
     }
     if found.relays.is_empty() && elsewhere(found, peer) {
         return (
-            "its addresses are in private networks that this device is not in, and there is no relay"
+            "its addresses are in private networks that this device is not in, or need IPv6, which is not to be had \
+             here, and there is no relay"
                 .to_owned(),
             "run `ahenk-cli relay` on a machine that both can reach, and set `network.relay_servers` on both",
         );
@@ -99,7 +100,8 @@ fn cause(found: &NetCheck, peer: &Peer) -> (String, &'static str) {
     )
 }
 
-/// Whether a device was only ever found in private networks, in none of which this device is.
+/// Whether a device was only ever found in private networks, in none of which this device is, or over IPv6, which this
+/// device has not.
 fn elsewhere(found: &NetCheck, peer: &Peer) -> bool {
     let own: Vec<IpAddr> = found.listening.iter().filter_map(|address| ip(address)).collect();
     let apart = |address: &String| match ip(address) {
@@ -108,6 +110,8 @@ fn elsewhere(found: &NetCheck, peer: &Peer) -> bool {
             IpAddr::V4(here) => here.octets()[..3] == there.octets()[..3],
             IpAddr::V6(_) => false,
         }),
+        // Link-local ones are not told.
+        Some(IpAddr::V6(_)) => !own.iter().any(|here| here.is_ipv6() && !here.is_loopback()),
         _ => false,
     };
     !peer.addresses.is_empty() && peer.addresses.iter().all(apart)
@@ -161,7 +165,11 @@ mod tests {
         let cases = [
             (json!({}), json!({}), "not seen on the local network"),
             (json!({}), json!({"mdns_seen": null}), "discovery on the local network is off"),
-            (json!({"addresses": far}), json!({}), "private networks that this device is not in"),
+            (
+                json!({"addresses": [far[0], "/ip6/2001:db8::7/tcp/1"]}),
+                json!({}),
+                "private networks that this device is not in",
+            ),
             (
                 json!({"addresses": near, "last_error": "timed out"}),
                 json!({}),

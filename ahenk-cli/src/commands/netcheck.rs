@@ -36,8 +36,13 @@ pub(crate) async fn run(env: &Env, args: Args) -> Result<()> {
 
 /// What was found, for people.
 fn checks(found: &NetCheck) -> Vec<Check> {
-    let mut checks =
-        vec![nat("udp", &found.nat_udp), nat("tcp", &found.nat_tcp), reachable(found), upnp(found)];
+    let mut checks = vec![
+        nat("udp", &found.nat_udp),
+        nat("tcp", &found.nat_tcp),
+        ipv6(found),
+        reachable(found),
+        router(found),
+    ];
     checks.extend(found.observed.iter().map(|address| Check::ok("seen at", address.clone())));
     checks.extend(found.relays.iter().map(|relay| match (relay.reserved, &relay.last_error) {
         (true, _) => {
@@ -84,12 +89,24 @@ fn nat(kind: &str, nat: &str) -> Check {
         "endpoint-dependent" => Check::warning(
             &name,
             "symmetric: it gives each connection another port, so direct paths cannot be made through it",
-            "devices behind other NATs are reached through a relay; a port forwarded by hand or by UPnP, or IPv6, makes a direct path",
+            "devices behind other NATs are reached through a relay; a port forwarded by hand or by the router, or IPv6, makes a direct path",
         ),
         "port-changing" => {
             Check::ok(&name, "one that changes ports; a second relay or device would tell which kind")
         }
         _ => Check::ok(&name, "not known: no relay and no device outside has said how it sees this one"),
+    }
+}
+
+fn ipv6(found: &NetCheck) -> Check {
+    match found.ipv6.as_str() {
+        "global" => Check::ok("ipv6", "this device has addresses of the whole internet"),
+        "local" => Check::ok("ipv6", "within this network only"),
+        "none" => Check::ok("ipv6", "in use, but this network has none"),
+        _ => Check::ok(
+            "ipv6",
+            "not in use: this machine has none, or `network.listen` names IPv4 addresses only",
+        ),
     }
 }
 
@@ -102,15 +119,18 @@ fn reachable(found: &NetCheck) -> Check {
     }
 }
 
-fn upnp(found: &NetCheck) -> Check {
+fn router(found: &NetCheck) -> Check {
     let hint =
         "`ahenk-cli config set network.upnp true`, then `ahenk-cli restart`, asks the router for ports";
     match found.port_mapping.as_str() {
-        "mapped" => Check::ok("upnp", format!("the router maps {}", found.mapped.join(", "))),
-        "no-gateway" => Check::ok("upnp", "on, but no router answers"),
-        "not-public" => Check::ok("upnp", "on, but the router is itself behind a NAT"),
-        "searching" => Check::ok("upnp", "on; looking for a router that does it"),
-        _ if found.nat_udp == "endpoint-dependent" => Check::warning("upnp", "off", hint),
-        _ => Check::ok("upnp", "off"),
+        "mapped" => {
+            let by = found.mapped_by.join(", ");
+            Check::ok("router", format!("maps {} ({by})", found.mapped.join(", ")))
+        }
+        "no-gateway" => Check::ok("router", "asked for ports, but none answers"),
+        "not-public" => Check::ok("router", "asked for ports, but is itself behind a NAT"),
+        "searching" => Check::ok("router", "being asked for ports"),
+        _ if found.nat_udp == "endpoint-dependent" => Check::warning("router", "not asked for ports", hint),
+        _ => Check::ok("router", "not asked for ports"),
     }
 }

@@ -51,7 +51,7 @@ async fn add(env: &Env, address: String) -> Result<()> {
     .await
 }
 
-/// A table of peers; with details below each if `verbose`.
+/// A table of peers, with for how long each is connected; with details below each if `verbose`.
 pub(crate) fn human(peers: &[Peer], verbose: bool) -> String {
     if peers.is_empty() {
         return "This account has no other device yet. `ahenk-cli device invite` adds one.".to_owned();
@@ -59,10 +59,17 @@ pub(crate) fn human(peers: &[Peer], verbose: bool) -> String {
     let row = |peer: &Peer| {
         let round_trip = peer.round_trip_micros.map(|micros| format!("{:.1} ms", micros as f64 / 1000.0));
         let path = peer.path.clone().unwrap_or_else(|| "not connected".to_owned());
-        vec![peer.name.clone(), path, round_trip.unwrap_or_default(), standing(peer)]
+        let since = peer.connected_ms.map(super::ago);
+        vec![
+            peer.name.clone(),
+            path,
+            since.unwrap_or_default(),
+            round_trip.unwrap_or_default(),
+            standing(peer),
+        ]
     };
     let rows: Vec<_> = peers.iter().map(row).collect();
-    let mut text = table(&["NAME", "PATH", "ROUND TRIP", "SYNC"], &rows);
+    let mut text = table(&["NAME", "PATH", "FOR", "ROUND TRIP", "SYNC"], &rows);
     if verbose {
         peers.iter().for_each(|peer| text.push_str(&details(peer)));
     }
@@ -102,4 +109,27 @@ fn details(peer: &Peer) -> String {
     }
     lines.extend(peer.next_attempt_ms.map(|ms| format!("  next attempt  in {}", span(ms))));
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_table_says_for_how_long_and_fits_into_80_columns() {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+        let connected_ms = u64::try_from(now.as_millis()).expect("small") - 20 * 86_400_000;
+        let peer: Peer = serde_json::from_value(json!({
+            "name": "phone", "id": "00000000-0000-0000-0000-000000000000", "connected": true,
+            "path": "direct-quic", "address": null, "round_trip_micros": 123_456, "connected_ms": connected_ms,
+            "in_sync": false, "peer_lacks": 1_234, "we_lack": 567, "clock_offset_ms": null, "ops_sent": 0,
+            "ops_received": 0, "bytes_sent": 0, "bytes_received": 0, "addresses": [], "dial_failures": 0,
+            "last_error": null, "next_attempt_ms": null,
+        }))
+        .expect("a peer");
+        let text = human(&[peer], false);
+        assert!(text.contains("20 days") && text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use engine::identity::SecretKey;
 use serde_json::json;
-use transport_libp2p::{RelayConfig, RelayCounters, RelayServer, SpawnError};
+use transport_libp2p::{RelayConfig, RelayCounters, RelayLimits, RelayServer, SpawnError};
 
 use super::stats::{prometheus, serve};
 use super::{Env, init_logging, service};
@@ -168,6 +168,7 @@ async fn serve_devices(env: &Env, args: RunArgs) -> Result<()> {
     }
     let path =
         if settings.key.is_empty() { env.home.dir().join("relay.key") } else { (&settings.key).into() };
+    let limits = settings.limits()?;
     let config = RelayConfig {
         secret: key(&path)?,
         listen: settings.listen.clone(),
@@ -177,7 +178,7 @@ async fn serve_devices(env: &Env, args: RunArgs) -> Result<()> {
         allow_accounts: settings.allow_accounts(),
         deny: settings.deny(),
         test_private: settings.test_private,
-        limits: settings.limits()?,
+        limits,
     };
     let metrics = match u16::try_from(settings.metrics_port).map_err(CliError::internal)? {
         0 => None,
@@ -194,7 +195,8 @@ async fn serve_devices(env: &Env, args: RunArgs) -> Result<()> {
     let ended = async {
         match metrics {
             Some((listener, _)) => {
-                serve::pages(&listener, async || Ok(page(&relay.counters()) + &relay.traffic())).await;
+                serve::pages(&listener, async || Ok(page(&relay.counters(), &limits) + &relay.traffic()))
+                    .await;
             }
             None => std::future::pending().await,
         }
@@ -239,10 +241,16 @@ fn failed(error: &SpawnError) -> CliError {
     CliError::new(kind, error).hint(hint)
 }
 
-/// The counters for Prometheus.
-fn page(counters: &RelayCounters) -> String {
+/// The counters for Prometheus, and the limits that they are to be compared with.
+fn page(counters: &RelayCounters, limits: &RelayLimits) -> String {
     let mut text = prometheus::Text::default();
     let c = counters;
+    let mut limit = |name, help, value: u64| text.one(name, "gauge", help, value);
+    limit("relay_reservations_max", "Most reservations.", limits.reservations_max as u64);
+    limit("relay_circuits_max", "Most circuits.", limits.circuits_max as u64);
+    limit("relay_circuit_bytes_max", "Bytes after which a circuit is cut.", limits.circuit_bytes_max);
+    let seconds = limits.circuit_seconds_max.into();
+    limit("relay_circuit_seconds_max", "Seconds after which a circuit is cut.", seconds);
     text.one("relay_connections", "gauge", "Peers connected.", c.connections);
     text.one("relay_reservations", "gauge", "Devices reachable through this relay.", c.reservations);
     text.one(

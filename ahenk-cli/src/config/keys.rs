@@ -120,12 +120,12 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "network.upnp",
         Field::Bool(|c| &mut c.upnp),
-        "Ask the router to map ports to this device (UPnP), so that others can call it from outside",
+        "Ask the router to map ports to this device (UPnP, PCP, NAT-PMP), so that others can call it from outside",
     ),
     key(
         "limits.memory_bytes",
         Field::Limit(32 * MIB, 64 * GIB, |c| &mut c.memory_bytes_max),
-        "Memory for buffers and caches in all, in bytes; the finer limits are lowered to fit; 0 for no limit",
+        "Memory that buffers and caches take in all, in bytes, besides one message while it is read; the finer limits are lowered to fit; 0 for no limit",
     ),
     key(
         "limits.disk_bytes",

@@ -16,7 +16,7 @@ mod shown;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use engine::config::{COMMIT_BYTES_MAX, FRAME_BYTES_MAX};
+use engine::config::{COMMIT_BYTES_MAX, FRAME_BYTES_MAX, REORDER_COST_PER_BYTE};
 use engine::transport::PathKind;
 use serde::{Deserialize, Serialize};
 
@@ -106,7 +106,7 @@ impl Default for Config {
             listen_port: 0,
             transports: vec!["quic".to_owned(), "tcp".to_owned()],
             relay: true,
-            listen: vec!["/ip4/0.0.0.0/udp/0/quic-v1".to_owned(), "/ip4/0.0.0.0/tcp/0".to_owned()],
+            listen: transport_libp2p::LISTEN.map(str::to_owned).to_vec(),
             mdns: true,
             bootstrap: Vec::new(),
             relay_servers: Vec::new(),
@@ -146,7 +146,8 @@ impl Config {
             batch_commits_max: size(self.batch_commits_max),
             credit_bytes: self.share(self.credit_bytes, 8).min(download.map_or(u64::MAX, |rate| rate * 8)),
             commit_bytes_max: message - (FRAME_BYTES_MAX - COMMIT_BYTES_MAX),
-            reorder_bytes_max: size(self.share(self.reorder_bytes_max, 4)),
+            // A quarter, too, but of memory, and not of bytes as they travel.
+            reorder_bytes_max: size(self.share(self.reorder_bytes_max, 4 * REORDER_COST_PER_BYTE as u64)),
             outbox_bytes_max: size(self.share(self.outbox_bytes_max, 4)),
             outboxes_bytes_max: size(self.share(default.outboxes_bytes_max as u64, 4)),
             send_bytes_per_s_max: upload,
@@ -424,7 +425,7 @@ mod tests {
             let config = load("", &[("AHENK_LIMITS_MEMORY_BYTES", text)]).expect("read").config;
             let (engine, store) = (config.engine(), config.store());
             let parts = [
-                engine.reorder_bytes_max,
+                engine.reorder_bytes_max * REORDER_COST_PER_BYTE,
                 engine.outboxes_bytes_max,
                 engine.credit_bytes as usize,
                 store.cache_bytes_max,

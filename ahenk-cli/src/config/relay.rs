@@ -16,6 +16,14 @@ use super::keys::{Field, GIB, Key, key, listen_address, multiaddr, relay};
 use super::{File, Value, in_file};
 use crate::error::{CliError, Result};
 
+/// Where a relay listens unless told otherwise.
+const LISTEN: [&str; 4] = [
+    "/ip4/0.0.0.0/tcp/4001",
+    "/ip4/0.0.0.0/udp/4001/quic-v1",
+    "/ip6/::/tcp/4001",
+    "/ip6/::/udp/4001/quic-v1",
+];
+
 /// Each setting of a relay, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RelaySettings {
@@ -46,7 +54,7 @@ impl Default for RelaySettings {
         RelaySettings {
             external: Vec::new(),
             ask: Vec::new(),
-            listen: vec!["/ip4/0.0.0.0/tcp/4001".to_owned(), "/ip4/0.0.0.0/udp/4001/quic-v1".to_owned()],
+            listen: LISTEN.map(str::to_owned).to_vec(),
             key: String::new(),
             allow: Vec::new(),
             allow_accounts: Vec::new(),

@@ -224,7 +224,7 @@ fn show_code(desk: &Desk, addresses: &[String], listening: &[String]) -> Result<
     let far: Vec<String> = far_first(listening).filter(|address| !loopback(address)).collect();
     let shown = match (addresses.is_empty(), far.is_empty()) {
         (false, _) => addresses.to_vec(),
-        (true, false) => far.into_iter().take(CODE_ADDRESSES_MAX).collect(),
+        (true, false) => of_both(far),
         (true, true) => listening.iter().take(CODE_ADDRESSES_MAX).cloned().collect(),
     };
     let long = Invitation::new(offer.code().clone(), shown)
@@ -256,6 +256,14 @@ fn loopback(address: &str) -> bool {
 fn far_first(listening: &[String]) -> impl Iterator<Item = String> {
     let far = listening.iter().filter(|address| !loopback(address));
     far.chain(listening.iter().filter(|address| loopback(address))).cloned()
+}
+
+/// As many addresses as a code holds, of IPv4 and IPv6 where there are both: a machine may have many of one kind.
+fn of_both(addresses: Vec<String>) -> Vec<String> {
+    let (six, four): (Vec<String>, Vec<String>) =
+        addresses.into_iter().partition(|address| address.starts_with("/ip6/"));
+    let four_max = CODE_ADDRESSES_MAX - six.len().min(CODE_ADDRESSES_MAX / 2);
+    four.into_iter().take(four_max).chain(six).take(CODE_ADDRESSES_MAX).collect()
 }
 
 fn listen_error(error: PairListenError) -> CliError {

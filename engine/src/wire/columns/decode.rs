@@ -1,7 +1,7 @@
 //! Reads runs by columns. The format is specified in the parent module.
 //!
 //! Everything here is hostile. Invariants: each commit, operation and value takes bytes of the input; names,
-//! which cost a byte to repeat, are counted before they are copied.
+//! which cost a byte to repeat, are counted before they are copied; memory is taken from a budget before it is used.
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::commit::{
@@ -10,6 +10,7 @@ use crate::commit::{
 use crate::config::{
     COMMIT_BYTES_MAX, COMMIT_OPS_MAX, INFLATED_BYTES_MAX, REPLICAS_MAX, ROW_FIELDS_MAX, ROW_KEY_BYTES_MAX,
 };
+use crate::cost::{self, Budget};
 use crate::fields::FieldValues;
 use crate::hlc::Hlc;
 use crate::identity::{AccountId, DeviceCert, Dot, ReplicaId};
@@ -27,19 +28,36 @@ pub(super) struct Head {
 }
 
 impl Head {
-    pub(super) fn read(reader: &mut Reader<'_>, account: &AccountId) -> Result<Head, DecodeError> {
+    pub(super) fn read(
+        reader: &mut Reader<'_>,
+        account: &AccountId,
+        budget: &mut Budget,
+    ) -> Result<Head, DecodeError> {
         // Each commit takes a byte at least in each of four columns.
         let count = super::run_len(reader, 4)?;
         let dot = Dot { replica: get_replica(reader)?, seq: reader.varint()? };
         let (mut introduces, mut prev) = (None, CommitHash::default());
         if dot.seq == 1 {
-            introduces = get_introduction(reader, account)?;
+            introduces = get_introduction(reader, account, budget)?;
         } else {
             prev = CommitHash(reader.array()?);
         }
         Ok(Head { count, dot, prev, introduces })
     }
 }
+
+/// Memory that the dictionaries may take for a byte of what is read by them.
+const DICTIONARY_TIMES: usize = 2;
+/// Memory that entries of the dictionaries take, in bytes, besides long names: less than [`DICTIONARY_TIMES`] what that
+/// costs for which an honest device enters them, an operation or a field of one or a dependency.
+const REPLICA: usize = 64;
+const TABLE: usize = 24;
+const FIELD: usize = 144;
+const SHAPE: usize = 64;
+const PLACE: usize = 8;
+/// What stands before a name that does not lie in place, and how long names are that do.
+const SHARED: usize = 16;
+const NAME_IN_PLACE: usize = 23;
 
 /// The dictionaries, and the columns as they shrink.
 pub(super) struct Columns<'a> {
@@ -70,11 +88,17 @@ struct Shape {
 
 impl<'a> Columns<'a> {
     /// The commits of the next run. `bytes` counts what all runs have together in canonical form.
-    pub(super) fn run(&mut self, head: Head, bytes: &mut usize) -> Result<Vec<HashedCommit>, DecodeError> {
+    pub(super) fn run(
+        &mut self,
+        head: Head,
+        bytes: &mut usize,
+        budget: &mut Budget,
+    ) -> Result<Vec<HashedCommit>, DecodeError> {
         let Head { count, mut dot, mut prev, mut introduces } = head;
+        budget.take_each(count, cost::COMMIT)?;
         let mut run = Vec::with_capacity(count);
         for _ in 0..count {
-            let next = self.commit(dot, prev, introduces.take())?;
+            let next = self.commit(dot, prev, introduces.take(), budget)?;
             super::count_bytes(bytes, next.bytes)?;
             // `check` keeps sequence numbers far below the overflow.
             dot.seq += 1;
@@ -84,12 +108,16 @@ impl<'a> Columns<'a> {
         Ok(run)
     }
 
-    /// Reads the dictionaries and finds where the columns lie.
-    pub(super) fn open(reader: &mut Reader<'a>) -> Result<Columns<'a>, DecodeError> {
-        let replicas = ascending(reader, 24, "replicas", get_replica)?;
-        let tables = ascending(reader, 2, "tables", get_table)?;
-        let names = ascending(reader, 2, "fields", get_field)?;
-        let shapes = get_shapes(reader, &tables, &names)?;
+    /// Reads the dictionaries and finds where the columns lie. What is read by them may cost `decoded`.
+    pub(super) fn open(reader: &mut Reader<'a>, decoded: usize) -> Result<Columns<'a>, DecodeError> {
+        let budget = &mut Budget::of(decoded.saturating_mul(DICTIONARY_TIMES));
+        let replicas = ascending(reader, budget, (24, REPLICA), "replicas", |_| 0, get_replica)?;
+        let length = |name: &str| if name.len() > NAME_IN_PLACE { SHARED + name.len() } else { 0 };
+        let of_table = |table: &TableName| length(table.as_str());
+        let tables = ascending(reader, budget, (2, TABLE), "tables", of_table, get_table)?;
+        let of_field = |field: &FieldName| length(field.as_str());
+        let names = ascending(reader, budget, (2, FIELD), "fields", of_field, get_field)?;
+        let shapes = get_shapes(reader, budget, &tables, &names)?;
         Ok(Columns {
             replicas: replicas.into_iter().map(|replica| (replica, 0)).collect(),
             tables,
@@ -103,7 +131,7 @@ impl<'a> Columns<'a> {
             ops: column(reader)?,
             shape: column(reader)?,
             rows: Rows::open(reader)?,
-            fields: names.into_iter().map(|name| Field::open(name, reader)).collect::<Result<_, _>>()?,
+            fields: Field::open_all(names, reader)?,
         })
     }
 
@@ -112,15 +140,20 @@ impl<'a> Columns<'a> {
         dot: Dot,
         prev: CommitHash,
         introduces: Option<Box<DeviceCert>>,
+        budget: &mut Budget,
     ) -> Result<HashedCommit, DecodeError> {
-        let (hlc, deps) = (self.hlc()?, self.dependencies()?);
+        let (hlc, deps) = (self.hlc()?, self.dependencies(budget)?);
         let count = usize::try_from(self.ops.varint()?).unwrap_or(usize::MAX);
         if count > COMMIT_OPS_MAX {
             return Err(DecodeError::TooLarge("operations of a commit"));
         }
-        let (mut ops, mut names_bytes) = (Vec::new(), 0);
+        if count > self.shape.remaining() {
+            return Err(DecodeError::Truncated);
+        }
+        budget.take_each(count, cost::OP)?;
+        let (mut ops, mut names_bytes) = (Vec::with_capacity(count), 0);
         for _ in 0..count {
-            ops.push(self.op(&mut names_bytes)?);
+            ops.push(self.op(&mut names_bytes, budget)?);
         }
         let commit = Commit { dot, prev, hlc, deps, introduces, statement: None, ops };
         commit.check()?;
@@ -145,8 +178,9 @@ impl<'a> Columns<'a> {
         Ok(self.last_hlc)
     }
 
-    fn dependencies(&mut self) -> Result<Deps, DecodeError> {
+    fn dependencies(&mut self, budget: &mut Budget) -> Result<Deps, DecodeError> {
         let places = get_indices(&mut self.deps, REPLICAS_MAX, self.replicas.len(), "dependencies")?;
+        budget.take_deps(places.len())?;
         let mut deps = Deps::new();
         for place in places {
             let (replica, last) = &mut self.replicas[place];
@@ -160,15 +194,17 @@ impl<'a> Columns<'a> {
     }
 
     /// Reads an operation of a commit whose names had `names_bytes` bytes before it.
-    fn op(&mut self, names_bytes: &mut usize) -> Result<Op, DecodeError> {
+    fn op(&mut self, names_bytes: &mut usize, budget: &mut Budget) -> Result<Op, DecodeError> {
         let shape = &self.shapes[place(&mut self.shape, self.shapes.len())?];
         *names_bytes += shape.names_bytes;
         let row = self.rows.next(names_bytes)?;
+        budget.take(shape.names_bytes + row.as_str().len())?;
+        budget.take_each(shape.fields.len(), cost::FIELD)?;
         let mut fields = FieldValues::with_capacity(shape.fields.len());
         for field in &shape.fields {
             let field = &mut self.fields[*field];
             // Places in a dictionary that ascends, ascending.
-            fields.push(field.name.clone(), field.value(names_bytes)?);
+            fields.push(field.name.clone(), field.value(names_bytes, budget)?);
         }
         Ok(Op { table: self.tables[shape.table].clone(), row, kind: shape.kind, fields })
     }
@@ -246,8 +282,16 @@ impl<'a> Field<'a> {
         Ok(Field { name, last_int: 0, last_string: Vec::new(), tags, numbers, shared, contents })
     }
 
+    fn open_all(names: Vec<FieldName>, reader: &mut Reader<'a>) -> Result<Vec<Field<'a>>, DecodeError> {
+        let mut fields = Vec::with_capacity(names.len());
+        for name in names {
+            fields.push(Field::open(name, reader)?);
+        }
+        Ok(fields)
+    }
+
     /// The next value. What it shares with another is counted in `names_bytes` before it is copied.
-    fn value(&mut self, names_bytes: &mut usize) -> Result<Value, DecodeError> {
+    fn value(&mut self, names_bytes: &mut usize, budget: &mut Budget) -> Result<Value, DecodeError> {
         Ok(match self.tags.u8()? {
             0 => Value::Null,
             1 => Value::Bool(false),
@@ -259,11 +303,16 @@ impl<'a> Field<'a> {
             4 => Value::Float(f64::from_bits(u64::from_le_bytes(self.contents.array()?))),
             5 => {
                 let text = str::from_utf8(self.string(names_bytes)?).map_err(|_| DecodeError::BadText)?;
+                budget.take(text.len())?;
                 Value::Text(text.to_owned())
             }
-            6 => Value::Bytes(self.string(names_bytes)?.to_owned()),
+            6 => {
+                let bytes = self.string(names_bytes)?;
+                budget.take(bytes.len())?;
+                Value::Bytes(bytes.to_owned())
+            }
             tag @ (7 | 8) => {
-                let value = Value::decode(&mut self.contents)?;
+                let value = Value::decode_within(&mut self.contents, budget)?;
                 if value.tag() != tag {
                     return Err(DecodeError::Invalid("a value's tag"));
                 }
@@ -292,17 +341,22 @@ fn column<'a>(reader: &mut Reader<'a>) -> Result<Reader<'a>, DecodeError> {
     reader.bytes(INFLATED_BYTES_MAX, "a column").map(Reader::new)
 }
 
-/// Reads a dictionary whose entries ascend strictly.
+/// Reads a dictionary whose entries ascend strictly. Each takes so many bytes of the input, at least, and of memory,
+/// besides what it has elsewhere.
 fn ascending<'a, T: Ord>(
     reader: &mut Reader<'a>,
-    bytes_each_min: usize,
+    budget: &mut Budget,
+    (bytes_each_min, cost_each): (usize, usize),
     what: &'static str,
+    elsewhere: impl Fn(&T) -> usize,
     get: impl Fn(&mut Reader<'a>) -> Result<T, DecodeError>,
 ) -> Result<Vec<T>, DecodeError> {
     let count = reader.count(INFLATED_BYTES_MAX, bytes_each_min, what)?;
-    let mut items = Vec::new();
+    budget.take_each(count, cost_each)?;
+    let mut items = Vec::with_capacity(count);
     for _ in 0..count {
         let item = get(reader)?;
+        budget.take(elsewhere(&item))?;
         if items.last().is_some_and(|last| *last >= item) {
             return Err(DecodeError::Unordered(what));
         }
@@ -313,15 +367,18 @@ fn ascending<'a, T: Ord>(
 
 fn get_shapes(
     reader: &mut Reader<'_>,
+    budget: &mut Budget,
     tables: &[TableName],
     fields: &[FieldName],
 ) -> Result<Vec<Shape>, DecodeError> {
     let count = reader.count(INFLATED_BYTES_MAX, 3, "shapes of operations")?;
-    let mut shapes = Vec::new();
+    budget.take_each(count, SHAPE)?;
+    let mut shapes = Vec::with_capacity(count);
     for _ in 0..count {
         let kind = OpKind::from_tag(reader.u8()?)?;
         let table = place(reader, tables.len())?;
         let indices = get_indices(reader, ROW_FIELDS_MAX, fields.len(), "fields of a row")?;
+        budget.take_each(indices.len(), PLACE)?;
         let names = indices.iter().map(|field| fields[*field].as_str().len()).sum::<usize>();
         let names_bytes = tables[table].as_str().len() + names;
         shapes.push(Shape { kind, table, fields: indices, names_bytes });
