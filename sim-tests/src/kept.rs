@@ -35,6 +35,7 @@ const FILES: &[(&str, &str)] = kept! {
     "earlier-branch"
     "lost-push"
     "old-request"
+    "old-word"
     "revoked-while-waiting"
     "scalar-cursor"
     "small-buffer"

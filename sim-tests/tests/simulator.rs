@@ -241,7 +241,7 @@ fn a_failure_is_shrunk_to_the_few_events_that_cause_it() {
     let shrunk = shrink(&whole, Harness::Pure, std::time::Duration::from_secs(600)).expect("it fails");
     let again = run_plan(&shrunk.plan, Harness::Pure, false).1;
     engine::planted::plant(None);
-    assert_eq!(again.err(), shrunk.failure.clone());
+    assert_eq!(again.err(), shrunk.failure);
     assert_eq!(run_plan(&shrunk.plan, Harness::Pure, false).1, Ok(()), "it is the planted bug that fails");
     // A delete and an update; a create before them may be needed, or a link, and the core may lie elsewhere.
     assert!(shrunk.plan.events.len() <= 3 && shrunk.plan.nodes <= 3, "{}", shrunk.plan);

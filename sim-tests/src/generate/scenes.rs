@@ -78,7 +78,7 @@ impl Maker {
     }
 
     /// Of three devices that are connected one has just told the second of the third's commit, and written, when the second
-    /// waits to be in sync: what it told before is still under way.
+    /// waits to be in sync with it alone: what it told before is still under way.
     fn old_word(&mut self, latency_ms: u64) {
         let (at_ms, order) = (self.time(), self.shuffled());
         let [one, two, three] = [order[0], order[1], order[2]];
@@ -91,8 +91,9 @@ impl Maker {
             let step = Step { kind: OpKind::Put, row: "hot-0".into(), fields };
             self.add(at_ms, Event::Write { node, steps: vec![step] });
         }
+        self.add(told_ms + 1, Event::Disconnect { a: two, b: three });
         let later_ms = self.prng.below(latency_ms.max(1));
-        self.add(told_ms + later_ms, Event::Sync { node: two });
+        self.add(told_ms + 1 + later_ms, Event::Sync { node: two });
     }
 
     /// A device tells somebody what it writes, is set back to before that, and writes on before it hears of it.
