@@ -609,7 +609,7 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
         }
         let stats = self.engine.stats();
         let ready = stats.peers.iter().filter(|peer| peer.ready).count();
-        let done = ready > 0 && stats.peers.iter().all(|peer| peer.ready && peer.synced);
+        let done = self.engine.in_sync();
         let now = self.clock.now().mono;
         for waiter in std::mem::take(&mut self.waiters) {
             if done {

@@ -15,7 +15,7 @@ use crate::identity::{DeviceCert, DeviceId, Identity, PeerKey, ReplicaId};
 use crate::io::{Event, Input, Output, SyncStats, Traffic, median_offset};
 use crate::knowledge::Knowledge;
 use crate::marks::mark;
-use crate::peer::Peer;
+use crate::peer::{Asked, Peer};
 use crate::planted::{self, Bug};
 use crate::prng::Prng;
 use crate::reorder::Reorder;
@@ -200,6 +200,12 @@ impl Engine {
     /// Whether this device holds the account's root key.
     pub fn administers(&self) -> bool {
         self.identity.root.is_some()
+    }
+
+    /// Whether there are sessions, and in each both sides know the same, as the peer has said since the last
+    /// [`Input::SyncNow`].
+    pub fn in_sync(&self) -> bool {
+        !self.peers.is_empty() && self.peers.values().all(|peer| peer.ready() && peer.synced)
     }
 
     /// Memory that commits take which wait for what they depend on, in bytes of their encoding.
@@ -439,11 +445,16 @@ impl Engine {
 
     fn on_pong(&mut self, now: Now, key: PeerKey, pong: Pong) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let Some((nonce, sent)) = peer.ping else { return };
-        if nonce == pong.nonce {
+        let awaited = peer.ponged(pong.nonce);
+        if let Some((nonce, sent)) = peer.ping
+            && nonce == pong.nonce
+        {
             peer.ping = None;
             let one_way_ms = now.mono.ms_since(sent) / 2;
             self.measured_clock(now, key, pong.wall_ms, one_way_ms);
+        }
+        if awaited {
+            self.advance(now, key);
         }
     }
 
@@ -529,17 +540,21 @@ impl Engine {
 
     /// Any good frame of a session is a sign of life.
     fn heard(&mut self, now: Now, key: PeerKey) {
-        self.timers.set(Timer::Ping(key), now.mono.plus_ms(self.config.ping_ms));
+        // One ping tells both sides: the other's comes first, unless it is lost.
+        let later_ms = if self.identity.peer_key() < key { 0 } else { self.config.ping_ms / 4 };
+        self.timers.set(Timer::Ping(key), now.mono.plus_ms(self.config.ping_ms + later_ms));
         self.timers.set(Timer::Silence(key), now.mono.plus_ms(self.config.silence_ms_max));
     }
 
     fn sync_now(&mut self, now: Now) {
-        let ready: Vec<PeerKey> = self.ready_peers();
-        for key in ready {
+        if planted::is(Bug::SyncUnasked) {
+            return;
+        }
+        for key in self.ready_peers() {
             let retry_ms = self.config.retry_ms;
             let Some(peer) = self.peers.get_mut(&key) else { continue };
             peer.retry_ms = retry_ms;
-            peer.asked = true;
+            peer.asked = Some(Asked { certain: peer.unanswered.is_none(), stated: false, ping: None });
             if std::mem::replace(&mut peer.synced, false) {
                 self.say_summary(key, true);
             } else {
@@ -577,19 +592,28 @@ impl Engine {
     }
 
     pub(crate) fn say_have(&mut self, key: PeerKey, reply: bool) {
+        if let Some(peer) = self.peers.get_mut(&key).filter(|_| reply) {
+            peer.ask();
+        }
         let (state, knowledge) = (self.state.digest.to_be_bytes(), self.state.knowledge.clone());
         self.send(key, &Control::Have(Have { state, knowledge, reply, tags: self.state.tags() }));
     }
 
     pub(crate) fn say_summary(&mut self, key: PeerKey, reply: bool) {
+        if let Some(peer) = self.peers.get_mut(&key).filter(|_| reply) {
+            peer.ask();
+        }
         let digest = summary(&self.state.knowledge, self.state.digest);
         self.send(key, &Control::Summary(Summary { digest, reply }));
     }
 
-    fn say_ping(&mut self, now: Now, key: PeerKey) {
+    pub(crate) fn say_ping(&mut self, now: Now, key: PeerKey) {
         let nonce = self.prng.next_u64() as u32;
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.ping = Some((nonce, now.mono));
+            if let Some(asked) = &mut peer.asked {
+                asked.ping = Some(nonce);
+            }
         }
         self.send(key, &Control::Ping(Ping { nonce, wall_ms: now.wall.0 }));
     }

@@ -10,7 +10,7 @@ use crate::identity::{DeviceCert, Dot, PeerKey, ReplicaId};
 use crate::io::{Event, Output, WriteRequest};
 use crate::knowledge::Knowledge;
 use crate::marks::mark;
-use crate::peer::OpenWant;
+use crate::peer::{OpenWant, Peer};
 use crate::planted::{self, Bug};
 use crate::replicated::{Draft, Fit};
 use crate::statement::NO_SIG;
@@ -38,7 +38,7 @@ impl Engine {
         let diverged = equal && !forked && have.state != self.state.digest.to_be_bytes();
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.known.union(&have.knowledge);
-        peer.asked = false;
+        peer.stated(false);
         if equal {
             peer.rows_equal = (!forked).then_some(!diverged);
         }
@@ -77,7 +77,7 @@ impl Engine {
         mark!(EqualByDigest);
         peer.known.union(&self.state.knowledge);
         peer.rows_equal = Some(true);
-        peer.asked = false;
+        peer.stated(!theirs.reply);
         if theirs.reply {
             self.say_summary(key, false);
         }
@@ -87,7 +87,7 @@ impl Engine {
 
     pub(crate) fn on_announce(&mut self, now: Now, key: PeerKey, announce: &Announce) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        peer.asked = false;
+        peer.stated(false);
         announce.heads.iter().for_each(|(replica, seq)| peer.known.insert(*replica, 1, *seq));
         for ((replica, seq), tag) in announce.heads.iter().zip(&announce.tags) {
             if self.compare_tag(key, replica, *seq, *tag)
@@ -166,7 +166,7 @@ impl Engine {
             self.compare_heads_stated(key);
         }
         let Some(peer) = self.peers.get(&key) else { return };
-        if equal && !peer.asked && peer.disputed.is_empty() && !peer.heads_differ {
+        if equal && peer.asked.is_none() && peer.disputed.is_empty() && !peer.heads_differ {
             return self.note_synced(now, key);
         }
         let mut lacking = peer.known.minus(&self.state.knowledge);
@@ -196,6 +196,9 @@ impl Engine {
             if !lacking.is_empty() {
                 self.say_want(now, key, lacking);
             }
+        }
+        if self.peers.get(&key).is_some_and(Peer::in_doubt) {
+            self.say_ping(now, key);
         }
         if self.timers.get(Timer::Retry(key)).is_none() {
             self.arm_retry(now, key);
@@ -488,6 +491,7 @@ impl Engine {
             peer.received_bytes = peer.received_bytes.max(offset);
             return;
         }
+        peer.answered(id);
         if progress {
             peer.retry_ms = self.config.retry_ms;
             peer.fruitless = false;

@@ -7,6 +7,7 @@ use crate::config::{Config, RANGES_MAX, REPLICAS_MAX};
 use crate::identity::{DeviceId, PeerKey, ReplicaId};
 use crate::io::{PeerStats, Traffic};
 use crate::knowledge::Knowledge;
+use crate::planted::{self, Bug};
 use crate::time::{Instant, WallMs};
 use crate::wire::message::Tag;
 
@@ -37,6 +38,18 @@ pub(crate) struct OpenWant {
     pub(crate) progress: bool,
     /// Bytes that waited in the reorder buffer when it was made.
     pub(crate) waiting: usize,
+}
+
+/// Somebody waits to be in sync, and the peer was asked what it has. What it said before it was asked may be under way
+/// still, and looks the same. Over a stream its answer is there once something is that it sent later.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    /// Whether nothing was asked before of which the answer may be under way: a summary that answers is for this.
+    pub(crate) certain: bool,
+    /// Whether anything has come that says what the peer has.
+    pub(crate) stated: bool,
+    /// The nonce of a ping that was sent after the question.
+    pub(crate) ping: Option<u32>,
 }
 
 /// A session with one peer.
@@ -75,8 +88,9 @@ pub(crate) struct Peer {
     /// The current wait before a statement is repeated, in milliseconds.
     pub(crate) retry_ms: u64,
     pub(crate) synced: bool,
-    /// Whether it was asked what it has, because somebody waits to be in sync, and has not said so since.
-    pub(crate) asked: bool,
+    pub(crate) asked: Option<Asked>,
+    /// The last request before the last question of which the answer may be under way.
+    pub(crate) unanswered: Option<u32>,
     pub(crate) last_sync: WallMs,
     pub(crate) ping: Option<(u32, Instant)>,
     pub(crate) clock_offset_ms: Option<i64>,
@@ -112,7 +126,8 @@ impl Peer {
             want_ms: config.want_ms,
             retry_ms: config.retry_ms,
             synced: false,
-            asked: false,
+            asked: None,
+            unanswered: None,
             last_sync: WallMs(0),
             ping: None,
             clock_offset_ms: None,
@@ -133,6 +148,49 @@ impl Peer {
     pub(crate) fn restart(&mut self, key: &PeerKey, theirs: u32, config: &Config) {
         let traffic = self.traffic;
         *self = Peer { theirs: Some(theirs), traffic, ..Peer::new(key, self.session, config) };
+    }
+
+    /// Notes that the peer is asked what it has.
+    pub(crate) fn ask(&mut self) {
+        self.unanswered = Some(self.want_last);
+        if let Some(asked) = &mut self.asked {
+            asked.ping = None;
+        }
+    }
+
+    /// Notes that the peer has said what it has, perhaps by a summary, which it says only when it is asked.
+    pub(crate) fn stated(&mut self, summary: bool) {
+        let Some(asked) = &mut self.asked else { return };
+        asked.stated = true;
+        if summary && asked.certain || planted::is(Bug::SyncTakesOldWord) {
+            self.caught_up();
+        }
+    }
+
+    /// Notes that the answer to a request came. What was asked before the request was answered before it.
+    pub(crate) fn answered(&mut self, want: u32) {
+        if self.unanswered.is_some_and(|last| want > last) {
+            self.caught_up();
+        }
+    }
+
+    /// Notes that a pong came. Whether that was waited for.
+    pub(crate) fn ponged(&mut self, nonce: u32) -> bool {
+        let awaited = self.asked.is_some_and(|asked| asked.ping == Some(nonce));
+        if awaited {
+            self.caught_up();
+        }
+        awaited
+    }
+
+    /// Whether a ping is needed to know when the peer has answered.
+    pub(crate) fn in_doubt(&self) -> bool {
+        self.want.is_none() && self.asked.is_some_and(|asked| asked.stated && asked.ping.is_none())
+    }
+
+    fn caught_up(&mut self) {
+        self.unanswered = None;
+        self.asked.take_if(|asked| asked.stated);
     }
 
     /// Notes that the peer has what it sent, unless that would scatter the note over too many ranges: frames that

@@ -1,4 +1,4 @@
-//! Bugs that can be planted in this crate, to prove that the simulator's oracles notice them.
+//! Bugs that can be planted in this crate and in the store, to prove that the simulator's oracles notice them.
 //!
 //! Invariant: without the feature `planted`, which only the simulator asks for, no bug can be planted: `is` is a
 //! constant `false`, and what it guards is not compiled into the program. With it, a bug is in force on the thread
@@ -85,12 +85,16 @@ bugs! {
     ForkUnnoticed "fork-unnoticed" "Tags of heads are not compared: what is known under one name is taken for one thing."
     RevokedMayConnect "revoked-may-connect" "A revoked device may go on with its sessions."
     RevokedStillApplies "revoked-still-applies" "What waits when a device learns of its own revocation is applied later."
+    SyncUnasked "sync-unasked" "Whoever waits to be in sync takes what it knows of its peers for the present state, and asks nobody."
+    SyncTakesOldWord "sync-takes-old-word" "A statement that was under way before somebody asked to be in sync counts as the answer."
+    ClosedStaysOpen "closed-stays-open" "A database that was closed is written to until its last handle is dropped."
     DigestForgetsDeletes "digest-forgets-deletes" "The state digest does not follow deletes."
 }
 
+pub use switch::is;
 #[cfg(feature = "planted")]
 pub use switch::plant;
-pub(crate) use switch::{asked_since, asks_since, brought_by, is, keeps};
+pub(crate) use switch::{asked_since, asks_since, brought_by, keeps};
 
 #[cfg(feature = "planted")]
 mod switch {
@@ -112,7 +116,7 @@ mod switch {
     }
 
     /// Whether a bug is in force.
-    pub(crate) fn is(bug: Bug) -> bool {
+    pub fn is(bug: Bug) -> bool {
         PLANTED.get() == Some(bug)
     }
 
@@ -147,7 +151,8 @@ mod switch {
 mod switch {
     use super::{Bug, DeviceId, Hlc, Stamp};
 
-    pub(crate) const fn is(_: Bug) -> bool {
+    /// Whether a bug is in force: none is, without the feature.
+    pub const fn is(_: Bug) -> bool {
         false
     }
 

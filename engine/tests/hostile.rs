@@ -18,7 +18,7 @@ use engine::testing::{Author, Mesh, identity_of, op, test_identity, test_root};
 use engine::value::Value;
 use engine::wire::frame::{MAJOR, pack};
 use engine::wire::message::{
-    Ack, Announce, Control, Fault, Have, Hello, Ops, Run, Summary, Want, pack_control, pack_ops, summary,
+    Ack, Announce, Control, Fault, Have, Ops, Run, Summary, Want, pack_control, pack_ops, summary,
 };
 
 fn put(row: &str, value: i64) -> Vec<Change> {
@@ -56,23 +56,10 @@ impl Attack {
         let peer = author.identity.peer_key();
         mesh.input(0, Input::PeerUp(peer));
         let mut attack = Attack { mesh, peer, author };
-        let hello = attack.hello();
+        let hello = attack.author.hello();
         attack.control(&Control::Hello(Box::new(hello)));
         assert!(attack.mesh.engine(0).stats().peers[0].ready);
         attack
-    }
-
-    fn hello(&self) -> Hello {
-        let cert = self.author.identity.cert.clone();
-        Hello {
-            minor: 0,
-            features: 0,
-            cert,
-            replica: self.author.replica,
-            echo: 0,
-            digest: [0; 16],
-            heads_digest: [0; 16],
-        }
     }
 
     fn control(&mut self, message: &Control) {
@@ -139,7 +126,7 @@ fn a_device_that_fills_all_replicas_leaves_room_for_the_statement_that_revokes_i
     attack.author = Author::new(8);
     attack.peer = attack.author.identity.peer_key();
     attack.mesh.input(0, Input::PeerUp(attack.peer));
-    let hello = attack.hello();
+    let hello = attack.author.hello();
     attack.control(&Control::Hello(Box::new(hello)));
     let device = hostile.device();
     let revocation = Revocation { device, issued_ms: 1, reason: String::new(), fences: BTreeMap::new() };
@@ -179,15 +166,17 @@ fn a_proof_of_a_fork_that_does_not_hold_is_refused() {
     attack.assert_unharmed(2);
 }
 
+/// The author's next commit, to a row that others of its branches write, too.
+fn write(author: &mut Author, n: i64) -> (Commit, Sig) {
+    let fields = BTreeMap::from([("x".to_owned(), Value::Int(n))]);
+    let at = Hlc::new(1_700_000_000_000, author.seq as u16);
+    author.commit(at, Default::default(), vec![op("t", "forked", OpKind::Put, fields)])
+}
+
 #[test]
 fn a_proof_of_a_fork_ends_the_replica_at_the_fence_and_leaves_the_device() {
     let mut attack = Attack::new(Config::default());
     let [mut one, mut other] = [Author::new(9), Author::new(9)];
-    let write = |author: &mut Author, n: i64| {
-        let fields = BTreeMap::from([("x".to_owned(), Value::Int(n))]);
-        let at = Hlc::new(1_700_000_000_000, author.seq as u16);
-        author.commit(at, Default::default(), vec![op("t", "forked", OpKind::Put, fields)])
-    };
     let (first, second, forked) = (write(&mut one, 1), write(&mut one, 2), {
         write(&mut other, 1);
         write(&mut other, 3)
@@ -221,11 +210,6 @@ fn a_proof_of_a_fork_ends_the_replica_at_the_fence_and_leaves_the_device() {
 fn a_run_without_a_signature_counts_only_as_far_as_a_fence_vouches_for_it() {
     let mut attack = Attack::new(Config::default());
     let [mut one, mut other] = [Author::new(9), Author::new(9)];
-    let write = |author: &mut Author, n: i64| {
-        let fields = BTreeMap::from([("x".to_owned(), Value::Int(n))]);
-        let at = Hlc::new(1_700_000_000_000, author.seq as u16);
-        author.commit(at, Default::default(), vec![op("t", "forked", OpKind::Put, fields)])
-    };
     let shared = [write(&mut one, 1), write(&mut one, 2)].map(|(commit, _)| commit);
     (1..=2).for_each(|n| drop(write(&mut other, n)));
     let (third, forked) = (write(&mut one, 3), write(&mut other, 4));
@@ -289,15 +273,7 @@ fn a_stolen_certificate_is_of_no_use_without_its_key() {
     let thief = test_identity(8).peer_key();
     mesh.input(0, Input::PeerUp(thief));
     let victim = Author::new(9);
-    let hello = Hello {
-        minor: 0,
-        features: 0,
-        cert: victim.identity.cert.clone(),
-        replica: victim.replica,
-        echo: 0,
-        digest: [0; 16],
-        heads_digest: [0; 16],
-    };
+    let hello = victim.hello();
     mesh.inject(0, thief, pack_control(SESSION, &Control::Hello(Box::new(hello))).unwrap());
     assert_eq!(faults(&mesh, 0), [Fault::Unauthorised]);
     assert!(mesh.engine(0).stats().peers.is_empty());
@@ -308,18 +284,9 @@ fn a_certificate_that_the_root_key_did_not_sign_is_refused() {
     let mut mesh = Mesh::new(1, 2, Config::default());
     let mut identity = test_identity(8);
     identity.cert.name = "administrator".into();
-    let replica = engine::identity::ReplicaId { device: identity.device(), incarnation: 1 };
     mesh.input(0, Input::PeerUp(identity.peer_key()));
     let peer = identity.peer_key();
-    let hello = Hello {
-        minor: 0,
-        features: 0,
-        cert: identity.cert,
-        replica,
-        echo: 0,
-        digest: [0; 16],
-        heads_digest: [0; 16],
-    };
+    let hello = Author::of(identity, 1).hello();
     mesh.inject(0, peer, pack_control(SESSION, &Control::Hello(Box::new(hello))).unwrap());
     assert_eq!(faults(&mesh, 0), [Fault::Unauthorised]);
 }

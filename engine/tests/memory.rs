@@ -11,7 +11,7 @@ use engine::identity::PeerKey;
 use engine::io::Input;
 use engine::testing::{Author, Mesh, op};
 use engine::value::Value;
-use engine::wire::message::{Control, Hello, Ops, Run, pack_control, pack_ops};
+use engine::wire::message::{Control, Ops, Run, pack_control, pack_ops};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -29,26 +29,13 @@ const COMMITS: u64 = 150;
 /// What the n-th commit is made of.
 type Shape<'a> = &'a dyn Fn(u64) -> Vec<Op>;
 
-fn hello(author: &Author) -> Hello {
-    let cert = author.identity.cert.clone();
-    Hello {
-        minor: 0,
-        features: 0,
-        cert,
-        replica: author.replica,
-        echo: 0,
-        digest: [0; 16],
-        heads_digest: [0; 16],
-    }
-}
-
 /// Sends commits that wait; gives what the device then holds more than before, in bytes, and how many bytes wait.
 fn held(ops: impl Fn(u64) -> Vec<Op>) -> (usize, usize) {
     let mut mesh = Mesh::new(1, 5, Config { reorder_bytes_max: REORDER_BYTES, ..Config::default() });
     let mut author = Author::new(9);
     let peer: PeerKey = author.identity.peer_key();
     mesh.input(0, Input::PeerUp(peer));
-    mesh.inject(0, peer, pack_control(SESSION, &Control::Hello(Box::new(hello(&author)))).expect("a frame"));
+    mesh.inject(0, peer, pack_control(SESSION, &Control::Hello(Box::new(author.hello()))).expect("a frame"));
     let missing = Author::new(7).replica;
     let before = Region::new(GLOBAL);
     for n in 0..COMMITS {

@@ -36,6 +36,8 @@ pub struct DiskCounts {
     pub failed: u64,
     /// Writes of `failed` that found no space.
     pub no_space: u64,
+    /// Changes by somebody who had let go of the disk, and syncs: there must be none.
+    pub late: u64,
 }
 
 /// What is on a disk at one moment, as a copy of its content.
@@ -58,6 +60,8 @@ struct Medium {
     view: Vec<u8>,
     pending: Vec<Pending>,
     life: u64,
+    /// Lives that ended in good order.
+    let_go: BTreeSet<u64>,
     cut: bool,
     cut_after: Option<u64>,
     fail_writes: u32,
@@ -171,14 +175,15 @@ impl SimDisk {
         DiskImage { durable: medium.durable.clone(), blocks: medium.blocks.clone() }
     }
 
-    /// Puts a copy in place of the content. Power must be off; [`SimDisk::is_copy`] says so until it is told otherwise.
-    pub fn replace(&self, image: &DiskImage) {
+    /// Puts a copy in place of the content. Power must be off. If that is `noticed`, [`SimDisk::is_copy`] says so until
+    /// it is told otherwise.
+    pub fn replace(&self, image: &DiskImage, noticed: bool) {
         let mut medium = self.lock();
         assert!(medium.cut, "nobody may be using the disk");
         medium.pending.clear();
         medium.durable.clone_from(&image.durable);
         medium.blocks.clone_from(&image.blocks);
-        medium.copied = true;
+        medium.copied = noticed;
     }
 
     /// Whether the content is a copy that nobody has gone on from yet: what the guard file beside a real database tells.
@@ -227,6 +232,13 @@ impl SimDisk {
         medium.cut_after = None;
     }
 
+    /// Whoever was attached has stopped in good order: what it changes from now on is counted as late.
+    pub fn let_go(&self) {
+        let mut medium = self.lock();
+        let life = medium.life;
+        medium.let_go.insert(life);
+    }
+
     /// What happened so far.
     pub fn counts(&self) -> DiskCounts {
         self.lock().counts
@@ -246,6 +258,17 @@ impl Handle {
         let medium = self.disk.lock();
         if medium.cut || medium.life != self.life { Err(no_power()) } else { Ok(medium) }
     }
+
+    /// The same for a change, or what makes it durable.
+    fn change(&self) -> io::Result<MutexGuard<'_, Medium>> {
+        let mut medium = self.disk.lock();
+        // Without power nothing runs: what a machine does while it is torn down is no deed of its software.
+        if !medium.cut && medium.let_go.contains(&self.life) {
+            medium.counts.late += 1;
+        }
+        drop(medium);
+        self.medium()
+    }
 }
 
 impl StorageBackend for Handle {
@@ -262,7 +285,7 @@ impl StorageBackend for Handle {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut medium = self.medium()?;
+        let mut medium = self.change()?;
         let len = usize::try_from(len).map_err(|_| beyond())?;
         medium.view.resize(len, 0);
         medium.blocks.split_off(&len.div_ceil(BLOCK_BYTES));
@@ -271,7 +294,7 @@ impl StorageBackend for Handle {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut medium = self.medium()?;
+        let mut medium = self.change()?;
         medium.counts.syncs += 1;
         if !medium.lies {
             medium.settle();
@@ -280,7 +303,7 @@ impl StorageBackend for Handle {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut medium = self.medium()?;
+        let mut medium = self.change()?;
         if medium.fail_writes > 0 {
             medium.fail_writes -= 1;
             medium.counts.failed += 1;
@@ -387,10 +410,27 @@ mod tests {
         handle.sync_data().unwrap();
         assert!(!disk.is_copy());
         disk.cut_after(0);
-        disk.replace(&image);
+        disk.replace(&image, true);
         disk.power_on();
         assert!(disk.is_copy() && contents(&disk) == [1; 4]);
         disk.is_own();
         assert!(!disk.is_copy());
+        disk.cut_after(0);
+        disk.replace(&image, false);
+        assert!(!disk.is_copy(), "nobody noticed");
+    }
+
+    #[test]
+    fn whoever_has_let_go_of_a_disk_is_seen_to_change_it_even_when_another_life_has_begun() {
+        let disk = SimDisk::new(1);
+        let first = disk.attach();
+        first.set_len(10).unwrap();
+        assert_eq!(disk.counts().late, 0);
+        disk.let_go();
+        assert!(first.write(0, &[1]).is_ok() && first.read(0, &mut [0]).is_ok());
+        assert_eq!(disk.counts().late, 1);
+        disk.power_on();
+        assert!(first.sync_data().is_err() && disk.attach().write(0, &[2]).is_ok());
+        assert_eq!(disk.counts().late, 2);
     }
 }

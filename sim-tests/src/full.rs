@@ -5,6 +5,7 @@
 //! `Drop` shuts down cleanly) reaches the medium.
 
 mod lives;
+mod syncs;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -312,6 +313,10 @@ impl<'a> Full<'a> {
             if self.machines[node].powered && self.machines[node].disk.is_cut() {
                 self.power_off(node);
             }
+            if self.machines[node].disk.counts().late > 0 {
+                let sentence = format!("{} did after it had let go of it", letter(node));
+                return violation("a device that has stopped changes nothing on its disk", sentence);
+            }
             self.hear(node)?;
         }
         if self.ticks.is_multiple_of(LOOK_TICKS) { self.look() } else { Ok(()) }
@@ -324,6 +329,7 @@ impl<'a> Full<'a> {
             let board = &mut *board;
             let reports = (std::mem::take(&mut board.events), std::mem::take(&mut board.outcomes));
             let orders = std::mem::take(&mut board.orders);
+            self.report.marks.note(Situation::ShutDown, std::mem::take(&mut board.shut_down));
             (reports.0, reports.1, orders, board.unopened.take(), board.stopped.take())
         };
         let name = letter(node);
@@ -372,7 +378,7 @@ impl<'a> Full<'a> {
                 self.machines[node].observer.acknowledged(&mut self.global, &**db.store(), &written)?;
             }
         }
-        Ok(())
+        self.hear_synced(node)
     }
 
     fn look_at_clock(&mut self, node: usize) {
@@ -419,7 +425,9 @@ impl<'a> Full<'a> {
         }
         let equal: Vec<(usize, &Knowledge, u128)> =
             equal.iter().map(|(node, knowledge, digest)| (*node, knowledge, *digest)).collect();
-        check_equal(&equal, |_, _| true)
+        let heads = |node: usize| self.machines[node].observer.heads();
+        let forks = !self.global.forked.is_empty();
+        check_equal(&equal, |a, b| !forks || heads(a) == heads(b))
     }
 
     fn perform(&mut self, event: &Event) -> Result<(), Violation> {
@@ -471,10 +479,7 @@ impl<'a> Full<'a> {
             Event::Backup { node } => {
                 self.machines[*node].backup = Some(self.machines[*node].disk.image());
             }
-            Event::Restore { unguarded: true, .. } | Event::Clone { unguarded: true, .. } => {
-                return violation("the full harness can carry the plan out", event.to_string());
-            }
-            Event::Restore { node, .. } => return self.restore(*node),
+            Event::Restore { node, unguarded } => return self.restore(*node, !*unguarded),
             Event::DiskFull { node, full } => self.machines[*node].disk.fill(*full),
             Event::Read { node } => return self.read(*node),
             Event::Revoke { by, node } => {
@@ -494,7 +499,8 @@ impl<'a> Full<'a> {
                 return invite(self.plan.seed, *ask, attempts, &mut self.report.marks);
             }
             Event::Readmit { node } => return self.readmit(*node),
-            Event::Clone { node, of, .. } => return self.become_copy(*node, *of),
+            Event::Clone { node, of, unguarded } => return self.become_copy(*node, *of, !*unguarded),
+            Event::Sync { node } => self.sync(*node),
             Event::Intrude { node, by } => self.intrude(*node, *by),
             Event::Roam { a, b } => self.roam(*a, *b),
             // What a device's clock goes on from lies in its database, in no form of the harness's.

@@ -1,7 +1,10 @@
 //! From a seed to a plan. Swarm configuration: half the seeds switch a random subset of the fault classes on, a
 //! quarter all of them, a quarter a single one. Few hot rows, so that writes meet.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod scenes;
+mod vary;
+
+use std::collections::BTreeMap;
 
 use engine::commit::OpKind;
 use engine::config::Config;
@@ -11,7 +14,7 @@ use engine::prng::Prng;
 use crate::Harness;
 use crate::intruder::Intrusion;
 use crate::pairing::{Attempt, BEGIN_MS_MAX, STEP_MS_MAX, Typed};
-use crate::plan::{Event, Knobs, Plan, Step, Timed, doomed};
+use crate::plan::{Event, Knobs, Plan, Step, Timed};
 
 const MINUTE_MS: i64 = 60_000;
 const YEAR_MS: i64 = 365 * 24 * 60 * MINUTE_MS;
@@ -28,14 +31,21 @@ enum Size {
     Heavy,
 }
 
-/// Of a hundred plans of the pure harness so many are small, and so many heavy.
-const SMALL_PERCENT: u64 = 75;
-const HEAVY_PERCENT: u64 = 4;
+/// Of a hundred plans of the pure harness so many are small, and so many heavy, by the number of devices, from 2 on. What
+/// a plan costs grows faster than the number of its devices: large plans are left to few of them.
+const SMALL_PERCENT: [u64; 5] = [75, 75, 80, 80, 80];
+const HEAVY_PERCENT: [u64; 5] = [4, 4, 3, 2, 2];
+/// How likely each class of faults is among a random subset of them, by the number of devices, in millionths: in small
+/// plans, and in others.
+const CLASSES_SMALL_PPM: [u64; 5] = [250_000, 250_000, 230_000, 210_000, 200_000];
+const CLASSES_PPM: [u64; 5] = [500_000, 500_000, 450_000, 400_000, 400_000];
 
-/// How many plans invite somebody, in millionths. A pairing costs about as much as the rest of a small plan.
+/// Fewest devices of a plan.
+const NODES_MIN: usize = *crate::plan::NODES.start();
+/// How many plans invite somebody, in millionths: of the pure harness, where a pairing costs about as much as the rest of
+/// a small plan, and of the full one.
 const INVITING_PPM: u64 = 60_000;
-/// How many plans of the pure harness have databases that go back or run twice unnoticed, in millionths.
-const FORKS_PPM: u64 = 80_000;
+const INVITING_FULL_PPM: u64 = 150_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
@@ -99,21 +109,35 @@ struct Maker {
     admins: Vec<usize>,
 }
 
-/// The plan of a seed. The full harness, which costs more, gets smaller ones.
+/// The plan of a seed. The full harness, which costs more, gets smaller ones. Some of the pure one's are variations of
+/// kept plans.
 pub fn plan(seed: u64, harness: Harness) -> Plan {
+    let ordinary = || ordinary(seed, harness);
+    let varied = if harness == Harness::Pure { vary::variation(seed, ordinary) } else { None };
+    varied.unwrap_or_else(ordinary)
+}
+
+/// Random choices of a seed, for one purpose.
+fn drawn(seed: u64, purpose: &[u8]) -> Prng {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_be_bytes());
-    bytes[8..12].copy_from_slice(b"plan");
-    let mut prng = Prng::new(bytes);
-    let size = match prng.below(100) {
-        _ if harness == Harness::Full => Size::Heavy,
-        of if of < SMALL_PERCENT => Size::Small,
-        of if of < 100 - HEAVY_PERCENT => Size::Usual,
-        _ => Size::Heavy,
-    };
+    bytes[8..8 + purpose.len()].copy_from_slice(purpose);
+    Prng::new(bytes)
+}
+
+fn ordinary(seed: u64, harness: Harness) -> Plan {
+    let mut prng = drawn(seed, b"plan");
+    let of = prng.below(100);
     let (nodes_max, seconds) = match harness {
         Harness::Pure => (6, 15 + prng.below(65)),
         Harness::Full => (5, 5 + prng.below(25)),
+    };
+    let nodes = NODES_MIN + prng.below(nodes_max - 1) as usize;
+    let size = match of {
+        _ if harness == Harness::Full => Size::Heavy,
+        of if of < SMALL_PERCENT[nodes - NODES_MIN] => Size::Small,
+        of if of < 100 - HEAVY_PERCENT[nodes - NODES_MIN] => Size::Usual,
+        _ => Size::Heavy,
     };
     let writes = match size {
         _ if harness == Harness::Full => 8 + prng.below(25),
@@ -121,7 +145,6 @@ pub fn plan(seed: u64, harness: Harness) -> Plan {
         Size::Usual => 10 + prng.below(20),
         Size::Heavy => 10 + prng.below(50),
     };
-    let nodes = 2 + prng.below(nodes_max - 1) as usize;
     let mut maker = Maker {
         prng,
         nodes,
@@ -140,16 +163,25 @@ pub fn plan(seed: u64, harness: Harness) -> Plan {
         let times = 1 + maker.prng.below(if size == Size::Small { 2 } else { 4 });
         (0..times).for_each(|_| maker.fault(class));
     }
-    maker.forks(seed);
+    maker.apart(seed, b"forks", Maker::forks);
+    maker.apart(seed, b"syncs", |maker| maker.syncs(knobs.latency_micros));
     let core = maker.core();
     let mut events = maker.events;
-    events.extend(invitation(seed, seconds * 1000));
+    let inviting_ppm = if harness == Harness::Full { INVITING_FULL_PPM } else { INVITING_PPM };
+    events.extend(invitation(seed, seconds * 1000, inviting_ppm));
     // Stable: what was made first happens first among equals.
     events.sort_by_key(|timed| timed.at_ms);
     Plan { seed, nodes, knobs, events, core }
 }
 
 impl Maker {
+    /// Has something drawn by itself, so that the rest of a plan is what it would be without it.
+    fn apart(&mut self, seed: u64, name: &[u8; 5], draw: impl FnOnce(&mut Maker)) {
+        let usual = std::mem::replace(&mut self.prng, drawn(seed, name));
+        draw(self);
+        self.prng = usual;
+    }
+
     fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.prng.below(from.len() as u64) as usize]
     }
@@ -177,7 +209,8 @@ impl Maker {
             0 if self.size != Size::Small => CLASSES.to_vec(),
             1 => vec![self.pick(&CLASSES)],
             _ => {
-                let ppm = if self.size == Size::Small { 250_000 } else { 500_000 };
+                let ppm = if self.size == Size::Small { CLASSES_SMALL_PPM } else { CLASSES_PPM };
+                let ppm = ppm[self.nodes - NODES_MIN];
                 CLASSES.into_iter().filter(|_| self.prng.chance_ppm(ppm)).collect()
             }
         }
@@ -299,6 +332,12 @@ impl Maker {
             Class::Storage => {
                 let times = 1 + self.prng.below(3) as u32;
                 self.add(at_ms, Event::FailStorage { node: a, times });
+                if self.harness == Harness::Full && self.prng.chance_ppm(300_000) {
+                    // While its software starts.
+                    self.add(at_ms, Event::Crash { node: b, after_writes: 0 });
+                    self.add(later_ms, Event::Restart { node: b });
+                    self.add(later_ms, Event::FailStorage { node: b, times });
+                }
             }
             Class::Frames => {
                 let faults = Event::Faults {
@@ -392,235 +431,6 @@ impl Maker {
         }
     }
 
-    /// A machine becomes a copy of a device. Both write on, and the others meet now the one, now the other.
-    fn clone_device(&mut self, a: usize, b: usize, at_ms: u64, unguarded: bool) {
-        if self.copy.is_some() || self.nodes < 3 {
-            return;
-        }
-        self.copy = Some((a, b));
-        self.add(at_ms, Event::Clone { node: b, of: a, unguarded });
-        for turn in 0..4 + self.prng.below(6) {
-            let (at_ms, node) = (at_ms + 1 + turn * 500, self.pick(&[a, b]));
-            let other = self.node();
-            if other != a && other != b {
-                self.add(at_ms, Event::Connect { a: node, b: other });
-            }
-            let steps = vec![self.step(turn, false)];
-            let later_ms = self.prng.below(500);
-            self.add(at_ms + later_ms, Event::Write { node, steps });
-        }
-    }
-
-    /// In some plans databases go back or run twice unnoticed. Drawn by itself, so that the other plans are what they would be
-    /// without it.
-    fn forks(&mut self, seed: u64) {
-        let mut bytes = [0; 32];
-        bytes[..8].copy_from_slice(&seed.to_be_bytes());
-        bytes[8..13].copy_from_slice(b"forks");
-        let usual = std::mem::replace(&mut self.prng, Prng::new(bytes));
-        if self.harness == Harness::Pure && self.prng.chance_ppm(FORKS_PPM) {
-            for at in 0..self.events.len() {
-                let unnoticed = self.prng.chance_ppm(700_000);
-                if let Event::Restore { unguarded, .. } | Event::Clone { unguarded, .. } =
-                    &mut self.events[at].event
-                {
-                    *unguarded = unnoticed;
-                }
-            }
-            for _ in 0..=self.prng.below(3) {
-                let (at_ms, (a, b)) = (self.time(), self.two_nodes());
-                match self.prng.below(2) {
-                    0 if self.copy.is_none() && self.nodes > 2 => self.clone_device(a, b, at_ms, true),
-                    _ => self.set_back(at_ms, a),
-                }
-            }
-        }
-        self.prng = usual;
-    }
-
-    /// A device tells somebody what it writes, is set back to before that, and writes on before it hears of it.
-    fn set_back(&mut self, at_ms: u64, node: usize) {
-        let others: Vec<usize> = (0..self.nodes).filter(|other| *other != node).collect();
-        let (one, other) = (self.pick(&others), self.pick(&others));
-        let alone = |maker: &mut Maker, at_ms| {
-            others.iter().for_each(|other| maker.add(at_ms, Event::Disconnect { a: node, b: *other }));
-        };
-        let writes = |maker: &mut Maker, at_ms| {
-            for turn in 0..1 + maker.prng.below(4) {
-                let steps = vec![maker.step(turn, false)];
-                maker.add(at_ms + turn * 40, Event::Write { node, steps });
-            }
-        };
-        self.add(at_ms, Event::Backup { node });
-        if self.prng.chance_ppm(500_000) {
-            alone(self, at_ms);
-        }
-        writes(self, at_ms + 100);
-        self.add(at_ms + 300, Event::Connect { a: node, b: one });
-        alone(self, at_ms + 2_000);
-        for turn in 0..=self.prng.below(2) {
-            let at_ms = at_ms + 2_100 + turn * 2_000;
-            self.add(at_ms, Event::Restore { node, unguarded: true });
-            writes(self, at_ms + 100);
-            self.add(at_ms + 300, Event::Connect { a: node, b: other });
-            alone(self, at_ms + 1_900);
-        }
-        let again_ms = at_ms + 4_100 + self.prng.below(5_000);
-        self.add(again_ms, Event::Connect { a: node, b: one });
-    }
-
-    /// Somebody is revoked, in one of the ways that are known to be hard. Each takes some seconds from `at_ms` on.
-    fn revocation(&mut self, at_ms: u64) {
-        let doomed = self.doomed();
-        let left: Vec<usize> = (0..self.nodes).filter(|node| !doomed.contains(node)).collect();
-        if left.len() < 2 {
-            return;
-        }
-        let (by, victim) = (self.pick(&self.admins.clone()), self.pick(&left));
-        let third = self.pick(&left);
-        let (mut by, mut issued_ms) = (by, at_ms + 2_000 + self.prng.below(4_000));
-        match self.prng.below(9) {
-            // Another becomes an administrator and gives the order; perhaps the first is lost, or revoked by it.
-            0 if victim != by => {
-                self.promotion(at_ms, by, victim);
-                if self.prng.chance_ppm(500_000) {
-                    self.add(issued_ms - 500, Event::Leave { node: by });
-                }
-                return self.order(issued_ms, victim, by);
-            }
-            // Two administrators revoke each other.
-            1 if victim != by && left.len() > 2 => {
-                self.promotion(at_ms, by, victim);
-                self.add(issued_ms - 500, Event::Disconnect { a: by, b: victim });
-                self.order(issued_ms, by, victim);
-                return self.order(issued_ms, victim, by);
-            }
-            // Two administrators revoke a third device, of which they know different things.
-            2 if victim != by && third != by && third != victim && left.len() > 2 => {
-                self.promotion(at_ms, by, third);
-                self.goes_on(at_ms, by, victim, third);
-                self.order(issued_ms, third, victim);
-            }
-            // Somebody who may not.
-            3 => {
-                if victim != by {
-                    self.add(at_ms, Event::Promote { by: victim, node: by });
-                }
-                return;
-            }
-            // A newcomer hears of it from the revoked device alone, and then gets its commits from one who has not.
-            5 if victim != by && left.len() > 3 => {
-                return self.hearsay(at_ms, by, victim, &left);
-            }
-            // An administrator that nobody has heard of yet is cut off.
-            4 if third != by && third != victim && victim != by => {
-                self.promotion(at_ms, by, third);
-                by = third;
-            }
-            _ => {}
-        }
-        if victim == by {
-            return;
-        }
-        self.goes_on(at_ms, by, victim, third);
-        self.order(issued_ms, by, victim);
-        if self.prng.chance_ppm(300_000) {
-            issued_ms += self.prng.below(5_000);
-            self.add(issued_ms, Event::Readmit { node: victim });
-            for other in (0..self.nodes).filter(|other| *other != victim) {
-                if self.prng.chance_ppm(500_000) {
-                    self.add(issued_ms + 1, Event::Connect { a: victim, b: other });
-                }
-            }
-        }
-    }
-
-    /// The devices that are revoked in the end, as far as the plan is made.
-    fn doomed(&self) -> BTreeSet<usize> {
-        let mut events = self.events.clone();
-        events.sort_by_key(|timed| timed.at_ms);
-        doomed(self.nodes, &events)
-    }
-
-    fn hearsay(&mut self, at_ms: u64, by: usize, victim: usize, left: &[usize]) {
-        let others: Vec<usize> = left.iter().copied().filter(|node| ![by, victim].contains(node)).collect();
-        let (relay, newcomer) = (others[0], others[1]);
-        let connect = |a, b| Event::Connect { a, b };
-        self.add(at_ms, connect(by, victim));
-        self.add(at_ms + 1_000, Event::Disconnect { a: by, b: victim });
-        for turn in 0..6 {
-            let steps = vec![self.step(turn, false)];
-            self.add(at_ms + turn * 300, Event::Write { node: victim, steps });
-        }
-        self.add(at_ms + 2_000, Event::Readmit { node: relay });
-        self.add(at_ms + 2_001, connect(relay, victim));
-        self.add(at_ms + 3_000, Event::Disconnect { a: relay, b: victim });
-        self.add(at_ms + 3_001, Event::Revoke { by, node: victim });
-        self.add(at_ms + 3_002, connect(by, victim));
-        self.add(at_ms + 4_000, Event::Readmit { node: newcomer });
-        self.add(at_ms + 4_001, connect(newcomer, victim));
-        self.add(at_ms + 5_000, connect(newcomer, relay));
-    }
-
-    fn promotion(&mut self, at_ms: u64, by: usize, node: usize) {
-        self.add(at_ms, Event::Connect { a: by, b: node });
-        self.add(at_ms + 100, Event::Promote { by, node });
-        self.admins.push(node);
-    }
-
-    /// The order, and soon somebody who hears of it.
-    fn order(&mut self, at_ms: u64, by: usize, node: usize) {
-        self.add(at_ms, Event::Revoke { by, node });
-        let other = self.node();
-        if other != by && self.prng.chance_ppm(700_000) {
-            let later_ms = self.prng.below(4_000);
-            self.add(at_ms + later_ms, Event::Connect { a: by, b: other });
-        }
-    }
-
-    /// A device is cut off from an administrator, writes on, and tells somebody else, who builds on it.
-    fn goes_on(&mut self, at_ms: u64, admin: usize, node: usize, other: usize) {
-        self.add(at_ms + 200, Event::Connect { a: admin, b: node });
-        self.add(at_ms + 1_000, Event::Disconnect { a: admin, b: node });
-        if other != node && other != admin {
-            self.add(at_ms + 1_000, Event::Disconnect { a: admin, b: other });
-            self.add(at_ms + 1_001, Event::Connect { a: node, b: other });
-        }
-        for turn in 0..2 + self.prng.below(6) {
-            let steps = vec![self.step(turn, false)];
-            let later_ms = self.prng.below(3_000);
-            let author = if self.prng.chance_ppm(700_000) { node } else { other };
-            self.add(at_ms + 1_002 + later_ms, Event::Write { node: author, steps });
-        }
-    }
-
-    /// Several devices write to one field in the same millisecond.
-    fn tie(&mut self, at_ms: u64, a: usize, b: usize) {
-        let row = format!("hot-{}", self.prng.below(4));
-        for node in 0..self.nodes {
-            if node == a || node == b || self.prng.chance_ppm(300_000) {
-                let fields = BTreeMap::from([("x".to_owned(), node as i64)]);
-                let step = Step { kind: OpKind::Put, row: row.clone(), fields };
-                self.add(at_ms, Event::Write { node, steps: vec![step] });
-            }
-        }
-    }
-
-    /// Two devices answer each other quickly, so that their commits depend on one another in turn.
-    fn duet(&mut self, at_ms: u64, a: usize, b: usize) {
-        self.add(at_ms, Event::Connect { a, b });
-        let (pause_ms, row) = (self.pick(&[1, 20, 100]), format!("hot-{}", self.prng.below(4)));
-        for turn in 0..4 + self.prng.below(8) {
-            let node = if self.prng.chance_ppm(500_000) { a } else { b };
-            let step = Step {
-                kind: OpKind::Put,
-                row: row.clone(),
-                fields: BTreeMap::from([("y".to_owned(), turn as i64)]),
-            };
-            self.add(at_ms + turn * pause_ms, Event::Write { node, steps: vec![step] });
-        }
-    }
-
     /// Two or more devices, joined by a chain or a tree.
     fn core(&mut self) -> Vec<(usize, usize)> {
         let mut order = self.shuffled();
@@ -656,14 +466,11 @@ impl Maker {
 }
 
 /// In some plans somebody is invited. Drawn by itself, so that the rest of a plan does not depend on it.
-fn invitation(seed: u64, duration_ms: u64) -> Option<Timed> {
+fn invitation(seed: u64, duration_ms: u64, ppm: u64) -> Option<Timed> {
     const CODES: [Typed; 5] =
         [Typed::Right, Typed::Right, Typed::Right, Typed::OtherWords, Typed::OtherNumber];
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_be_bytes());
-    bytes[8..14].copy_from_slice(b"invite");
-    let mut prng = Prng::new(bytes);
-    if !prng.chance_ppm(INVITING_PPM) {
+    let mut prng = drawn(seed, b"invite");
+    if !prng.chance_ppm(ppm) {
         return None;
     }
     let (at_ms, ask) = (prng.below(duration_ms), prng.chance_ppm(500_000));

@@ -1,5 +1,6 @@
 //! Plans kept in the repository: small ones, each with a sentence that says what it shows. They must hold, and where a
-//! bug is named, fail with it in force: so they stay both true and sharp.
+//! bug is named, fail with it in force, and reach the mark that is named: so they stay both true and sharp. Variations of
+//! them are among the plans of seeds.
 
 use engine::planted::Bug;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,9 @@ pub struct Kept {
     /// The name of the bug with which it fails, if one can be planted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bug: Option<String>,
+    /// The name of the mark that it reaches, if few plans do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<String>,
     /// The plan.
     pub plan: Plan,
 }
@@ -30,9 +34,12 @@ const FILES: &[(&str, &str)] = kept! {
     "asked-in-turn"
     "earlier-branch"
     "lost-push"
+    "old-request"
+    "old-word"
     "revoked-while-waiting"
     "scalar-cursor"
     "small-buffer"
+    "third-branch"
 };
 
 /// All of them, each with the name of its file.
@@ -45,7 +52,12 @@ impl Kept {
     /// Reads a kept plan, or a plan alone.
     pub fn from_json(text: &str) -> Result<Kept, PlanError> {
         let kept = serde_json::from_str(text).or_else(|_| {
-            Ok::<Kept, PlanError>(Kept { about: String::new(), bug: None, plan: Plan::from_json(text)? })
+            Ok::<Kept, PlanError>(Kept {
+                about: String::new(),
+                bug: None,
+                mark: None,
+                plan: Plan::from_json(text)?,
+            })
         })?;
         kept.plan.check()?;
         Ok(kept)

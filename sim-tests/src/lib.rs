@@ -26,6 +26,7 @@ mod shrink;
 mod sim_store;
 mod software;
 mod standing;
+mod synced;
 mod view;
 mod watched;
 
@@ -44,7 +45,7 @@ pub use plan::{Event, Knobs, PAIR, Plan, PlanError, Step, TABLE, Timed, letter};
 pub use pure::Pure;
 pub use reference::{Reference, RowView};
 pub use run::{Counts, Failure, Outcome, Report, Seeds, Summary, record, run_plan, run_seeds};
-pub use shrink::{Shrunk, shrink};
+pub use shrink::{Shrunk, shrink, shrink_to_mark};
 pub use view::Sabotage;
 
 /// What carries a plan out.
@@ -55,3 +56,6 @@ pub enum Harness {
     /// The real driver, store and transport, on simulated machines.
     Full,
 }
+
+/// How long an application waits to be in sync, in virtual milliseconds.
+const SYNC_MS_MAX: u64 = 10_000;

@@ -13,6 +13,7 @@ use engine::name::{FieldName, NameError, RowKey, TableName};
 use engine::value::Value;
 use serde::{Deserialize, Serialize};
 
+use crate::Harness;
 use crate::intruder::Intrusion;
 use crate::pairing::{ATTEMPTS, Attempt};
 
@@ -171,7 +172,7 @@ pub enum Event {
     Restore {
         /// The device.
         node: usize,
-        /// Whether its guard went back with it, so that it does not notice. (Pure harness.)
+        /// Whether its guard went back with it, so that it does not notice.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         unguarded: bool,
     },
@@ -213,6 +214,11 @@ pub enum Event {
     },
     /// A device's application reads all of the table.
     Read {
+        /// The device.
+        node: usize,
+    },
+    /// A device's application compares with all connected devices, and waits until all know the same.
+    Sync {
         /// The device.
         node: usize,
     },
@@ -407,6 +413,18 @@ impl Plan {
         (0..self.nodes).flat_map(|a| (a + 1..self.nodes).map(move |b| (a, b)))
     }
 
+    /// Whether the frames of a link arrive in the order in which they were sent, or not at all.
+    pub(crate) fn in_order(&self, harness: Harness) -> bool {
+        let bends = |event: &Event| match event {
+            Event::Faults { .. } => *event != crate::FAULTLESS,
+            // The pure harness knows no streams: a frame that takes less time overtakes.
+            Event::Latency { .. } | Event::Bandwidth { .. } => harness == Harness::Pure,
+            _ => false,
+        };
+        let datagrams = harness == Harness::Full && self.knobs.datagrams;
+        !datagrams && !self.events.iter().any(|timed| bends(&timed.event))
+    }
+
     /// Whether a link works after the last event.
     pub fn in_core(&self, a: usize, b: usize) -> bool {
         self.core.contains(&(a, b)) || self.core.contains(&(b, a))
@@ -436,6 +454,7 @@ impl Event {
             | Event::Restore { node, .. }
             | Event::DiskFull { node, .. }
             | Event::Read { node }
+            | Event::Sync { node }
             | Event::Busy { node }
             | Event::Readmit { node }
             | Event::Clock { node, .. }
@@ -457,6 +476,7 @@ impl Event {
                 | Event::Backup { .. }
                 | Event::DiskFull { full: false, .. }
                 | Event::Read { .. }
+                | Event::Sync { .. }
                 | Event::Promote { .. }
                 | Event::Readmit { .. }
                 | Event::Invite { .. }
@@ -516,6 +536,7 @@ impl Event {
             Event::DiskFull { full: true, .. } => "disk full",
             Event::DiskFull { .. } => "disk freed",
             Event::Read { .. } => "read",
+            Event::Sync { .. } => "sync",
             Event::Busy { .. } => "busy clock",
             Event::Clock { .. } => "clock",
             Event::FailStorage { .. } => "storage failure",
@@ -617,6 +638,7 @@ impl fmt::Display for Event {
             Event::DiskFull { node, full: true } => write!(f, "{}'s disk is full", letter(*node)),
             Event::DiskFull { node, .. } => write!(f, "{}'s disk has space again", letter(*node)),
             Event::Read { node } => write!(f, "{} reads everything", letter(*node)),
+            Event::Sync { node } => write!(f, "{} waits to be in sync", letter(*node)),
             Event::Busy { node } => write!(f, "{}'s clock has a counter that is almost full", letter(*node)),
             Event::Clock { node, offset_ms } => write!(f, "{}'s clock is {offset_ms} ms off", letter(*node)),
             Event::FailStorage { node, times } => {

@@ -1,5 +1,7 @@
 //! Harness P: the sans-IO engines on one event queue in virtual time, with stores in memory. Its point is speed.
 
+mod syncs;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
@@ -13,6 +15,7 @@ use engine::statement::Statement;
 use engine::store::{Batch, MemStore, Store, StoreRead};
 use engine::testing::{Happened, LinkFaults, Mesh, Moment, StandIns, stand_ins, test_identity};
 
+use self::syncs::Waiting;
 use crate::history::Global;
 use crate::intruder::{Intrusion, by_peer, by_stranger};
 use crate::marks::Situation;
@@ -52,6 +55,8 @@ pub struct Pure<'a> {
     /// How often each machine began anew.
     readmissions: BTreeMap<usize, u8>,
     intrusions: u64,
+    /// Applications that wait to be in sync.
+    waiting: Vec<Waiting>,
     events_seen: usize,
     sabotage: Option<Sabotage>,
     patience_ms: u64,
@@ -84,6 +89,7 @@ impl<'a> Pure<'a> {
             told: BTreeSet::new(),
             readmissions: BTreeMap::new(),
             intrusions: 0,
+            waiting: Vec::new(),
             events_seen: 0,
             sabotage: None,
             patience_ms: CONVERGENCE_MS_MAX,
@@ -157,10 +163,11 @@ impl<'a> Pure<'a> {
 
     fn events(&mut self) -> Result<(), Failure> {
         for (number, timed) in self.plan.events.iter().enumerate() {
-            let ms = timed.at_ms.saturating_sub(self.mesh.now_ms());
-            self.mesh.run_ms(ms);
-            if let Err(violation) =
-                self.check().and_then(|()| self.perform(&timed.event)).and_then(|()| self.check())
+            let run = self.run_to(timed.at_ms);
+            if let Err(violation) = run
+                .and_then(|()| self.check())
+                .and_then(|()| self.perform(&timed.event))
+                .and_then(|()| self.check())
             {
                 return self.fail(Some(number), violation);
             }
@@ -230,6 +237,7 @@ impl<'a> Pure<'a> {
                 let view = View { store: self.mesh.store(*node), spoil: Spoiler(self.sabotage_of(*node)) };
                 return self.observers[*node].check_all(&mut self.global, &view);
             }
+            Event::Sync { node } => self.sync(*node),
             Event::Busy { node } => self.fill_counter(*node),
             Event::Clock { node, offset_ms } => {
                 self.look_at_clocks();
@@ -487,6 +495,7 @@ impl<'a> Pure<'a> {
     fn converge(&mut self) -> Result<(), Failure> {
         self.mesh.set_faults(LinkFaults::default());
         self.mesh.set_bandwidth(0);
+        self.waiting.clear();
         let core = self.plan.core_nodes();
         for node in 0..self.plan.nodes {
             self.mesh.fail_commits(node, 0);

@@ -19,6 +19,9 @@ use crate::plan::Plan;
 use crate::pure::Pure;
 use crate::{Harness, plan};
 
+/// Of a mark that fewer seeds hit than this the summary names one.
+const RARE: u64 = 10;
+
 /// How often things happened, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts(pub BTreeMap<&'static str, u64>);
@@ -204,8 +207,8 @@ pub struct Summary {
     pub counts: Counts,
     /// Faults that were injected, by kind.
     pub faults: Counts,
-    /// In how many runs each mark was hit that this harness must hit; 0 for those that were not.
-    pub marks: BTreeMap<&'static str, u64>,
+    /// In how many runs each mark was hit that this harness must hit, and the lowest seed; none for those that were not.
+    pub marks: BTreeMap<&'static str, (u64, Option<u64>)>,
     /// Commits written.
     pub commits: u64,
     /// The longest convergence in virtual milliseconds, and its seed.
@@ -248,8 +251,13 @@ impl fmt::Display for Summary {
             self.marks.len() - unhit.len(),
             self.marks.len()
         )?;
-        let hit = self.marks.iter().filter(|(_, seeds)| **seeds > 0);
-        let hit: Vec<String> = hit.map(|(name, seeds)| format!("{name} {seeds}")).collect();
+        let rare = |seeds: u64, first: Option<u64>| {
+            let first = first.filter(|_| seeds < RARE);
+            first.map_or(String::new(), |seed| format!(" (from seed {seed})"))
+        };
+        let hit = self.marks.iter().filter(|(_, (seeds, _))| *seeds > 0);
+        let hit = hit.map(|(name, (seeds, first))| format!("{name} {seeds}{}", rare(*seeds, *first)));
+        let hit: Vec<String> = hit.collect();
         hit.chunks(5).try_for_each(|line| writeln!(f, "  {}", line.join(", ")))?;
         unhit.iter().try_for_each(|name| writeln!(f, "  NOT HIT: {name}"))?;
         write!(f, "slowest convergence: {} ms (seed {})", self.slowest.0, self.slowest.1)?;
@@ -262,21 +270,22 @@ impl fmt::Display for Summary {
 
 impl Summary {
     fn new(harness: Harness) -> Summary {
-        let marks = marks_of(harness).into_iter().map(|(name, _)| (name, 0)).collect();
+        let marks = marks_of(harness).into_iter().map(|(name, _)| (name, (0, None))).collect();
         Summary { marks, ..Summary::default() }
     }
 
     /// The marks that no run has hit.
     pub fn unhit(&self) -> Vec<&'static str> {
-        self.marks.iter().filter(|(_, seeds)| **seeds == 0).map(|(name, _)| *name).collect()
+        self.marks.iter().filter(|(_, (seeds, _))| *seeds == 0).map(|(name, _)| *name).collect()
     }
 
     fn join(&mut self, seed: u64, devices: usize, cpu: Duration, (report, result): Outcome) {
         self.counts.join(&report.counts);
         self.faults.join(&report.faults);
         for name in report.marks.names() {
-            if let Some(seeds) = self.marks.get_mut(name) {
+            if let Some((seeds, first)) = self.marks.get_mut(name) {
                 *seeds += 1;
+                *first = Some(first.map_or(seed, |first| first.min(seed)));
             }
         }
         let cost = Cost { runs: 1, simulated_ms: report.simulated_ms, cpu };

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::plan::{Event, Plan};
 use crate::run::run_within;
-use crate::{Failure, Harness, run_plan};
+use crate::{Failure, Harness, Report, run_plan};
 use engine::config::Config;
 
 /// Most passes over the whole plan. Each pass that changes nothing ends the search earlier.
@@ -26,13 +26,13 @@ const SMALL_BYTES: [usize; 4] = [200, 1_000, 500, 1_000];
 /// Round times, in milliseconds.
 const ROUND_MS: [u64; 5] = [10_000, 1_000, 100, 10, 1];
 
-/// A small plan that fails.
+/// A small plan that fails, or reaches a mark.
 #[derive(Debug, Clone)]
 pub struct Shrunk {
     /// The plan.
     pub plan: Plan,
-    /// How it fails.
-    pub failure: Failure,
+    /// How it fails; `None` for a plan that reaches a mark.
+    pub failure: Option<Failure>,
     /// Plans that were tried.
     pub tries: u64,
     /// Wall time that it took.
@@ -46,17 +46,17 @@ pub fn shrink(plan: &Plan, harness: Harness, time: Duration) -> Option<Shrunk> {
     let search = |patience_ms| Search {
         harness,
         patience_ms,
-        oracle: failure.violation.oracle,
+        aim: Aim::Oracle(failure.violation.oracle),
         deadline: start + time,
         tries: 1,
         plan: plan.clone(),
-        failure: failure.clone(),
+        failure: Some(failure.clone()),
     };
     let mut quick = search(Some(PATIENCE_MS));
     quick.run();
-    if let Err(failure) = run_plan(&quick.plan, harness, false).1
-        && failure.violation.oracle == quick.oracle
-    {
+    let (report, result) = run_plan(&quick.plan, harness, false);
+    if quick.aim.is_met(&report, &result) {
+        let failure = result.err();
         return Some(Shrunk { plan: quick.plan, failure, tries: quick.tries, took: start.elapsed() });
     }
     // It was only late.
@@ -66,15 +66,48 @@ pub fn shrink(plan: &Plan, harness: Harness, time: Duration) -> Option<Shrunk> {
     Some(Shrunk { plan, failure, tries: tries + quick.tries, took: start.elapsed() })
 }
 
+/// Shrinks a plan that holds and reaches a mark. `None` if it does not.
+pub fn shrink_to_mark(plan: &Plan, harness: Harness, mark: &'static str, time: Duration) -> Option<Shrunk> {
+    let (start, aim) = (Instant::now(), Aim::Mark(mark));
+    let (report, result) = run_plan(plan, harness, false);
+    if !aim.is_met(&report, &result) {
+        return None;
+    }
+    let (deadline, plan) = (start + time, plan.clone());
+    let mut search = Search { harness, patience_ms: None, aim, deadline, tries: 1, plan, failure: None };
+    search.run();
+    let Search { plan, tries, .. } = search;
+    Some(Shrunk { plan, failure: None, tries, took: start.elapsed() })
+}
+
+/// What a smaller plan must still do.
+#[derive(Debug, Clone, Copy)]
+enum Aim {
+    /// This oracle notices it.
+    Oracle(&'static str),
+    /// It holds, and reaches this mark.
+    Mark(&'static str),
+}
+
+impl Aim {
+    fn is_met(self, report: &Report, result: &Result<(), Failure>) -> bool {
+        match (self, result) {
+            (Aim::Oracle(oracle), Err(failure)) => failure.violation.oracle == oracle,
+            (Aim::Mark(mark), Ok(())) => report.marks.names().any(|name| name == mark),
+            _ => false,
+        }
+    }
+}
+
 struct Search {
     harness: Harness,
     /// Virtual time to converge, if not that of a run.
     patience_ms: Option<u64>,
-    oracle: &'static str,
+    aim: Aim,
     deadline: Instant,
     tries: u64,
     plan: Plan,
-    failure: Failure,
+    failure: Option<Failure>,
 }
 
 impl Search {
@@ -111,14 +144,13 @@ impl Search {
             return false;
         }
         self.tries += 1;
-        match run_within(&candidate, self.harness, self.patience_ms).1 {
-            Err(failure) if failure.violation.oracle == self.oracle => {
-                self.plan = candidate;
-                self.failure = failure;
-                true
-            }
-            _ => false,
+        let (report, result) = run_within(&candidate, self.harness, self.patience_ms);
+        let met = self.aim.is_met(&report, &result);
+        if met {
+            self.plan = candidate;
+            self.failure = result.err();
         }
+        met
     }
 
     fn try_change(&mut self, change: impl FnOnce(&mut Plan)) -> bool {
@@ -129,7 +161,7 @@ impl Search {
 
     /// What comes after the failure has no part in it.
     fn cut_the_end(&mut self) {
-        if let Some(event) = self.failure.event {
+        if let Some(event) = self.failure.as_ref().and_then(|failure| failure.event) {
             self.try_change(|plan| plan.events.truncate(event + 1));
         }
     }

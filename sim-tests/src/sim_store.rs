@@ -36,6 +36,13 @@ impl SimStore {
         SimStore { recording: recording.map(|recording| (node, recording)), ..self }
     }
 
+    /// Closes the database now, whoever else still holds it.
+    pub(crate) fn close(&self) {
+        if let Ok(store) = self.get() {
+            store.close();
+        }
+    }
+
     fn get(&self) -> Result<Arc<RedbStore>, StoreError> {
         let store = self.store.read().unwrap_or_else(PoisonError::into_inner).clone();
         store.ok_or_else(|| StoreError::Io("the database is not open".into()))

@@ -13,14 +13,17 @@ use std::time::Duration;
 use ahenk::{Cursor, Db, Node, Options, OrderFailed, WriteFailed};
 use engine::commit::{OpKind, Stamp};
 use engine::config::Config;
-use engine::identity::{DeviceCert, Dot, Identity, PeerKey, SecretKey};
+use engine::identity::{DeviceCert, DeviceId, Dot, Identity, PeerKey, SecretKey};
 use engine::io::{Change, Event, Order, WriteRequest, Written};
+use engine::knowledge::Knowledge;
+use engine::store::StoreRead;
 use engine::testing::EPOCH_MS;
 use engine::time::{Clock, Now};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::sleep;
 use transport_sim::{FaultyLink, Form, LinkSettings, Roamer, SimTransport, Skew, SkewedClock};
 
+use crate::SYNC_MS_MAX;
 use crate::disk::SimDisk;
 use crate::intruded::{Intruded, Suspects, Visit};
 use crate::recorder::{Recorded, Recording};
@@ -61,6 +64,19 @@ pub(crate) enum Ask {
     Write(Vec<Change>),
     Order(Order),
     Leave,
+    /// To be in sync, with what other machines have now, by device.
+    Sync(BTreeMap<DeviceId, Knowledge>),
+}
+
+/// A request to be in sync that was answered with success.
+#[derive(Debug)]
+pub(crate) struct Synced {
+    /// What those had when it was made that it was made to, and that stayed connected.
+    pub(crate) due: BTreeMap<DeviceId, Knowledge>,
+    /// What this machine had when it was answered.
+    pub(crate) knowledge: Knowledge,
+    /// Whether that was more than when it asked.
+    pub(crate) news: bool,
 }
 
 /// A change that a watcher saw: which commit, and what it did to which row.
@@ -81,6 +97,10 @@ pub(crate) struct Board {
     pub(crate) unopened: Option<String>,
     /// It was asked to stop.
     pub(crate) leaving: bool,
+    /// It has stopped, and let go of its disk.
+    pub(crate) shut_down: bool,
+    /// Requests to be in sync that were answered with success, since the last look.
+    pub(crate) syncs: Vec<Synced>,
     /// Where the machine's watcher is, over its restarts, and what it saw since the last look.
     pub(crate) cursor: Cursor,
     pub(crate) watched: Vec<Seen>,
@@ -209,11 +229,17 @@ pub(crate) async fn software(setup: Setup, board: Rc<RefCell<Board>>) {
     }
     node.run().await;
     let mut board = board.borrow_mut();
-    if board.leaving {
-        (board.db, board.asks, board.visits, board.roamer) = (None, None, None, None);
-    } else {
+    if !board.leaving {
         // Nobody closed the database: whatever ended it is worth a look.
         board.stopped = Some("it ended by itself".to_owned());
+        return;
+    }
+    (board.asks, board.visits, board.roamer) = (None, None, None);
+    if let Some(db) = board.db.take() {
+        // As a daemon does that stops: others may still hold the database, and must not use it.
+        db.store().close();
+        setup.disk.let_go();
+        board.shut_down = true;
     }
 }
 
@@ -274,6 +300,11 @@ async fn apply(db: Db<SimStore>, mut asks: mpsc::UnboundedReceiver<Ask>, board: 
     while let Some(ask) = asks.recv().await {
         let changes = match ask {
             Ask::Write(changes) => changes,
+            Ask::Sync(others) => {
+                // Beside everything else: it may take long.
+                tokio::task::spawn_local(sync(db.clone(), others, Rc::clone(&board)));
+                continue;
+            }
             Ask::Order(order) => {
                 let outcome = give(&db, order).await;
                 board.borrow_mut().orders.push(outcome);
@@ -289,6 +320,30 @@ async fn apply(db: Db<SimStore>, mut asks: mpsc::UnboundedReceiver<Ask>, board: 
         let outcome = db.write(WriteRequest { changes, ..WriteRequest::default() }).await;
         board.borrow_mut().outcomes.push(outcome);
     }
+}
+
+/// Waits to be in sync. Sessions that ended or began meanwhile owe nothing.
+async fn sync(db: Db<SimStore>, others: BTreeMap<DeviceId, Knowledge>, board: Rc<RefCell<Board>>) {
+    let mut events = db.events();
+    let Some(status) = db.status().await else { return };
+    let Ok(before) = db.store().recover() else { return };
+    if db.sync(Duration::from_millis(SYNC_MS_MAX)).await.is_err() {
+        return;
+    }
+    let Ok(recovered) = db.store().recover() else { return };
+    let mut due = others;
+    due.retain(|device, _| status.stats.peers.iter().any(|peer| peer.ready && peer.device == *device));
+    loop {
+        match events.try_recv() {
+            Ok(Event::Connected { device } | Event::Disconnected { device, .. }) => drop(due.remove(&device)),
+            Ok(_) => {}
+            Err(broadcast::error::TryRecvError::Lagged(_)) => due.clear(),
+            Err(_) => break,
+        }
+    }
+    let knowledge = recovered.knowledge();
+    let news = knowledge != before.knowledge();
+    board.borrow_mut().syncs.push(Synced { due, knowledge, news });
 }
 
 async fn give(db: &Db<SimStore>, order: Order) -> Result<Dot, OrderFailed> {

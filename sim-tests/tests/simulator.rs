@@ -94,6 +94,7 @@ fn every_fault_is_injected_within_a_few_hundred_plans() {
         "restore unnoticed",
         "revocation",
         "storage failure",
+        "sync",
         "write",
     ];
     assert_eq!(kinds.keys().copied().collect::<Vec<_>>(), expected);
@@ -240,7 +241,7 @@ fn a_failure_is_shrunk_to_the_few_events_that_cause_it() {
     let shrunk = shrink(&whole, Harness::Pure, std::time::Duration::from_secs(600)).expect("it fails");
     let again = run_plan(&shrunk.plan, Harness::Pure, false).1;
     engine::planted::plant(None);
-    assert_eq!(again, Err(shrunk.failure.clone()));
+    assert_eq!(again.err(), shrunk.failure);
     assert_eq!(run_plan(&shrunk.plan, Harness::Pure, false).1, Ok(()), "it is the planted bug that fails");
     // A delete and an update; a create before them may be needed, or a link, and the core may lie elsewhere.
     assert!(shrunk.plan.events.len() <= 3 && shrunk.plan.nodes <= 3, "{}", shrunk.plan);
@@ -252,7 +253,11 @@ fn kept_plans_hold_and_still_show_the_bug_that_they_are_kept_for() {
     let mut names = Vec::new();
     for (name, kept) in kept() {
         assert!(kept.about.ends_with('.'), "{name} says what it shows in a sentence");
-        assert_eq!(run_plan(&kept.plan, Harness::Pure, false).1, Ok(()), "{name}: {}", kept.about);
+        let (report, result) = run_plan(&kept.plan, Harness::Pure, false);
+        assert_eq!(result, Ok(()), "{name}: {}", kept.about);
+        if let Some(mark) = &kept.mark {
+            assert!(report.marks.names().any(|name| name == mark), "{name} no longer reaches {mark}");
+        }
         assert_eq!(kept.planted().is_some(), kept.bug.is_some(), "{name} names a bug that there is");
         if let Some(bug) = kept.planted() {
             engine::planted::plant(Some(bug));
@@ -280,6 +285,76 @@ fn the_example_in_the_documentation_loses_an_operation_in_its_first_exchange() {
     let page = sim_tests::html("example", kept.plan.nodes, &report.moments);
     assert!(page.contains("A to B: Ops #1 0 runs, 0 commits, done"), "A gives nothing to B");
     assert!(page.contains("B to A: Ops #1 1 runs, 1 commits, done"), "and B gives what it wrote");
+}
+
+#[test]
+fn variations_of_kept_plans_are_among_the_plans_of_seeds_and_can_be_carried_out() {
+    let kept: Vec<Plan> = kept().into_iter().map(|(_, kept)| kept.plan).collect();
+    // Most of the events of a kept plan of more than a few.
+    let is_like = |plan: &Plan, kept: &Plan| {
+        let events: Vec<&Event> = plan.events.iter().map(|timed| &timed.event).collect();
+        let there = kept.events.iter().filter(|timed| events.contains(&&timed.event)).count();
+        kept.events.len() > 5 && plan.nodes == kept.nodes && there + 3 >= kept.events.len()
+    };
+    let mut like_kept = 0;
+    for seed in 0..400 {
+        let plan = plan(seed, Harness::Pure);
+        plan.check().expect("a plan of a seed");
+        like_kept += u32::from(kept.iter().any(|kept| is_like(&plan, kept)));
+    }
+    assert!(like_kept >= 5, "{like_kept}");
+}
+
+#[test]
+fn a_plan_is_shrunk_to_what_reaches_a_mark() {
+    let (_, kept) = kept().into_iter().find(|(name, _)| *name == "third-branch").expect("it is kept");
+    let time = std::time::Duration::from_secs(600);
+    let mut whole = kept.plan.clone();
+    whole.events.insert(0, Timed { at_ms: 0, event: Event::Read { node: 0 } });
+    let shrunk =
+        sim_tests::shrink_to_mark(&whole, Harness::Pure, "third-branch", time).expect("it reaches it");
+    assert!(shrunk.plan.events.len() <= kept.plan.events.len() && shrunk.failure.is_none());
+    assert!(sim_tests::shrink_to_mark(&whole, Harness::Pure, "old-request", time).is_none());
+}
+
+/// Two devices that are connected; the second waits to be in sync while a commit of the first is under way.
+fn sync_plan() -> Plan {
+    let mut plan = small_plan();
+    plan.knobs.latency_micros = 40_000;
+    plan.knobs.datagrams = false;
+    plan.events = vec![
+        Timed { at_ms: 0, event: Event::Connect { a: 0, b: 1 } },
+        hot(2_000, 0),
+        Timed { at_ms: 2_020, event: Event::Sync { node: 1 } },
+        hot(4_000, 1),
+    ];
+    plan
+}
+
+#[test]
+fn whoever_was_in_sync_without_asking_is_noticed() {
+    for harness in [Harness::Pure, Harness::Full] {
+        let (report, result) = run_plan(&sync_plan(), harness, false);
+        assert_eq!(result, Ok(()), "{harness:?}");
+        assert!(report.marks.names().any(|name| name == "in-sync-on-news"), "{harness:?}");
+        engine::planted::plant(Some(Bug::SyncUnasked));
+        let run = run_plan(&sync_plan(), harness, false);
+        engine::planted::plant(None);
+        assert_eq!(found(run), "whoever was in sync has all that a peer had when it asked", "{harness:?}");
+    }
+}
+
+#[test]
+fn a_database_that_is_written_to_after_its_device_has_stopped_is_noticed() {
+    let mut plan = small_plan();
+    plan.events.push(Timed { at_ms: 12_000, event: Event::Leave { node: 1 } });
+    let (report, result) = run_plan(&plan, Harness::Full, false);
+    assert_eq!(result, Ok(()));
+    assert!(report.marks.names().any(|name| name == "shut-down"));
+    engine::planted::plant(Some(Bug::ClosedStaysOpen));
+    let run = run_plan(&plan, Harness::Full, false);
+    engine::planted::plant(None);
+    assert_eq!(found(run), "a device that has stopped changes nothing on its disk");
 }
 
 #[test]

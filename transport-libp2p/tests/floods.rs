@@ -14,7 +14,7 @@ use common::TCP;
 use common::raw::{Raw, SYNC, ends};
 use engine::store::MemStore;
 use engine::testing::test_identity;
-use engine::wire::message::{Control, Hello, pack_control};
+use engine::wire::message::{Control, pack_control};
 use futures::AsyncWriteExt as _;
 use tokio::task::JoinSet;
 use transport_libp2p::{Libp2pConfig, Libp2pTransport};
@@ -111,17 +111,7 @@ fn framed(frame: &[u8]) -> Vec<u8> {
 
 /// What the hostile device of the account says first.
 fn hello() -> Vec<u8> {
-    let identity = test_identity(HOSTILE);
-    let replica = engine::testing::Author::new(HOSTILE).replica;
-    let hello = Hello {
-        minor: 0,
-        features: 0,
-        cert: identity.cert,
-        replica,
-        echo: 0,
-        digest: [0; 16],
-        heads_digest: [0; 16],
-    };
+    let hello = engine::testing::Author::new(HOSTILE).hello();
     framed(&pack_control(77, &Control::Hello(Box::new(hello))).expect("it fits"))
 }
 

@@ -264,6 +264,11 @@ impl Mesh {
         self.input(b, Input::PeerDown(key_a));
     }
 
+    /// The number of the connection between two devices, another for each that they have.
+    pub fn connection(&self, a: usize, b: usize) -> Option<u64> {
+        self.links.get(&pair(a, b)).filter(|link| link.up).map(|link| link.epoch)
+    }
+
     /// Whether two devices are connected.
     pub fn connected(&self, a: usize, b: usize) -> bool {
         self.links.get(&pair(a, b)).is_some_and(|link| link.up && !link.silent)
@@ -330,6 +335,18 @@ impl Mesh {
         let end = self.now.plus_ms(ms);
         while self.step(end) {}
         self.now = end;
+    }
+
+    /// Runs to a point of time, in milliseconds since the start, or until something holds. Says whether it does.
+    pub fn run_to_ms(&mut self, at_ms: u64, holds: impl Fn(&Mesh) -> bool) -> bool {
+        let end = Instant(at_ms * 1000).max(self.now);
+        while !holds(self) {
+            if !self.step(end) {
+                self.now = end;
+                return holds(self);
+            }
+        }
+        true
     }
 
     /// Runs until all running devices have equal knowledge, at most so many milliseconds. Says whether they have.

@@ -28,6 +28,7 @@ use crate::identity::{DeviceCert, Dot, Identity, PeerKey, ReplicaId, SecretKey, 
 use crate::name::{FieldName, RowKey, TableName};
 use crate::remembered::standing_in;
 use crate::value::Value;
+use crate::wire::message::Hello;
 
 /// Any value, nested a little.
 pub fn any_value() -> impl Strategy<Value = Value> {
@@ -115,6 +116,19 @@ impl Author {
     pub fn of(identity: Identity, incarnation: u64) -> Author {
         let replica = ReplicaId { device: identity.device(), incarnation };
         Author { identity, replica, seq: 0, prev: CommitHash::default() }
+    }
+
+    /// What it says first to a device of which it knows nothing.
+    pub fn hello(&self) -> Hello {
+        Hello {
+            minor: 0,
+            features: 0,
+            cert: self.identity.cert.clone(),
+            replica: self.replica,
+            echo: 0,
+            digest: [0; 16],
+            heads_digest: [0; 16],
+        }
     }
 
     /// The next commit.

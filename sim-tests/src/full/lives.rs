@@ -19,14 +19,21 @@ use crate::pure::{NODES_MAX, READMISSIONS_MAX};
 use crate::sim_store::SimStore;
 
 impl Full<'_> {
-    /// Puts the last backup in place of a machine's database. Its guard tells the software that this is a copy.
-    pub(super) fn restore(&mut self, node: usize) -> Result<(), Violation> {
+    /// Puts the last backup in place of a machine's database. Its guard tells the software that this is a copy, if it is
+    /// to be noticed.
+    pub(super) fn restore(&mut self, node: usize, noticed: bool) -> Result<(), Violation> {
         let Some(image) = self.machines[node].backup.clone() else { return Ok(()) };
-        self.change_life(node, &image)
+        if !noticed {
+            self.global.forked.insert(self.machines[node].device);
+        }
+        self.change_life(node, &image, noticed)
     }
 
     /// A machine becomes a copy of another, key and database.
-    pub(super) fn become_copy(&mut self, node: usize, of: usize) -> Result<(), Violation> {
+    pub(super) fn become_copy(&mut self, node: usize, of: usize, noticed: bool) -> Result<(), Violation> {
+        if !noticed {
+            self.global.forked.insert(self.machines[of].device);
+        }
         let original = &self.machines[of];
         let (image, identity, device) =
             (original.disk.image(), original.identity.borrow().clone(), original.device);
@@ -38,7 +45,7 @@ impl Full<'_> {
         *machine.members.borrow_mut() = members;
         (machine.device, machine.holds_root, machine.told) = (device, holds_root, false);
         machine.backup = None;
-        self.change_life(node, &image)
+        self.change_life(node, &image, noticed)
     }
 
     /// A machine is paired anew: another device, an empty database.
@@ -62,13 +69,13 @@ impl Full<'_> {
         let blank = SimDisk::new(self.plan.seed);
         drop(SimStore::open(blank.clone(), account).expect("an empty disk takes a database"));
         blank.power_on();
-        self.change_life(node, &blank.image())
+        self.change_life(node, &blank.image(), true)
     }
 
-    fn change_life(&mut self, node: usize, image: &DiskImage) -> Result<(), Violation> {
+    fn change_life(&mut self, node: usize, image: &DiskImage, noticed: bool) -> Result<(), Violation> {
         self.power_off(node);
         let disk = &self.machines[node].disk;
-        disk.replace(image);
+        disk.replace(image, noticed);
         disk.disarm();
         disk.power_on();
         let account = test_identity(node as u8).account();
@@ -90,6 +97,7 @@ impl Full<'_> {
             let mut board = machine.board.borrow_mut();
             (board.cursor, board.watched) = Default::default();
             board.revoked = false;
+            board.syncs.clear();
         }
         self.look_at_clock(node);
         self.restart(node);

@@ -20,7 +20,8 @@ pub(crate) enum Task {
     Run(Run),
     /// Runs one seed, or a plan from a file, and prints what happened.
     Replay(Chosen),
-    /// Makes a failing plan small: fewer events, fewer devices, simpler settings, rounder times, the same failure.
+    /// Makes a failing plan small: fewer events, fewer devices, simpler settings, rounder times, the same failure. Or one
+    /// that reaches a mark.
     Shrink(Shrink),
     /// Prints a seed's plan, or draws what happens in it.
     Show(Show),
@@ -91,6 +92,9 @@ pub(crate) struct Chosen {
 pub(crate) struct Shrink {
     #[command(flatten)]
     pub(crate) chosen: Chosen,
+    /// The plan holds, and is to be small and still reach the mark of this name.
+    #[arg(long)]
+    pub(crate) mark: Option<String>,
     /// Seconds to spend on it.
     #[arg(long, default_value_t = 60.0)]
     pub(crate) seconds: f64,

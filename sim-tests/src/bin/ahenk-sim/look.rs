@@ -34,8 +34,16 @@ pub(crate) fn shrink(ask: &Shrink) -> Result<bool, String> {
     let plan = ask.chosen.load()?;
     plant_chosen(&ask.chosen)?;
     let time = Duration::try_from_secs_f64(ask.seconds).map_err(|error| error.to_string())?;
-    let Some(shrunk) = sim_tests::shrink(&plan, ask.chosen.harness.harness(), time) else {
-        return Err("this plan does not fail".into());
+    let harness = ask.chosen.harness.harness();
+    let shrunk = match &ask.mark {
+        None => sim_tests::shrink(&plan, harness, time).ok_or("this plan does not fail")?,
+        Some(name) => {
+            let marks = sim_tests::marks_of(harness);
+            let known = marks.iter().find(|(mark, _)| mark == name).map(|(mark, _)| *mark);
+            let mark = known.ok_or_else(|| format!("no mark is called '{name}'"))?;
+            sim_tests::shrink_to_mark(&plan, harness, mark, time)
+                .ok_or("this plan does not reach it, or fails")?
+        }
     };
     eprintln!(
         "from {} events on {} devices to {} on {}, by {} tries in {:.1} s",
@@ -46,7 +54,8 @@ pub(crate) fn shrink(ask: &Shrink) -> Result<bool, String> {
         shrunk.tries,
         shrunk.took.as_secs_f64()
     );
-    eprintln!("{}\nFAILED {}", shrunk.plan, shrunk.failure);
+    let end = shrunk.failure.as_ref().map_or("passed".into(), |failure| format!("FAILED {failure}"));
+    eprintln!("{}\n{end}", shrunk.plan);
     match &ask.out {
         Some(file) => write(file, &(shrunk.plan.to_json() + "\n"))?,
         None => println!("{}", shrunk.plan.to_json()),

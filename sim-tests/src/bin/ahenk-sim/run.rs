@@ -73,7 +73,8 @@ fn pack(ask: &Run, seed: u64, failure: &Failure, time: Duration) -> Result<Strin
     let whole = plan(seed, harness);
     write(&folder, "whole.json", &whole.to_json())?;
     let shrunk = (time > Duration::ZERO).then(|| shrink(&whole, harness, time)).flatten();
-    let (small, failure) = shrunk.map_or((whole, failure.clone()), |shrunk| (shrunk.plan, shrunk.failure));
+    let (small, failure) =
+        shrunk.and_then(|shrunk| Some((shrunk.plan, shrunk.failure?))).unwrap_or((whole, failure.clone()));
     println!("  {small}");
     write(&folder, "plan.json", &small.to_json())?;
     let bug = ask.bug.as_ref().map_or(String::new(), |name| format!(" --bug {name}"));
