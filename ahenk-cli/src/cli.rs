@@ -216,7 +216,7 @@ impl Command {
             Command::Verify(args) => verify::run(env, args).await,
             Command::Backup(args) => backup::run(env, args).await,
             Command::Restore(args) => backup::restore(env, args).await,
-            Command::Vault(command) => vault::run(env, &command),
+            Command::Vault(command) => vault::run(env, &command).await,
             Command::Oplog(args) => oplog::oplog(env, args).await,
             Command::History(args) => story::history(env, args).await,
             Command::Explain(args) => story::explain(env, args).await,

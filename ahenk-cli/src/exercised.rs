@@ -21,6 +21,8 @@ const SHOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("device revoke", "tests/trust.rs"),
     ("account recover", "tests/trust.rs"),
     ("tui", "tests/tui.rs"),
+    ("vault decrypt", "tests/vault.rs"),
+    ("vault encrypt", "tests/vault.rs"),
     ("vault passphrase", "tests/vault.rs"),
     ("vault status", "tests/vault.rs"),
     ("metrics", "tests/health.rs"),

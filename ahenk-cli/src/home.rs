@@ -12,9 +12,10 @@ use std::sync::{Arc, OnceLock};
 use engine::identity::{Identity, SecretKey, hex};
 use store::DataKey;
 
+use crate::backend::in_use;
 use crate::config::{self, Config, Settings};
 use crate::error::{CliError, Kind, Result};
-use crate::{secrets, vault};
+use crate::{conversion, secrets, vault};
 
 /// Longest path of a Unix socket that every system takes, in bytes.
 const SOCKET_PATH_BYTES_MAX: usize = 100;
@@ -143,8 +144,12 @@ impl Home {
         path.try_exists().map_err(|error| CliError::io("read", &path, &error))
     }
 
-    /// An error unless there is a device here.
+    /// An error unless there is a device here. A change to an encrypted home or back that was cut off is ended first.
     pub(crate) fn require(&self) -> Result<()> {
+        if conversion::pending(self)? {
+            let _lock = self.try_lock("another command")?.ok_or_else(|| in_use(self))?;
+            conversion::recover(self)?;
+        }
         if self.initialised()? {
             return Ok(());
         }

@@ -13,6 +13,7 @@ mod backend;
 mod cli;
 mod commands;
 mod config;
+mod conversion;
 mod data;
 mod error;
 #[cfg(test)]

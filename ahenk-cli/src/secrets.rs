@@ -80,12 +80,22 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Writes a signing key to a new file, sealed if there is a key for that.
 pub(crate) fn write_key(path: &Path, key: &SecretKey, data: Option<&DataKey>) -> Result<()> {
+    write_key_beside(path, path, key, data)
+}
+
+/// Writes what is to stand in the file `path` to the new file `beside`.
+pub(crate) fn write_key_beside(
+    path: &Path,
+    beside: &Path,
+    key: &SecretKey,
+    data: Option<&DataKey>,
+) -> Result<()> {
     if let Some(data) = data {
         let sealed = hex(&vault::seal_key(data, path, key)?);
-        return write_private(path, format!("{SEALED_TITLE}{sealed}\n").as_bytes());
+        return write_private(beside, format!("{SEALED_TITLE}{sealed}\n").as_bytes());
     }
     let digits = Zeroizing::new(hex(&key.to_bytes()[..]));
-    write_private(path, Zeroizing::new(format!("{SECRET_TITLE}{}\n", *digits)).as_bytes())
+    write_private(beside, Zeroizing::new(format!("{SECRET_TITLE}{}\n", *digits)).as_bytes())
 }
 
 /// Reads a signing key. Where keys are sealed, one that is not was put there by somebody else.

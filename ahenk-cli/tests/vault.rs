@@ -5,6 +5,7 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use serde_json::json;
 use support::{Device, LISTEN, World};
@@ -186,4 +187,75 @@ fn another_passphrase_opens_what_was_written_and_backups_keep_that_of_their_time
     assert_eq!(other.json(&["get", "t", "r"]).json(), json!({ "n": 1 }));
     assert!(found(&other.home, b"ahenk vault 1").is_empty(), "a plain home keeps it plain");
     other.json(&["vault", "passphrase"]).error(3, "not-found");
+}
+
+#[test]
+fn a_home_is_encrypted_and_decrypted_afterwards_and_goes_on_as_it_was() {
+    let world = World::new();
+    let (device, other) = (world.founder("a"), world.device("b"));
+    device.start();
+    device.admit(&other);
+    device.run(&["put", TABLE, ROW, &format!("field_of_mine={VALUE}")]).ok();
+    device.set_passphrase(SECRET);
+    device.json(&["vault", "encrypt"]).error(6, "conflict");
+    device.run(&["stop"]).ok();
+    let before = device.json(&["status"]).json();
+    assert!(!found(&device.home, VALUE.as_bytes()).is_empty());
+    assert_eq!(device.json(&["vault", "status"]).json(), json!({ "encrypted": false }));
+    // What is too short is refused before anything is touched.
+    device.set_passphrase("short");
+    device.json(&["vault", "encrypt"]).error(2, "usage");
+    device.json(&["vault", "decrypt"]).error(6, "conflict");
+    device.set_passphrase(SECRET);
+    let encrypted = device.json(&["vault", "encrypt"]).json();
+    assert_eq!(encrypted, json!({ "encrypted": true, "left": [] }));
+    assert_eq!(device.json(&["vault", "status"]).json(), json!({ "encrypted": true }));
+    for known in [VALUE, ROW, TABLE, "field_of_mine"] {
+        assert_eq!(found(&device.home, known.as_bytes()), Vec::<PathBuf>::new(), "{known}");
+    }
+    device.json(&["vault", "encrypt"]).error(6, "conflict");
+    device.set_passphrase("not the passphrase");
+    device.json(&["get", TABLE, ROW]).error(9, "locked");
+    device.json(&["vault", "decrypt"]).error(9, "locked");
+    device.set_passphrase(SECRET);
+    assert_eq!(device.json(&["get", TABLE, ROW]).json(), json!({ "field_of_mine": VALUE }));
+    let after = device.json(&["status"]).json();
+    assert_eq!((&after["digest"], &after["device"]), (&before["digest"], &before["device"]));
+    // It is still an administrator, and its devices still know it.
+    device.start();
+    other.start();
+    device.run(&["put", TABLE, ROW, "n=2"]).ok();
+    device.run(&["sync"]).ok();
+    assert_eq!(other.json(&["get", TABLE, ROW]).json(), json!({ "field_of_mine": VALUE, "n": 2 }));
+    device.run(&["device", "promote", "b", "--yes"]).ok();
+    device.run(&["stop"]).ok();
+    assert_eq!(device.json(&["vault", "decrypt"]).json(), json!({ "encrypted": false, "left": [] }));
+    forget_passphrase(&device);
+    assert_eq!(device.json(&["get", TABLE, ROW]).json(), json!({ "field_of_mine": VALUE, "n": 2 }));
+    assert_eq!(device.json(&["vault", "status"]).json(), json!({ "encrypted": false }));
+    assert!(!device.home.join("vault.key").exists());
+}
+
+#[test]
+fn a_home_whose_conversion_is_killed_at_any_time_is_whole_and_the_next_command_tidies_it_up() {
+    let world = World::new();
+    let device = world.founder("a");
+    device.set_passphrase(SECRET);
+    device.run(&["put", TABLE, ROW, &format!("field_of_mine={VALUE}")]).ok();
+    let mut forms = std::collections::BTreeSet::new();
+    for round in 0..14 {
+        let encrypted = device.json(&["vault", "status"]).json()["encrypted"] == json!(true);
+        let convert = if encrypted { "decrypt" } else { "encrypt" };
+        let mut child = device.command(&["vault", convert]).stdout(Stdio::null()).spawn().expect("started");
+        std::thread::sleep(std::time::Duration::from_millis(60 * round));
+        // It may have ended.
+        let _ = child.kill();
+        child.wait().expect("ended");
+        assert_eq!(device.json(&["get", TABLE, ROW]).json(), json!({ "field_of_mine": VALUE }), "{round}");
+        let names: Vec<_> = files(&device.home);
+        assert!(!names.iter().any(|path| path.to_string_lossy().contains(".next")), "{names:?}");
+        assert!(!device.home.join("conversion").exists());
+        forms.insert(device.json(&["vault", "status"]).json()["encrypted"].to_string());
+    }
+    assert_eq!(forms.len(), 2, "some of them were not cut off");
 }

@@ -33,9 +33,9 @@ const ALLOCATIONS_REDB_MAX: f64 = 12.8;
 /// Bytes of frames for an operation.
 const WIRE_BYTES_MAX: f64 = 18.5;
 /// Writes of the disk for a batch of 1,000 operations.
-const DISK_WRITES_MAX: u64 = 17;
+const DISK_WRITES_MAX: u64 = 18;
 /// Bytes written to the disk for an operation.
-const DISK_BYTES_MAX: f64 = 190.0;
+const DISK_BYTES_MAX: f64 = 68.0;
 /// Syncs of the disk for ten batches.
 const DISK_SYNCS_MAX: u64 = 14;
 

@@ -188,8 +188,8 @@ impl Engine {
         has: &Knowledge,
         store: &impl StoreRead,
     ) -> Result<Option<Piece>, StoreError> {
-        let (mut commits, mut cut): (Vec<StoredCommit>, Option<(usize, Sig, usize, usize)>) =
-            (Vec::new(), None);
+        let mut commits = Vec::<StoredCommit>::new();
+        let mut cut: Option<(usize, Sig, usize, usize)> = None;
         let (mut bytes, mut cost, mut open) = (0, 0, true);
         // Where replicas answer each other a run is a commit or two: most of a long page would be read in vain.
         let mut page_commits = (likely + 8).min(self.config.batch_commits_max);

@@ -3,6 +3,7 @@
 //!
 //! Every function takes any bytes and panics only if Ahenk is at fault. Memory is bounded here, time by libFuzzer.
 
+mod addresses;
 mod codec;
 mod data;
 mod device;
@@ -20,12 +21,19 @@ mod tape;
 #[path = "../../transport-libp2p/src/frames.rs"]
 mod stream_frames;
 
-/// An allocation that would exceed this in all ends the process: a length that is believed before its bytes are there.
-const MEMORY_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Records of addresses, as `transport-libp2p` keeps them. Private there.
+#[allow(dead_code, unreachable_pub, reason = "a part of a library")]
+#[path = "../../transport-libp2p/src/whereabouts.rs"]
+mod whereabouts;
+
+/// An allocation that would exceed this in all ends the process: a length that is believed before its bytes are there, or a frame that
+/// takes more than its budget (32 MiB, twice that for dictionaries) and what stands around it.
+const MEMORY_BYTES_MAX: usize = 112 * 1024 * 1024;
 
 #[global_allocator]
 static MEMORY: cap::Cap<std::alloc::System> = cap::Cap::new(std::alloc::System, MEMORY_BYTES_MAX);
 
+pub use addresses::addresses_told;
 pub use codec::{certificate, commit, frame, inflate, knowledge, message};
 pub use files::{import, store_file};
 pub use pairing::{invitation, pairing};
@@ -36,7 +44,7 @@ pub use stream::sync_stream;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     ("frame", frame),
     ("inflate", inflate),
     ("message", message),
@@ -50,4 +58,5 @@ pub const TARGETS: [Target; 13] = [
     ("store_file", store_file),
     ("import", import),
     ("sync_stream", sync_stream),
+    ("addresses", addresses_told),
 ];

@@ -89,7 +89,7 @@ fn statements(seeds: &mut Vec<Seed>) {
 
 /// Random bytes are valid scripts; the fuzzer goes on from the useful ones.
 fn scripts(seeds: &mut Vec<Seed>) {
-    for target in ["member", "stranger", "pairing", "knowledge", "store_file"] {
+    for target in ["member", "stranger", "pairing", "knowledge", "store_file", "addresses"] {
         for n in 0..SCRIPTS {
             let mut seed = [0; 32];
             seed[..8].copy_from_slice(&n.to_be_bytes());

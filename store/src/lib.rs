@@ -5,6 +5,7 @@
 //! changed before it has been found whole (or as a clean end has left it), of this account and of a format known here; what is read from
 //! it is checked, and damage is an error, not a panic.
 
+mod chunk;
 mod encrypted;
 mod error;
 mod files;

@@ -1,25 +1,28 @@
 //! The log on disk: commits in chunks, by position, and an index of them by name.
 //!
-//! A chunk holds commits that were applied one after the other, in their canonical form. The index has an entry for each
-//! *stretch*: commits of one replica in one chunk whose sequence numbers follow each other.
+//! A chunk holds commits that were applied one after the other (`chunk` has its bytes), in parts that each fill a page. The
+//! index has an entry for each *stretch*: commits of one replica in one chunk whose sequence numbers follow each other.
+//! Small chunks, as single commits make them, are gathered into larger ones at a checkpoint.
 //! Invariants: chunks do not overlap, nor do stretches; each commit is in one chunk and in one stretch.
 
 use std::sync::Arc;
 
 use engine::codec::{DecodeError, Reader, Writer};
 use engine::commit::Commit;
-use engine::config::COMMIT_BYTES_MAX;
 use engine::identity::{AccountId, ReplicaId, Sig};
 use engine::store::{StoreError, StoredCommit};
-use redb::{ReadableTable, WriteTransaction};
+use redb::{AccessGuard, ReadableTable, WriteTransaction};
 
+use crate::chunk::{self, CHUNK_BYTES_MAX, Entry, Logged, Recent};
 use crate::error::{damaged, redb};
 use crate::names::{Names, replica_number};
-use crate::record::{dot_key, get_replica, split_dot_key, u64_key};
+use crate::record::{dot_key, split_dot_key};
 use crate::schema::{INDEX, LOG};
 
-/// A chunk is closed when it has so many bytes. Just below a power of two, because that is how redb gives room.
-const CHUNK_BYTES: usize = 63 * 1024;
+/// Bytes of a part of a chunk: what a page of redb holds beside the key. Larger values take a power of two of pages.
+const PART_BYTES: usize = 4_064;
+/// A chunk of fewer bytes is worth gathering with those beside it.
+const SMALL_BYTES: usize = PART_BYTES / 2;
 
 /// Anything that can be read as the table `log` or `index`.
 pub(crate) trait Readable: ReadableTable<&'static [u8], &'static [u8]> {}
@@ -29,64 +32,146 @@ impl<T: ReadableTable<&'static [u8], &'static [u8]>> Readable for T {}
 /// A table that is being written.
 type Table<'txn> = redb::Table<'txn, &'static [u8], &'static [u8]>;
 
-/// A commit in a chunk, not decoded yet.
-pub(crate) struct Entry<'a> {
-    pub(crate) position: u64,
-    pub(crate) sig: Option<Sig>,
-    pub(crate) commit: &'a [u8],
+/// The key of a part of the chunk that begins with a position.
+fn part_key(first: u64, part: u16) -> [u8; 10] {
+    let mut key = [0; 10];
+    key[..8].copy_from_slice(&first.to_be_bytes());
+    key[8..].copy_from_slice(&part.to_be_bytes());
+    key
 }
 
-impl Entry<'_> {
-    fn dot(&self) -> Result<(ReplicaId, u64), DecodeError> {
-        let mut reader = Reader::new(self.commit);
-        Ok((get_replica(&mut reader)?, reader.varint()?))
+fn split_part_key(key: &[u8]) -> Result<(u64, u16), StoreError> {
+    let mut reader = Reader::new(key);
+    let mut split = || {
+        let first = u64::from_be_bytes(reader.array()?);
+        let part = u16::from_be_bytes(reader.array()?);
+        reader.clone().finish()?;
+        Ok((first, part))
+    };
+    split().map_err(damaged("a chunk's key"))
+}
+
+/// The first position of a chunk, and its bytes.
+type Whole = (u64, Vec<u8>);
+
+/// Puts the parts of chunks together.
+struct Chunks<I> {
+    parts: I,
+    open: Option<Whole>,
+}
+
+type Part<'a> = Result<(AccessGuard<'a, &'static [u8]>, AccessGuard<'a, &'static [u8]>), redb::StorageError>;
+
+impl<'a, I: Iterator<Item = Part<'a>>> Chunks<I> {
+    fn new(parts: I) -> Chunks<I> {
+        Chunks { parts, open: None }
     }
 
-    fn decode(&self, account: &AccountId) -> Result<StoredCommit, StoreError> {
-        let commit = Commit::decode(self.commit, account).map_err(damaged("a commit"))?;
-        Ok(StoredCommit { position: self.position, commit, sig: self.sig })
+    fn advance(&mut self) -> Result<Option<Whole>, StoreError> {
+        let mut count = 1;
+        for part in self.parts.by_ref() {
+            let (key, value) = part.map_err(redb)?;
+            match (split_part_key(key.value())?, &mut self.open) {
+                ((first, 0), open) => {
+                    let next = (first, value.value().to_vec());
+                    if let Some(whole) = open.replace(next) {
+                        return Ok(Some(whole));
+                    }
+                }
+                ((first, part), Some((open, bytes))) if first == *open && usize::from(part) == count => {
+                    bytes.extend_from_slice(value.value());
+                    count += 1;
+                }
+                _ => return Err(StoreError::Corrupt("a part of a chunk of the log is missing".into())),
+            }
+        }
+        Ok(self.open.take())
     }
 }
 
-/// The entries of a chunk, in the order of their positions.
-struct Chunk<'a> {
-    reader: Reader<'a>,
-    next: u64,
-}
-
-impl<'a> Chunk<'a> {
-    fn new(first: u64, bytes: &'a [u8]) -> Chunk<'a> {
-        Chunk { reader: Reader::new(bytes), next: first }
-    }
-
-    fn read(&mut self) -> Result<Entry<'a>, DecodeError> {
-        let position = self.next.checked_add(self.reader.varint()?).ok_or(DecodeError::BadInteger)?;
-        let sig = match self.reader.u8()? {
-            0 => None,
-            1 => Some(Sig(self.reader.array()?)),
-            tag => return Err(DecodeError::UnknownTag(tag)),
-        };
-        let commit = self.reader.bytes(COMMIT_BYTES_MAX, "a commit")?;
-        self.next = position.checked_add(1).ok_or(DecodeError::BadInteger)?;
-        Ok(Entry { position, sig, commit })
-    }
-}
-
-impl<'a> Iterator for Chunk<'a> {
-    type Item = Result<Entry<'a>, StoreError>;
+impl<'a, I: Iterator<Item = Part<'a>>> Iterator for Chunks<I> {
+    type Item = Result<Whole, StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        (self.reader.remaining() > 0).then(|| self.read().map_err(damaged("a chunk of the log")))
+        self.advance().transpose()
     }
 }
 
-fn put_entry(writer: &mut Writer, gap: u64, sig: Option<&Sig>, commit: &[u8]) {
-    writer.varint(gap);
-    writer.u8(u8::from(sig.is_some()));
-    if let Some(sig) = sig {
-        writer.raw(&sig.0);
+/// The log as a reader or the writer sees it.
+pub(crate) struct Log<'a, T> {
+    pub(crate) table: T,
+    pub(crate) account: &'a AccountId,
+    pub(crate) recent: &'a Recent,
+}
+
+impl<T: Readable> Log<'_, T> {
+    fn decoded(&self, first: u64, bytes: &[u8]) -> Result<Arc<[Logged]>, StoreError> {
+        if let Some(commits) = self.recent.get(first) {
+            return Ok(commits);
+        }
+        let commits = decode(first, bytes, self.account)?.into();
+        self.recent.keep(first, &commits);
+        Ok(commits)
     }
-    writer.bytes(commit);
+
+    fn chunk(&self, first: u64) -> Result<Arc<[Logged]>, StoreError> {
+        match self.recent.get(first) {
+            Some(commits) => Ok(commits),
+            None => self.decoded(first, &bytes_of(&self.table, first)?),
+        }
+    }
+
+    /// Calls `with` for the commits from a position on, in order, until it says that it has enough.
+    fn for_each_from(
+        &self,
+        from_position: u64,
+        mut with: impl FnMut(&Logged) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        let first = chunk_before(&self.table, from_position)?.unwrap_or(from_position);
+        let parts = self.table.range::<&[u8]>(part_key(first, 0).as_slice()..).map_err(redb)?;
+        for whole in Chunks::new(parts) {
+            let (first, bytes) = whole?;
+            for logged in self.decoded(first, &bytes)?.iter() {
+                if logged.position >= from_position && !with(logged)? {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn decode(first: u64, bytes: &[u8], account: &AccountId) -> Result<Vec<Logged>, StoreError> {
+    chunk::decode(first, bytes, account).map_err(damaged("a chunk of the log"))
+}
+
+/// The last chunk that begins at or before a position.
+fn chunk_before(log: &impl Readable, position: u64) -> Result<Option<u64>, StoreError> {
+    let to = part_key(position, u16::MAX);
+    let before = log.range::<&[u8]>(..=to.as_slice()).map_err(redb)?.next_back();
+    before.map(|entry| Ok(split_part_key(entry.map_err(redb)?.0.value())?.0)).transpose()
+}
+
+fn bytes_of(log: &impl Readable, first: u64) -> Result<Vec<u8>, StoreError> {
+    let (from, to) = (part_key(first, 0), part_key(first, u16::MAX));
+    let parts = log.range::<&[u8]>(from.as_slice()..=to.as_slice()).map_err(redb)?;
+    let whole = Chunks::new(parts).next().transpose()?;
+    whole.map(|(_, bytes)| bytes).ok_or_else(|| StoreError::Corrupt("a chunk of the log is missing".into()))
+}
+
+fn put_chunk(log: &mut Table<'_>, first: u64, entries: &[Entry<'_>]) -> Result<(), StoreError> {
+    let bytes = chunk::encode(first, entries);
+    for (part, bytes) in (0..).zip(bytes.chunks(PART_BYTES)) {
+        log.insert(part_key(first, part).as_slice(), bytes).map_err(redb)?;
+    }
+    Ok(())
+}
+
+fn remove_chunk(log: &mut Table<'_>, first: u64, bytes: &[u8]) -> Result<(), StoreError> {
+    for (part, _) in (0..).zip(bytes.chunks(PART_BYTES)) {
+        log.remove(part_key(first, part).as_slice()).map_err(redb)?;
+    }
+    Ok(())
 }
 
 /// An entry of the index: commits of one replica from a sequence number on, in one chunk.
@@ -135,7 +220,31 @@ fn stretch_at(index: &impl Readable, replica: u32, seq: u64) -> Result<Option<St
     Stretch::read(key.value(), value.value()).map(Some)
 }
 
-/// Appends commits, the first of which takes a position. Refuses a commit that the log has. Returns the bytes written.
+/// The stretches of a chunk, in the order of their first commits.
+fn stretches<'a>(
+    chunk: u64,
+    commits: impl Iterator<Item = &'a Commit>,
+    names: &mut Arc<Names>,
+) -> Vec<Stretch> {
+    let mut stretches = Vec::<Stretch>::new();
+    let mut last: Option<(ReplicaId, u32)> = None;
+    for commit in commits {
+        let (of, seq) = (commit.dot.replica, commit.dot.seq);
+        let replica = match last {
+            Some((last, number)) if last == of => number,
+            _ => replica_number(names, &of),
+        };
+        last = Some((of, replica));
+        match stretches.iter_mut().rfind(|stretch| stretch.replica == replica) {
+            Some(stretch) if stretch.end() == seq => stretch.count += 1,
+            _ => stretches.push(Stretch { replica, first: seq, count: 1, chunk }),
+        }
+    }
+    stretches
+}
+
+/// Appends commits, the first of which takes a position. Refuses a commit that the log has. Returns the bytes that they
+/// have in their canonical form.
 pub(crate) fn append(
     txn: &WriteTransaction,
     position: u64,
@@ -147,33 +256,29 @@ pub(crate) fn append(
     }
     let mut log = txn.open_table(LOG).map_err(redb)?;
     let mut index = txn.open_table(INDEX).map_err(redb)?;
-    let (mut chunk, mut first, mut written) = (Writer::new(), position, 0);
-    let (mut stretches, mut encoded) = (Vec::<Stretch>::new(), Writer::new());
+    let mut put = |entries: &[Entry<'_>]| {
+        let Some(first) = entries.first().map(|entry| entry.position) else { return Ok(()) };
+        put_chunk(&mut log, first, entries)?;
+        add_stretches(&mut index, stretches(first, entries.iter().map(|entry| entry.commit), names))
+    };
+    let (mut entries, mut bytes, mut all) = (Vec::new(), 0, 0);
     for (position, (commit, sig)) in (position..).zip(commits) {
-        encoded.clear();
-        commit.encode_to(&mut encoded);
-        if !chunk.is_empty() && chunk.len() + encoded.len() > CHUNK_BYTES {
-            let bytes = std::mem::take(&mut chunk).into_bytes();
-            log.insert(first.to_be_bytes().as_slice(), bytes.as_slice()).map_err(redb)?;
-            written += bytes.len() as u64;
-            add_stretches(&mut index, &mut stretches)?;
-            first = position;
+        let more = commit.encoded_len();
+        if bytes + more > CHUNK_BYTES_MAX {
+            put(&entries)?;
+            entries.clear();
+            bytes = 0;
         }
-        put_entry(&mut chunk, 0, sig.as_ref(), encoded.as_bytes());
-        let (replica, seq) = (replica_number(names, &commit.dot.replica), commit.dot.seq);
-        match stretches.iter_mut().rfind(|stretch| stretch.replica == replica) {
-            Some(stretch) if stretch.end() == seq => stretch.count += 1,
-            _ => stretches.push(Stretch { replica, first: seq, count: 1, chunk: first }),
-        }
+        entries.push(Entry { position, commit, sig: sig.as_ref() });
+        bytes += more;
+        all += more as u64;
     }
-    let bytes = chunk.into_bytes();
-    log.insert(first.to_be_bytes().as_slice(), bytes.as_slice()).map_err(redb)?;
-    add_stretches(&mut index, &mut stretches)?;
-    Ok(written + bytes.len() as u64)
+    put(&entries)?;
+    Ok(all)
 }
 
-fn add_stretches(index: &mut Table<'_>, stretches: &mut Vec<Stretch>) -> Result<(), StoreError> {
-    for stretch in stretches.drain(..) {
+fn add_stretches(index: &mut Table<'_>, stretches: Vec<Stretch>) -> Result<(), StoreError> {
+    for stretch in stretches {
         // Stretches do not overlap, so only the last that begins before this one's end could.
         let before = stretch_at(index, stretch.replica, stretch.end() - 1)?;
         if before.is_some_and(|before| before.end() > stretch.first) {
@@ -183,6 +288,77 @@ fn add_stretches(index: &mut Table<'_>, stretches: &mut Vec<Stretch>) -> Result<
         index.insert(key.as_slice(), stretch.value().as_slice()).map_err(redb)?;
     }
     Ok(())
+}
+
+/// Gathers small chunks from a position on that lie beside each other. Says whether there were any.
+pub(crate) fn gather(
+    txn: &WriteTransaction,
+    account: &AccountId,
+    from_position: u64,
+    names: &mut Arc<Names>,
+) -> Result<bool, StoreError> {
+    let mut log = txn.open_table(LOG).map_err(redb)?;
+    let mut index = txn.open_table(INDEX).map_err(redb)?;
+    let mut gathered = false;
+    let mut put = |log: &mut Table<'_>, chunks: &mut Vec<(u64, Vec<Logged>)>| {
+        if chunks.len() > 1 {
+            join(log, &mut index, chunks, names)?;
+            gathered = true;
+        }
+        chunks.clear();
+        Ok::<_, StoreError>(())
+    };
+    let (mut beside, mut bytes) = (Vec::<(u64, Vec<Logged>)>::new(), 0);
+    for small in small_chunks(&log, from_position)? {
+        let Some(first) = small else {
+            put(&mut log, &mut beside)?;
+            bytes = 0;
+            continue;
+        };
+        let commits = decode(first, &bytes_of(&log, first)?, account)?;
+        let more = commits.iter().map(|commit| commit.bytes).sum::<usize>();
+        if bytes + more > CHUNK_BYTES_MAX {
+            put(&mut log, &mut beside)?;
+            bytes = 0;
+        }
+        beside.push((first, commits));
+        bytes += more;
+    }
+    put(&mut log, &mut beside)?;
+    Ok(gathered)
+}
+
+/// The small chunks from a position on, in order; `None` where others lie between.
+fn small_chunks(log: &impl Readable, from_position: u64) -> Result<Vec<Option<u64>>, StoreError> {
+    let mut found: Vec<Option<u64>> = Vec::new();
+    for entry in log.range::<&[u8]>(part_key(from_position, 0).as_slice()..).map_err(redb)? {
+        let (key, value) = entry.map_err(redb)?;
+        match split_part_key(key.value())? {
+            (first, 0) if value.value().len() < SMALL_BYTES => found.push(Some(first)),
+            _ if found.last().is_some_and(Option::is_some) => found.push(None),
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+/// Makes one chunk of several that follow each other.
+fn join(
+    log: &mut Table<'_>,
+    index: &mut Table<'_>,
+    chunks: &[(u64, Vec<Logged>)],
+    names: &mut Arc<Names>,
+) -> Result<(), StoreError> {
+    let Some((first, _)) = chunks.first() else { return Ok(()) };
+    for (chunk, commits) in chunks {
+        log.remove(part_key(*chunk, 0).as_slice()).map_err(redb)?;
+        for stretch in stretches(*chunk, commits.iter().map(|logged| &logged.commit), names) {
+            index.remove(dot_key(stretch.replica, stretch.first).as_slice()).map_err(redb)?;
+        }
+    }
+    let commits = || chunks.iter().flat_map(|(_, commits)| commits);
+    put_chunk(log, *first, &commits().map(Logged::entry).collect::<Vec<_>>())?;
+    add_stretches(index, stretches(*first, commits().map(|logged| &logged.commit), names))
 }
 
 /// What becomes of a commit in a chunk that is rewritten.
@@ -230,28 +406,25 @@ pub(crate) fn cut_stretches(
 /// Rewrites a chunk, or removes it if nothing stays.
 pub(crate) fn rewrite(
     log: &mut Table<'_>,
+    account: &AccountId,
     chunk: u64,
-    mut fate: impl FnMut(ReplicaId, u64, &Entry<'_>) -> Result<Fate, StoreError>,
+    mut fate: impl FnMut(&Logged) -> Result<Fate, StoreError>,
 ) -> Result<(), StoreError> {
-    let key = chunk.to_be_bytes();
-    let bytes = log.remove(key.as_slice()).map_err(redb)?.map(|value| value.value().to_vec());
-    let bytes = bytes.ok_or_else(|| StoreError::Corrupt("a chunk of the log is missing".into()))?;
-    let (mut written, mut next) = (Writer::new(), chunk);
-    for entry in Chunk::new(chunk, &bytes) {
-        let entry = entry?;
-        let (replica, seq) = entry.dot().map_err(damaged("a commit"))?;
-        let sig = match fate(replica, seq, &entry)? {
+    let bytes = bytes_of(log, chunk)?;
+    let mut stay = Vec::new();
+    for mut logged in decode(chunk, &bytes, account)? {
+        match fate(&logged)? {
             Fate::Goes => continue,
-            Fate::Signed(sig) => Some(sig),
-            Fate::Stays => entry.sig,
-        };
-        put_entry(&mut written, entry.position - next, sig.as_ref(), entry.commit);
-        next = entry.position + 1;
+            Fate::Signed(sig) => logged.sig = Some(sig),
+            Fate::Stays => {}
+        }
+        stay.push(logged);
     }
-    if !written.is_empty() {
-        log.insert(key.as_slice(), written.into_bytes().as_slice()).map_err(redb)?;
+    remove_chunk(log, chunk, &bytes)?;
+    if stay.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    put_chunk(log, chunk, &stay.iter().map(Logged::entry).collect::<Vec<_>>())
 }
 
 /// What bounds a read of a replica's commits.
@@ -265,9 +438,8 @@ pub(crate) struct Limits {
 
 /// Commits of a replica from a sequence number on, ascending.
 pub(crate) fn commits(
-    log: &impl Readable,
+    log: &Log<'_, impl Readable>,
     index: &impl Readable,
-    account: &AccountId,
     (replica, number): (&ReplicaId, u32),
     from_seq: u64,
     limits: Limits,
@@ -278,24 +450,20 @@ pub(crate) fn commits(
     for entry in index.range(from.as_slice()..=to.as_slice()).map_err(redb)? {
         let (key, value) = entry.map_err(redb)?;
         let stretch = Stretch::read(key.value(), value.value())?;
-        let from = from_seq.max(stretch.first);
-        if from >= stretch.end() {
+        let mut next = from_seq.max(stretch.first);
+        if next >= stretch.end() {
             continue;
         }
-        let chunk = log.get(stretch.chunk.to_be_bytes().as_slice()).map_err(redb)?;
-        let chunk = chunk.ok_or_else(|| StoreError::Corrupt("a chunk of the log is missing".into()))?;
-        let mut next = from;
-        for entry in Chunk::new(stretch.chunk, chunk.value()) {
+        for logged in log.chunk(stretch.chunk)?.iter() {
             if found.len() == limits.commits_max || (bytes >= limits.bytes_max && !found.is_empty()) {
                 return Ok(found);
             }
             if next == stretch.end() {
                 break;
             }
-            let entry = entry?;
-            if entry.dot().map_err(damaged("a commit"))? == (*replica, next) {
-                bytes += entry.commit.len();
-                found.push(entry.decode(account)?);
+            if logged.commit.dot.seq == next && logged.commit.dot.replica == *replica {
+                bytes += logged.bytes;
+                found.push(logged.stored());
                 next += 1;
             }
         }
@@ -308,57 +476,32 @@ pub(crate) fn commits(
 
 /// Up to `limit` commits from a position on, in the order of application.
 pub(crate) fn applied(
-    log: &impl Readable,
-    account: &AccountId,
+    log: &Log<'_, impl Readable>,
     from_position: u64,
     limit: usize,
 ) -> Result<Vec<StoredCommit>, StoreError> {
     let mut found = Vec::new();
-    for_each_from(log, from_position, |entry| {
+    log.for_each_from(from_position, |logged| {
         if found.len() == limit {
             return Ok(false);
         }
-        found.push(entry.decode(account)?);
+        found.push(logged.stored());
         Ok(true)
     })?;
     Ok(found)
 }
 
-/// Calls `with` for the commits from a position on and their positions, in order.
+/// Calls `with` for the commits from a position on, in order. Returns the bytes that they have in their canonical form.
 pub(crate) fn replay(
-    log: &impl Readable,
-    account: &AccountId,
+    log: &Log<'_, impl Readable>,
     from_position: u64,
     mut with: impl FnMut(&Commit) -> Result<(), StoreError>,
 ) -> Result<u64, StoreError> {
     let mut bytes = 0;
-    for_each_from(log, from_position, |entry| {
-        bytes += entry.commit.len() as u64;
-        with(&entry.decode(account)?.commit)?;
+    log.for_each_from(from_position, |logged| {
+        bytes += logged.bytes as u64;
+        with(&logged.commit)?;
         Ok(true)
     })?;
     Ok(bytes)
-}
-
-fn for_each_from(
-    log: &impl Readable,
-    from_position: u64,
-    mut with: impl FnMut(&Entry<'_>) -> Result<bool, StoreError>,
-) -> Result<(), StoreError> {
-    let key = from_position.to_be_bytes();
-    let before = log.range::<&[u8]>(..=key.as_slice()).map_err(redb)?.next_back();
-    let first = match before {
-        Some(entry) => u64_key(entry.map_err(redb)?.0.value())?,
-        None => from_position,
-    };
-    for entry in log.range::<&[u8]>(first.to_be_bytes().as_slice()..).map_err(redb)? {
-        let (key, chunk) = entry.map_err(redb)?;
-        for entry in Chunk::new(u64_key(key.value())?, chunk.value()) {
-            let entry = entry?;
-            if entry.position >= from_position && !with(&entry)? {
-                return Ok(());
-            }
-        }
-    }
-    Ok(())
 }

@@ -7,6 +7,7 @@ use engine::identity::{AccountId, Dot, Sig};
 use engine::store::{Batch, Quarantined, StoreError, StoredCommit};
 use redb::{ReadableTable as _, WriteTransaction};
 
+use crate::chunk::Logged;
 use crate::error::{damaged, redb};
 use crate::log::{self, Fate};
 use crate::names::Names;
@@ -34,15 +35,15 @@ fn get_dot(reader: &mut Reader<'_>) -> Result<Dot, engine::codec::DecodeError> {
 }
 
 /// The dot of the commit that retracted it; its position; its signature, if there is one; the commit.
-fn record(because: &Dot, entry: &log::Entry<'_>) -> Vec<u8> {
+fn record(because: &Dot, logged: &Logged) -> Vec<u8> {
     let mut writer = Writer::new();
     writer.raw(&key(because));
-    writer.raw(&entry.position.to_be_bytes());
-    writer.u8(u8::from(entry.sig.is_some()));
-    if let Some(sig) = &entry.sig {
+    writer.raw(&logged.position.to_be_bytes());
+    writer.u8(u8::from(logged.sig.is_some()));
+    if let Some(sig) = &logged.sig {
         writer.raw(&sig.0);
     }
-    writer.raw(entry.commit);
+    logged.commit.encode_to(&mut writer);
     writer.into_bytes()
 }
 
@@ -77,7 +78,12 @@ pub(crate) fn concerns(batch: &Batch) -> bool {
 }
 
 /// Writes signatures, retractions and releases.
-pub(crate) fn write(txn: &WriteTransaction, batch: &Batch, names: &Names) -> Result<(), StoreError> {
+pub(crate) fn write(
+    txn: &WriteTransaction,
+    account: &AccountId,
+    batch: &Batch,
+    names: &Names,
+) -> Result<(), StoreError> {
     let mut log = txn.open_table(LOG).map_err(redb)?;
     let mut index = txn.open_table(INDEX).map_err(redb)?;
     let mut quarantine = txn.open_table(QUARANTINE).map_err(redb)?;
@@ -86,21 +92,22 @@ pub(crate) fn write(txn: &WriteTransaction, batch: &Batch, names: &Names) -> Res
         let chunk = number.map(|number| log::chunk_of(&index, number, dot.seq)).transpose()?.flatten();
         let chunk = chunk
             .ok_or_else(|| StoreError::Corrupt("a batch signs a commit that is not in the log".into()))?;
-        log::rewrite(&mut log, chunk, |replica, seq, _| {
-            Ok(if (replica, seq) == (dot.replica, dot.seq) { Fate::Signed(*sig) } else { Fate::Stays })
+        log::rewrite(&mut log, account, chunk, |logged| {
+            Ok(if logged.commit.dot == *dot { Fate::Signed(*sig) } else { Fate::Stays })
         })?;
     }
     for retraction in &batch.retractions {
         let Some(number) = names.replicas.number(&retraction.replica) else { continue };
         for chunk in log::cut_stretches(&mut index, number, retraction.from_seq)? {
-            log::rewrite(&mut log, chunk, |replica, seq, entry| {
-                if replica != retraction.replica || seq < retraction.from_seq {
+            log::rewrite(&mut log, account, chunk, |logged| {
+                let dot = logged.commit.dot;
+                if dot.replica != retraction.replica || dot.seq < retraction.from_seq {
                     return Ok(Fate::Stays);
                 }
-                let (dot, record) = (Dot { replica, seq }, record(&retraction.because, entry));
+                let record = record(&retraction.because, logged);
                 let mut at = key(&dot);
                 if quarantine.get(at.as_slice()).map_err(redb)?.is_some() {
-                    at = another_key(&dot, entry.position);
+                    at = another_key(&dot, logged.position);
                 }
                 quarantine.insert(at.as_slice(), record.as_slice()).map_err(redb)?;
                 Ok(Fate::Goes)

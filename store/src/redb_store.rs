@@ -17,6 +17,7 @@ use engine::store::{
 };
 use redb::{Database, ReadableTable, WriteTransaction};
 
+use crate::chunk::Recent;
 use crate::error::{io_error, redb, reopening};
 use crate::key::DataKey;
 use crate::limits::StoreOptions;
@@ -24,9 +25,7 @@ use crate::log::{self, Limits};
 use crate::names::{self, Names, replica_number, table_number};
 use crate::quarantine;
 use crate::record;
-use crate::schema::{
-    CONFLICTS, HEADS, INDEX, LOCAL, LOG, MEMBERS, META, META_STATE, QUARANTINE, ROWS, State,
-};
+use crate::schema::{CONFLICTS, HEADS, INDEX, LOCAL, MEMBERS, META, META_STATE, QUARANTINE, ROWS, State};
 use crate::view::{self, Open, View};
 
 /// Bytes of the log after the last checkpoint. A checkpoint keeps it below this, because it is replayed when the
@@ -223,12 +222,12 @@ impl StoreRead for RedbStore {
         let view = self.view()?;
         let Some(number) = view.names.replicas.number(replica) else { return Ok(Vec::new()) };
         let limits = Limits { commits_max, bytes_max };
-        let (log, index) = (view.table(LOG)?, view.table(INDEX)?);
-        log::commits(&log, &index, &self.account, (replica, number), from_seq, limits)
+        let (log, index) = (view.log(&self.account)?, view.table(INDEX)?);
+        log::commits(&log, &index, (replica, number), from_seq, limits)
     }
 
     fn applied(&self, from_position: u64, limit: usize) -> Result<Vec<StoredCommit>, StoreError> {
-        log::applied(&self.view()?.table(LOG)?, &self.account, from_position, limit)
+        log::applied(&self.view()?.log(&self.account)?, from_position, limit)
     }
 
     fn conflicts(&self, from_id: u64, limit: usize) -> Result<Vec<Conflict>, StoreError> {
@@ -272,6 +271,8 @@ struct Writing {
     before: Arc<View>,
     names: Arc<Names>,
     state: State,
+    /// Chunks of the log as it will be.
+    recent: Arc<Recent>,
 }
 
 impl RedbStore {
@@ -279,18 +280,18 @@ impl RedbStore {
     fn begin(&self) -> Result<Writing, StoreError> {
         let (db, before) = self.with(|open| (open.db.clone(), open.view.clone()))?;
         let txn = db.begin_write().map_err(redb)?;
-        let (names, state) = (before.names.clone(), before.state);
-        Ok(Writing { txn, db, before, names, state })
+        let (names, state, recent) = (before.names.clone(), before.state, before.recent.clone());
+        Ok(Writing { txn, db, before, names, state, recent })
     }
 
     /// Makes it durable and shows it to readers, together with what becomes of the pending rows.
     fn commit(&self, writing: Writing, pending: impl FnOnce(&mut Open)) -> Result<(), StoreError> {
-        let Writing { txn, db, before, names, state } = writing;
+        let Writing { txn, db, before, names, state, recent } = writing;
         names::save(&txn, &before.names, &names)?;
         let bytes = state.encode();
         txn.open_table(META).map_err(redb)?.insert(META_STATE, bytes.as_slice()).map_err(redb)?;
         txn.commit().map_err(redb)?;
-        let view = Arc::new(View::new(&db, names, state)?);
+        let view = Arc::new(View::new(&db, names, state, recent)?);
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         let open = open.as_mut().ok_or_else(closed)?;
         open.view = view;
@@ -306,7 +307,8 @@ impl RedbStore {
         self.commit(writing, Open::forget_pending)
     }
 
-    /// Writes the rows that wait, and then those of a batch that is being applied.
+    /// Writes the rows that wait, and then those of a batch that is being applied. Gathers what the log has grown by since
+    /// the last checkpoint.
     fn write_checkpoint(&self, writing: &mut Writing, batch: &Batch) -> Result<(), StoreError> {
         let mut rows = writing.txn.open_table(ROWS).map_err(redb)?;
         self.with(|open| write_rows(&mut rows, open.pending.iter(), &mut writing.names))??;
@@ -314,6 +316,10 @@ impl RedbStore {
         let new: Vec<_> =
             batch.rows.iter().map(|((table, row), state)| (table_number(names, table), row, state)).collect();
         write_rows(&mut rows, new.into_iter(), &mut writing.names)?;
+        let from = writing.state.checkpoint + 1;
+        if log::gather(&writing.txn, &self.account, from, &mut writing.names)? {
+            writing.recent = Arc::default();
+        }
         writing.state.checkpoint = writing.state.position;
         Ok(())
     }
@@ -348,13 +354,14 @@ impl Store for RedbStore {
         }
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut writing = self.begin()?;
-        let Writing { txn, names, state, .. } = &mut writing;
+        let Writing { txn, names, state, recent, .. } = &mut writing;
         if state.position.checked_add(1) != Some(batch.position) {
             return Err(StoreError::Corrupt("a batch does not continue the log".into()));
         }
         let bytes = log::append(txn, batch.position, &batch.commits, names)?;
         if quarantine::concerns(batch) {
-            quarantine::write(txn, batch, names)?;
+            quarantine::write(txn, &self.account, batch, names)?;
+            *recent = Arc::default();
         }
         write_knowledge(txn, batch, names)?;
         write_conflicts(txn, batch, names)?;

@@ -12,8 +12,9 @@ use engine::row::RowState;
 use engine::store::{RowRange, StoreError};
 use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase};
 
+use crate::chunk::Recent;
 use crate::error::redb;
-use crate::log;
+use crate::log::{self, Log};
 use crate::names::{self, Names};
 use crate::pending::Pending;
 use crate::record;
@@ -27,12 +28,24 @@ pub(crate) struct View {
     rows: OnceLock<Table>,
     pub(crate) names: Arc<Names>,
     pub(crate) state: State,
+    /// Chunks of its log. Another state has the same, unless one of the log's chunks was rewritten in between.
+    pub(crate) recent: Arc<Recent>,
 }
 
 impl View {
-    /// The newest durable state. `names` and `state` are those of the batch that was just committed.
-    pub(crate) fn new(db: &Database, names: Arc<Names>, state: State) -> Result<View, StoreError> {
-        Ok(View { txn: db.begin_read().map_err(redb)?, rows: OnceLock::new(), names, state })
+    /// The newest durable state. `names`, `state` and `recent` are those of the batch that was just committed.
+    pub(crate) fn new(
+        db: &Database,
+        names: Arc<Names>,
+        state: State,
+        recent: Arc<Recent>,
+    ) -> Result<View, StoreError> {
+        Ok(View { txn: db.begin_read().map_err(redb)?, rows: OnceLock::new(), names, state, recent })
+    }
+
+    /// Its log, of the account.
+    pub(crate) fn log<'a>(&'a self, account: &'a AccountId) -> Result<Log<'a, Table>, StoreError> {
+        Ok(Log { table: self.table(LOG)?, account, recent: &self.recent })
     }
 
     pub(crate) fn table(&self, definition: Definition) -> Result<Table, StoreError> {
@@ -83,7 +96,7 @@ impl Open {
         let table = |definition| txn.open_table(definition).map_err(redb);
         let names = Arc::new(names::load(&table(REPLICAS)?, &table(TABLES)?)?);
         let state = schema::state(&table(META)?)?;
-        let view = View { txn, rows: OnceLock::new(), names, state };
+        let view = View { txn, rows: OnceLock::new(), names, state, recent: Arc::default() };
         let (pending, tail_bytes) = replay(&view, account)?;
         Ok(Open { view: Arc::new(view), pending, tail_bytes, db: Arc::new(db) })
     }
@@ -103,8 +116,7 @@ fn replay(view: &View, account: &AccountId) -> Result<(Pending, u64), StoreError
     if view.state.checkpoint == view.state.position {
         return Ok((pending, 0));
     }
-    let log = view.table(LOG)?;
-    let bytes = log::replay(&log, account, view.state.checkpoint + 1, |commit| {
+    let bytes = log::replay(&view.log(account)?, view.state.checkpoint + 1, |commit| {
         for op in &commit.ops {
             let number = view.names.tables.number(&op.table);
             let newer = number.and_then(|number| pending.take(number, &op.row));

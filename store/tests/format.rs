@@ -8,7 +8,7 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use common::{account, batch, batches_held, history_to, open};
-use engine::codec::Writer;
+use engine::codec::{Reader, Writer};
 use engine::commit::{Stamp, hash_commit};
 use engine::identity::{DeviceId, ReplicaId, hex};
 use engine::name::{FieldName, RowKey, TableName};
@@ -16,6 +16,7 @@ use engine::store::contract::{History, state_follows_from_log};
 use engine::store::{Batch, Conflict, Recovered, Store, StoreRead};
 use engine::testing::test_identity;
 use engine::value::Value;
+use engine::wire::deflate::inflate;
 use store::{FORMAT, RedbStore};
 
 const BATCHES: u64 = 8;
@@ -24,7 +25,7 @@ const TAIL_BYTES: u64 = 3_000;
 const KEEP: &str = "AHENK_WRITE_FIXTURE";
 
 fn fixture(kind: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-3").with_extension(kind)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-4").with_extension(kind)
 }
 
 fn conflicts(history: &History) -> Vec<Conflict> {
@@ -114,11 +115,11 @@ fn summary(store: &RedbStore) -> String {
 }
 
 #[test]
-fn the_fixture_of_format_3_reads_exactly_and_can_be_written() {
+fn the_fixture_of_format_4_reads_exactly_and_can_be_written() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("db");
     fs::copy(fixture("redb"), &path).expect("a copy of the fixture");
-    let store = open(&path).expect("format 3 opens");
+    let store = open(&path).expect("format 4 opens");
     assert_eq!(summary(&store), fs::read_to_string(fixture("txt")).expect("its summary"));
     let recovered = store.recover().expect("recovered");
     assert_eq!(recovered.replica, None, "a copy is a new life");
@@ -137,14 +138,14 @@ fn the_fixture_of_format_3_reads_exactly_and_can_be_written() {
 
 #[test]
 fn the_fixture_of_this_format_can_be_written_anew() {
-    assert_eq!(FORMAT, 3, "a new format needs its own fixture");
+    assert_eq!(FORMAT, 4, "a new format needs its own fixture");
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("db");
     write(&path);
     if let Some(keep) = std::env::var_os(KEEP).map(PathBuf::from) {
-        fs::copy(&path, keep.join("format-3.redb")).expect("kept");
+        fs::copy(&path, keep.join("format-4.redb")).expect("kept");
         let summary = summary(&open(&path).expect("it opens"));
-        fs::write(keep.join("format-3.txt"), summary).expect("kept");
+        fs::write(keep.join("format-4.txt"), summary).expect("kept");
     }
     let store = open(&path).expect("it opens");
     assert_eq!(batches_held(&store), BATCHES);
@@ -153,8 +154,8 @@ fn the_fixture_of_this_format_can_be_written_anew() {
 
 /// The meaning of bytes is fixed, whatever redb or this code become.
 #[test]
-fn records_of_format_3_have_the_bytes_that_the_specification_gives() {
-    use redb::{ReadableDatabase, TableDefinition};
+fn records_of_format_4_have_the_bytes_that_the_specification_gives() {
+    use redb::{ReadableDatabase, ReadableTable, TableDefinition};
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("db");
     fs::copy(fixture("redb"), &path).expect("a copy of the fixture");
@@ -164,21 +165,44 @@ fn records_of_format_3_have_the_bytes_that_the_specification_gives() {
         let table = txn.open_table(TableDefinition::<&[u8], &[u8]>::new(table)).expect("a table");
         table.get(key).expect("a read").expect("an entry").value().to_vec()
     };
-    assert_eq!(get("meta", b"format"), [0, 0, 0, 3]);
+    assert_eq!(get("meta", b"format"), [0, 0, 0, 4]);
     assert_eq!(get("meta", b"account"), account().0);
     // The state: a replica follows (24 bytes), clock, digest, next conflict, position, checkpoint.
     let state = get("meta", b"state");
     assert_eq!((state[0], state.len()), (1, 1 + 24 + 8 + 16 + 3), "{state:?}");
     let [position, checkpoint] = [state[state.len() - 2], state[state.len() - 1]];
     assert!(0 < checkpoint && checkpoint < position && position < 128, "{state:?}");
-    // The first chunk: its first commit leaves no position out, is signed, and is behind its length.
-    let chunk = get("log", &[0, 0, 0, 0, 0, 0, 0, 1]);
-    assert_eq!(chunk[..2], [0, 1]);
+    let log: Vec<(Vec<u8>, Vec<u8>)> = {
+        let table = txn.open_table(TableDefinition::<&[u8], &[u8]>::new("log")).expect("a table");
+        let entry = |entry: Result<(redb::AccessGuard<'_, _>, redb::AccessGuard<'_, &[u8]>), _>| {
+            let (key, value) = entry.expect("an entry");
+            let key: &[u8] = key.value();
+            (key.to_vec(), value.value().to_vec())
+        };
+        table.iter().expect("the log").map(entry).collect()
+    };
+    // A checkpoint has gathered what came before it: by columns, deflated, in parts. Nothing is left out.
+    let keys: Vec<&[u8]> = log.iter().map(|(key, _)| &key[..]).collect();
+    assert_eq!(keys[0], [0, 0, 0, 0, 0, 0, 0, 1, 0, 0]);
+    let parts = log.iter().filter(|(key, _)| key[..8] == keys[0][..8]);
+    let chunk: Vec<u8> = parts.flat_map(|(_, part)| part.clone()).collect();
+    let mut reader = Reader::new(&chunk);
+    assert_eq!(reader.u8(), Ok(2));
+    let length = reader.varint().expect("a length") as usize;
+    let body = inflate(reader.raw(reader.remaining()).expect("the rest"), length).expect("it inflates");
+    assert!(body[0] == 0 && (1..128).contains(&body[1]), "no gaps, some signatures: {:?}", &body[..2]);
+    // A chunk by rows: its first commit leaves no position out, is signed, and is behind its length.
+    let by_rows = log.iter().rfind(|(key, chunk)| key[9] == 0 && chunk[..3] == [0, 0, 1]);
+    let (key, chunk) = by_rows.expect("a chunk by rows");
+    let replica = (0u8..3).map(|number| get("replicas", &[0, 0, 0, number]));
+    let start = if chunk[67] < 128 { 68 } else { 69 };
+    let number = replica.clone().position(|replica| replica == chunk[start..start + 24]);
+    let number = number.expect("the commit starts with its replica") as u8;
+    let seq = chunk[start + 24];
+    let index = get("index", &[0, 0, 0, number, 0, 0, 0, 0, 0, 0, 0, seq]);
+    assert_eq!(index[..8], key[..8], "it is in the chunk that begins with its position");
     let index = get("index", &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
     assert_eq!(index[..8], [0, 0, 0, 0, 0, 0, 0, 1], "replica 0, sequence number 1: in the first chunk");
-    let replica = get("replicas", &[0; 4]);
-    let start = if chunk[66] < 128 { 67 } else { 68 };
-    assert_eq!(chunk[start..start + 24], replica, "the commit starts with its replica");
     assert_eq!(get("local", b"addresses"), b"/ip4/192.0.2.1");
     let store = {
         drop(txn);

@@ -26,8 +26,11 @@ fn record(secret: u8, at_ms: u64, addresses: &[&str]) -> Json {
 const AT_MS: u64 = 1_700_000_000_000;
 const FEW: [&str; 2] = ["/ip4/192.0.2.7/udp/4001/quic-v1", "/ip6/2001:db8::7/tcp/4001"];
 
-/// Records and messages that must be refused, and why.
-fn refused() -> (Vec<(&'static str, Vec<u8>)>, Vec<(&'static str, Vec<u8>)>) {
+/// Bytes that must be refused, and why.
+type Refused = Vec<(&'static str, Vec<u8>)>;
+
+/// Such records, and such messages.
+fn refused() -> (Refused, Refused) {
     let good = made(SECRETS[0], AT_MS, &FEW);
     let changed = |at: usize, to: u8| {
         let mut bad = good.clone();

@@ -56,6 +56,7 @@
 //!                                              map: its canonical form, tag included
 //! shape    = u8 kind, varint place of the table, indices of field names
 //! ```
+//! A store keeps *stretches* in the same form, without the signatures (`encode_stretches`).
 //!
 //! # Limits
 //! Every commit must pass [`Commit::check`] and the limits of [`crate::config`]. What a few bytes can
@@ -98,6 +99,26 @@ pub struct HashedCommit {
     pub bytes: usize,
 }
 
+/// Contiguous commits of one replica, and the signature that they end in, where one is told with them.
+struct Part<'a> {
+    commits: Vec<&'a Commit>,
+    sig: Option<&'a Sig>,
+}
+
+impl Part<'_> {
+    fn check(&self) {
+        let len = self.commits.len();
+        assert!((1..=RUN_COMMITS_MAX).contains(&len), "a run has 1 to {RUN_COMMITS_MAX} commits");
+        debug_assert!(self.commits.windows(2).all(|pair| {
+            pair[0].dot.replica == pair[1].dot.replica && pair[0].dot.seq + 1 == pair[1].dot.seq
+        }));
+    }
+}
+
+fn parts(runs: &[Run<Commit>]) -> Vec<Part<'_>> {
+    runs.iter().map(|run| Part { commits: run.commits.iter().collect(), sig: Some(&run.sig) }).collect()
+}
+
 /// Writes runs, uncompressed. They take at most a few bytes more than the canonical encodings, each
 /// behind its length; [`decode_runs`] refuses them if these exceed [`RUNS_BYTES_MAX`] together. Gives the places in the
 /// writer where long columns begin and end, ascending.
@@ -106,18 +127,13 @@ pub struct HashedCommit {
 /// If a run has no commit or more than [`RUN_COMMITS_MAX`]. That they are contiguous commits of one replica is up to
 /// the caller: else what is read is not what was written.
 pub fn encode_runs(runs: &[Run<Commit>], writer: &mut Writer) -> Vec<usize> {
-    for run in runs {
-        let len = run.commits.len();
-        assert!((1..=RUN_COMMITS_MAX).contains(&len), "a run has 1 to {RUN_COMMITS_MAX} commits");
-        debug_assert!(run.commits.windows(2).all(|pair| {
-            pair[0].dot.replica == pair[1].dot.replica && pair[0].dot.seq + 1 == pair[1].dot.seq
-        }));
-    }
+    let parts = parts(runs);
+    parts.iter().for_each(Part::check);
     let mut columns = Writer::new();
-    let cuts = encode::by_columns(runs, &mut columns);
+    let cuts = encode::by_columns(&parts, &mut columns);
     if runs.iter().map(|run| run.commits.len()).sum::<usize>() <= COMPARED_COMMITS_MAX {
         let mut rows = Writer::new();
-        encode::by_rows(runs, &mut rows);
+        encode::by_rows(&parts, &mut rows);
         if rows.len() <= columns.len() {
             writer.raw(rows.as_bytes());
             return Vec::new();
@@ -126,6 +142,18 @@ pub fn encode_runs(runs: &[Run<Commit>], writer: &mut Writer) -> Vec<usize> {
     let start = writer.len();
     writer.raw(columns.as_bytes());
     cuts.into_iter().map(|cut| start + cut).collect()
+}
+
+/// Writes *stretches* for a store: like runs by columns, but whether they end in a signature is not told.
+/// [`decode_stretches`] refuses more than [`RUNS_BYTES_MAX`] together in canonical form. Gives the places in the writer
+/// where long columns begin and end, ascending.
+///
+/// # Panics
+/// As [`encode_runs`].
+pub fn encode_stretches(stretches: Vec<Vec<&Commit>>, writer: &mut Writer) -> Vec<usize> {
+    let parts: Vec<Part<'_>> = stretches.into_iter().map(|commits| Part { commits, sig: None }).collect();
+    parts.iter().for_each(Part::check);
+    encode::by_columns(&parts, writer)
 }
 
 /// Reads runs of the account: each 1 to [`RUN_COMMITS_MAX`] commits of one replica, contiguous and chained by
@@ -142,31 +170,53 @@ fn decode_runs_within(
     account: &AccountId,
     budget: &mut Budget,
 ) -> Result<Vec<Run<HashedCommit>>, DecodeError> {
+    let parts = decode_parts(reader, account, budget, 66, |reader| reader.array().map(Sig))?;
+    Ok(parts.into_iter().map(|(commits, sig)| Run { commits, sig }).collect())
+}
+
+/// Reads what [`encode_stretches`] wrote, within a budget of memory.
+pub fn decode_stretches(
+    reader: &mut Reader<'_>,
+    account: &AccountId,
+    budget: &mut Budget,
+) -> Result<Vec<Vec<HashedCommit>>, DecodeError> {
+    let parts = decode_parts(reader, account, budget, 2, |_| Ok(()))?;
+    Ok(parts.into_iter().map(|(commits, ())| commits).collect())
+}
+
+/// Reads runs, each with what `sig` reads behind it. Each takes `bytes_each_min` bytes at least.
+fn decode_parts<S>(
+    reader: &mut Reader<'_>,
+    account: &AccountId,
+    budget: &mut Budget,
+    bytes_each_min: usize,
+    sig: impl Fn(&mut Reader<'_>) -> Result<S, DecodeError>,
+) -> Result<Vec<(Vec<HashedCommit>, S)>, DecodeError> {
     /// A run that has been read, or whose commits are in the columns.
-    enum Part {
-        Read(Vec<HashedCommit>),
+    enum Read {
+        Commits(Vec<HashedCommit>),
         Head(Box<Head>),
     }
-    let count = reader.count(RUN_COMMITS_MAX, 66, "runs")?;
+    let count = reader.count(RUN_COMMITS_MAX, bytes_each_min, "runs")?;
     let (mut parts, mut bytes) = (Vec::new(), 0);
     for _ in 0..count {
         let part = match reader.u8()? {
-            ROWS => Part::Read(decode_rows(reader, account, &mut bytes, budget)?),
-            COLUMNS => Part::Head(Box::new(Head::read(reader, account, budget)?)),
+            ROWS => Read::Commits(decode_rows(reader, account, &mut bytes, budget)?),
+            COLUMNS => Read::Head(Box::new(Head::read(reader, account, budget)?)),
             tag => return Err(DecodeError::UnknownTag(tag)),
         };
-        parts.push((part, Sig(reader.array()?)));
+        parts.push((part, sig(reader)?));
     }
-    let by_columns = parts.iter().any(|(part, _)| matches!(part, Part::Head(_)));
+    let by_columns = parts.iter().any(|(part, _)| matches!(part, Read::Head(_)));
     let mut columns = by_columns.then(|| Columns::open(reader, budget.left())).transpose()?;
     let mut runs = Vec::with_capacity(parts.len());
     for (part, sig) in parts {
         let commits = match (part, &mut columns) {
-            (Part::Read(commits), _) => commits,
-            (Part::Head(head), Some(columns)) => columns.run(*head, &mut bytes, budget)?,
-            (Part::Head(_), None) => return Err(DecodeError::Truncated),
+            (Read::Commits(commits), _) => commits,
+            (Read::Head(head), Some(columns)) => columns.run(*head, &mut bytes, budget)?,
+            (Read::Head(_), None) => return Err(DecodeError::Truncated),
         };
-        runs.push(Run { commits, sig });
+        runs.push((commits, sig));
     }
     columns.map_or(Ok(()), Columns::finish)?;
     Ok(runs)

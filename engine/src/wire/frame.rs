@@ -12,21 +12,14 @@
 //! from noise. Invariants: every cap is checked before allocation; a frame that was cut short or has any flipped
 //! bit is refused; nothing here panics on input.
 
-use std::io::Read as _;
-
-use flate2::read::DeflateDecoder;
-use miniz_oxide::deflate::core::{CompressionStrategy, CompressorOxide};
-use miniz_oxide::deflate::stream;
-use miniz_oxide::{DataFormat, MZFlush, MZStatus};
-
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::config::{DEFLATE_BYTES_MIN, FRAME_BYTES_MAX, INFLATED_BYTES_MAX};
+
+use super::deflate::{deflate, inflate};
 
 /// Major version of the protocol. Devices with different ones cannot talk, and say so.
 pub const MAJOR: u8 = 2;
 const DEFLATED: u8 = 1;
-/// How hard DEFLATE looks for repetitions, of 10.
-const DEFLATE_LEVEL: u8 = 1;
 const HEADER_BYTES: usize = 10;
 
 /// Why a frame was refused.
@@ -107,7 +100,8 @@ pub fn unpack(frame: &[u8]) -> Result<(u32, Vec<u8>), FrameError> {
         DEFLATED => {
             let length = reader.varint()?;
             let length = usize::try_from(length).ok().filter(|len| *len <= INFLATED_BYTES_MAX);
-            inflate(reader.raw(reader.remaining())?, length.ok_or(FrameError::TooLarge)?)?
+            let length = length.ok_or(FrameError::TooLarge)?;
+            inflate(reader.raw(reader.remaining())?, length).ok_or(FrameError::Inflate)?
         }
         flags => return Err(DecodeError::UnknownTag(flags).into()),
     };
@@ -119,38 +113,6 @@ fn checksum(start: [u8; 2], body: &[u8]) -> u32 {
     hasher.update(&start);
     hasher.update(body);
     hasher.finalize()
-}
-
-/// DEFLATE, kept only if it saves a tenth. Short matches are left out: among keys and numbers they are chance, and cost
-/// more than they save.
-fn deflate(payload: &[u8], cuts: &[usize]) -> Option<Vec<u8>> {
-    let strategy = CompressionStrategy::Filtered;
-    let mut compressor = CompressorOxide::with_params(DataFormat::Raw, DEFLATE_LEVEL, strategy, 15);
-    let (mut bytes, mut written, mut from) = (vec![0; payload.len() / 10 * 9], 0, 0);
-    for to in cuts.iter().copied().filter(|cut| *cut < payload.len()).chain([payload.len()]) {
-        let flush = if to == payload.len() { MZFlush::Finish } else { MZFlush::Sync };
-        let result = stream::deflate(&mut compressor, payload.get(from..to)?, &mut bytes[written..], flush);
-        written += result.bytes_written;
-        let ended = result.status == Ok(MZStatus::StreamEnd);
-        // Room that is used up, with more to come, is a tenth that cannot be saved.
-        if result.bytes_consumed < to - from
-            || ended != (to == payload.len())
-            || (!ended && written == bytes.len())
-        {
-            return None;
-        }
-        from = to;
-    }
-    bytes.truncate(written);
-    Some(bytes)
-}
-
-fn inflate(bytes: &[u8], length: usize) -> Result<Vec<u8>, FrameError> {
-    let mut payload = Vec::new();
-    // One byte more than stated shows a stream that goes on.
-    let mut decoder = DeflateDecoder::new(bytes).take(length as u64 + 1);
-    decoder.read_to_end(&mut payload).map_err(|_| FrameError::Inflate)?;
-    if payload.len() == length { Ok(payload) } else { Err(FrameError::Inflate) }
 }
 
 #[cfg(test)]

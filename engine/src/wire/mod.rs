@@ -2,5 +2,6 @@
 //! Specified, with all else that a client in another language needs, in `docs/protocol.md`.
 
 pub mod columns;
+pub mod deflate;
 pub mod frame;
 pub mod message;

@@ -8,9 +8,8 @@ use crate::hlc::Hlc;
 use crate::identity::ReplicaId;
 use crate::name::{FieldName, RowKey, TableName};
 use crate::value::Value;
-use crate::wire::message::Run;
 
-use super::{COLUMNS, ROWS};
+use super::{COLUMNS, Part, ROWS};
 
 /// Shared starts of values shorter than this are not worth telling.
 const SHARED_BYTES_MIN: usize = 3;
@@ -18,18 +17,19 @@ const SHARED_BYTES_MIN: usize = 3;
 const LONG_COLUMN_BYTES: usize = 1024;
 
 /// Writes runs by columns, except those of statements. Gives the places where long columns begin and end.
-pub(super) fn by_columns(runs: &[Run<Commit>], writer: &mut Writer) -> Vec<usize> {
-    let stated = |run: &&Run<Commit>| run.commits.iter().any(|commit| commit.statement.is_some());
-    let mut columns = Columns::of(&runs.iter().filter(|run| !stated(run)).flat_map(|run| &run.commits));
-    writer.varint(runs.len() as u64);
-    for run in runs {
-        if stated(&run) {
-            rows(run, writer);
+pub(super) fn by_columns(parts: &[Part<'_>], writer: &mut Writer) -> Vec<usize> {
+    let stated = |part: &&Part<'_>| part.commits.iter().any(|commit| commit.statement.is_some());
+    let in_columns = parts.iter().filter(|part| !stated(part));
+    let mut columns = Columns::of(&in_columns.flat_map(|part| part.commits.iter().copied()));
+    writer.varint(parts.len() as u64);
+    for part in parts {
+        if stated(&part) {
+            rows(part, writer);
             continue;
         }
-        let Some(first) = run.commits.first() else { continue };
+        let Some(first) = part.commits.first() else { continue };
         writer.u8(COLUMNS);
-        writer.varint(run.commits.len() as u64);
+        writer.varint(part.commits.len() as u64);
         put_replica(writer, &first.dot.replica);
         writer.varint(first.dot.seq);
         if first.dot.seq == 1 {
@@ -37,28 +37,34 @@ pub(super) fn by_columns(runs: &[Run<Commit>], writer: &mut Writer) -> Vec<usize
         } else {
             writer.raw(&first.prev.0);
         }
-        writer.raw(&run.sig.0);
-        run.commits.iter().for_each(|commit| columns.commit(commit));
+        put_sig(part, writer);
+        part.commits.iter().for_each(|commit| columns.commit(commit));
     }
-    if runs.iter().all(|run| stated(&run)) { Vec::new() } else { columns.write(writer) }
+    if parts.iter().all(|part| stated(&part)) { Vec::new() } else { columns.write(writer) }
 }
 
 /// Writes runs by rows.
-pub(super) fn by_rows(runs: &[Run<Commit>], writer: &mut Writer) {
-    writer.varint(runs.len() as u64);
-    runs.iter().for_each(|run| rows(run, writer));
+pub(super) fn by_rows(parts: &[Part<'_>], writer: &mut Writer) {
+    writer.varint(parts.len() as u64);
+    parts.iter().for_each(|part| rows(part, writer));
 }
 
-fn rows(run: &Run<Commit>, writer: &mut Writer) {
+fn rows(part: &Part<'_>, writer: &mut Writer) {
     writer.u8(ROWS);
-    writer.varint(run.commits.len() as u64);
+    writer.varint(part.commits.len() as u64);
     let mut canonical = Writer::new();
-    for commit in &run.commits {
+    for commit in &part.commits {
         canonical.clear();
         commit.encode_to(&mut canonical);
         writer.bytes(canonical.as_bytes());
     }
-    writer.raw(&run.sig.0);
+    put_sig(part, writer);
+}
+
+fn put_sig(part: &Part<'_>, writer: &mut Writer) {
+    if let Some(sig) = part.sig {
+        writer.raw(&sig.0);
+    }
 }
 
 /// The dictionaries, and the columns as they grow.

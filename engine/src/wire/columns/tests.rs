@@ -45,13 +45,13 @@ fn decoded(bytes: &[u8]) -> Result<Vec<HashedCommit>, DecodeError> {
 /// Columns of a run, even where rows are shorter.
 fn as_columns(commits: &[Commit]) -> Vec<u8> {
     let mut writer = Writer::new();
-    encode::by_columns(&[run(commits)], &mut writer);
+    encode::by_columns(&parts(&[run(commits)]), &mut writer);
     writer.into_bytes()
 }
 
 fn as_rows(commits: &[Commit]) -> Vec<u8> {
     let mut writer = Writer::new();
-    encode::by_rows(&[run(commits)], &mut writer);
+    encode::by_rows(&parts(&[run(commits)]), &mut writer);
     writer.into_bytes()
 }
 
@@ -125,10 +125,26 @@ proptest! {
             runs.iter().map(|run| Run { commits: hashed(&run.commits), sig: run.sig }).collect();
         let (mut chosen, mut columns, mut rows) = (Writer::new(), Writer::new(), Writer::new());
         encode_runs(&runs, &mut chosen);
-        encode::by_columns(&runs, &mut columns);
-        encode::by_rows(&runs, &mut rows);
+        encode::by_columns(&parts(&runs), &mut columns);
+        encode::by_rows(&parts(&runs), &mut rows);
         for writer in [chosen, columns, rows] {
             prop_assert_eq!(decoded_runs(writer.as_bytes()), Ok(expected.clone()));
+        }
+    }
+
+    #[test]
+    fn stretches_for_a_store_come_back_in_their_order(
+        runs in proptest::collection::vec(any_run(5), 1..5),
+    ) {
+        let mut writer = Writer::new();
+        encode_stretches(runs.iter().map(|run| run.iter().collect()).collect(), &mut writer);
+        let mut reader = Reader::new(writer.as_bytes());
+        let expected: Vec<_> = runs.iter().map(|run| hashed(run)).collect();
+        prop_assert_eq!(decode_stretches(&mut reader, &account(), &mut Budget::default()), Ok(expected));
+        prop_assert_eq!(reader.finish(), Ok(()));
+        for end in 0..writer.len() {
+            let mut cut = Reader::new(&writer.as_bytes()[..end]);
+            prop_assert!(decode_stretches(&mut cut, &account(), &mut Budget::default()).is_err());
         }
     }
 
