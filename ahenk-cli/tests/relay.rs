@@ -271,6 +271,30 @@ fn circuits_are_limited_in_their_rate_for_a_device_and_for_an_ip_address() {
 }
 
 #[test]
+fn a_device_sends_no_more_in_a_second_than_the_relay_lets_it() {
+    let world = World::new();
+    let (a, b) = (world.founder("a"), world.device("b"));
+    let (_running, address, metrics) = relay(&world, free_port(), &["--peer-bytes-per-s-max", "32768"]);
+    assert_eq!(counter(&metrics, "relay_peer_bytes_per_second_max"), 32_768);
+    a.start();
+    a.admit(&b);
+    a.run(&["stop"]).ok();
+    a.start_behind(&address);
+    b.start_behind(&address);
+    until_status(&b, "they meet", |status| status["peers"][0]["connected"] == true);
+    // 75 kB for whoever compresses it.
+    let letter =
+        |n: u32| char::from(b'0' + u8::try_from(n.wrapping_mul(2_654_435_761) >> 26).expect("6 bits"));
+    let text: String = (0..100_000).map(|n: u32| letter(n.wrapping_mul(n) ^ 0x5bd1_e995)).collect();
+    let begun = std::time::Instant::now();
+    a.run(&["put", "notes", "n1", &format!("body={text}")]).ok();
+    until("it arrives", || b.run(&["get", "notes", "n1"]).code == 0);
+    let took = begun.elapsed();
+    assert!(took.as_secs_f64() > 1.5, "{took:?}");
+    assert_eq!(b.status()["peers"][0]["path"], "relayed");
+}
+
+#[test]
 fn a_relay_finds_out_its_address_by_another_that_may_test_it() {
     let world = World::new();
     let other = world.device("other");

@@ -12,7 +12,7 @@
 //! the door), `dialer`, `addresses`, `connections` and `discovery` (decisions, without IO), `relays`
 //! (reservations with relays, without IO), `reach` (how others see us, without IO), `ports` (asking the router for ports),
 //! `punch` (from a relayed path to a direct one), `watch` (interfaces and sleep), `whereabouts` (records of where devices are found, without IO),
-//! `telling` (their exchange), `relay_server` (a relay for others), `relay_gate` (whom it serves), `outside` (where
+//! `telling` (their exchange), `relay_server` (a relay for others), `relay_gate` (whom it serves), `throttle` (how fast), `outside` (where
 //! it can be dialed), `admission` (showing it a certificate), `pairing`, `stack` (putting libp2p together), `driver`,
 //! `swarm_events` and `events` (the task that owns the swarm), `control`.
 
@@ -47,6 +47,7 @@ mod slot_tests;
 mod stack;
 mod swarm_events;
 mod telling;
+mod throttle;
 mod watch;
 mod whereabouts;
 #[cfg(test)]

@@ -13,12 +13,17 @@ use std::time::{Duration, Instant};
 use engine::identity::{AccountId, PeerKey, SecretKey};
 use futures::StreamExt as _;
 use libp2p::connection_limits::{self, ConnectionLimits};
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::{Boxed, Transport as _};
+use libp2p::core::upgrade::Version;
+use libp2p::identity::Keypair;
 use libp2p::metrics::Registry;
 use libp2p::request_response::{Message, ProtocolSupport};
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{
-    Multiaddr, PeerId, Swarm, SwarmBuilder, allow_block_list, autonat, identify, noise, ping, relay, tcp,
+    Multiaddr, PeerId, Swarm, SwarmBuilder, allow_block_list, autonat, identify, noise, ping, quic, relay,
+    tcp,
 };
 use tokio::sync::oneshot;
 
@@ -26,6 +31,7 @@ use crate::addresses::{AddressError, Dialable, is_useless, path_kind};
 use crate::admission::{self, Verdict};
 use crate::config::SpawnError;
 use crate::relay_gate::{Guests, SharedGuests, TestsOnly};
+use crate::throttle::{Throttle, Throttled};
 use crate::{keys, outside, stack};
 
 /// Setting up a connection may take this long. Less than the ten seconds in which libp2p wants the answer to a test of
@@ -58,6 +64,8 @@ pub struct RelayLimits {
     pub circuit_rate_max: NonZeroU32,
     /// Circuits that may be asked for in a minute from one IP address.
     pub circuit_rate_ip_max: NonZeroU32,
+    /// Bytes that one peer may send through it in a second, over all its circuits; 0 for no limit.
+    pub peer_bytes_per_s_max: u64,
 }
 
 const fn rate(number: u32) -> NonZeroU32 {
@@ -77,6 +85,7 @@ impl Default for RelayLimits {
             reservation_rate_ip_max: rate(60),
             circuit_rate_max: rate(30),
             circuit_rate_ip_max: rate(120),
+            peer_bytes_per_s_max: 0,
         }
     }
 }
@@ -342,15 +351,33 @@ fn build(
     let setup = |error: &dyn std::fmt::Display| SpawnError::Setup(error.to_string());
     Ok(SwarmBuilder::with_existing_identity(keypair)
         .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, stack::multiplexer)
+        .with_other_transport(|keypair| transport(keypair, Throttle::new(limits.peer_bytes_per_s_max)))
         .map_err(|error| setup(&error))?
-        .with_quic_config(stack::quic_limits)
         .with_bandwidth_metrics(traffic)
         .with_behaviour(|_| behaviour)
         .map_err(|never| setup(&never))?
         .with_swarm_config(|config| config.with_idle_connection_timeout(stack::IDLE))
         .with_connection_timeout(CONNECT)
         .build())
+}
+
+/// TCP and QUIC, both slowed down by the same throttle.
+fn transport(
+    keypair: &Keypair,
+    throttle: Throttle,
+) -> Result<Boxed<(PeerId, Throttled)>, Box<dyn std::error::Error + Send + Sync>> {
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise::Config::new(keypair)?)
+        .multiplex(stack::multiplexer())
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let quic = quic::tokio::Transport::new(stack::quic_limits(quic::Config::new(keypair)))
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let slowed = quic.or_transport(tcp).map(move |either, _| {
+        let (peer, muxer) = either.into_inner();
+        (peer, throttle.connection(peer, muxer))
+    });
+    Ok(slowed.boxed())
 }
 
 /// What the relay's task owns.

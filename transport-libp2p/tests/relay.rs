@@ -376,3 +376,38 @@ async fn a_relay_learns_from_another_where_it_can_be_dialed_and_starts_only_if_i
     let failed = RelayServer::spawn(asking).await.expect_err("nobody is there");
     assert!(matches!(failed, SpawnError::NotConfirmed { .. }), "{failed}");
 }
+
+#[tokio::test]
+async fn a_device_sends_no_more_in_a_second_than_the_relay_lets_it_and_stays_connected() {
+    const FRAME: usize = 64 * 1024;
+    const FRAMES: u8 = 8;
+    for kind in ["tcp", "udp"] {
+        let mut config = relay_config();
+        let at_most = 128 * 1024;
+        config.limits.peer_bytes_per_s_max = at_most;
+        if kind == "udp" {
+            let address = config.listen[0].replace("/tcp/", "/udp/") + "/quic-v1";
+            (config.listen, config.external) = (vec![address.clone()], vec![address]);
+        }
+        let relay = relay(&config).await;
+        let mut a = Node::spawn(behind(1, 2, &[], &relay)).await;
+        let mut b = Node::spawn(behind(2, 1, &[], &relay)).await;
+        tokio::join!(a.up(key(2)), b.up(key(1)));
+        let begun = std::time::Instant::now();
+        for at in 0..FRAMES {
+            a.send(key(2), vec![at; FRAME]).await;
+        }
+        for at in 0..FRAMES {
+            assert_eq!(b.frame(key(1)).await, vec![at; FRAME]);
+        }
+        let bytes = FRAME as f64 * f64::from(FRAMES);
+        // What is free at first: a tenth of a second's worth and a read on each stream.
+        let least = (bytes - 64.0 * 1024.0) / at_most as f64;
+        let took = begun.elapsed().as_secs_f64();
+        assert!(took >= least, "{kind}: {bytes} bytes took {took} s");
+        // The other way it is another device's rate, and pings pass meanwhile.
+        b.send(key(1), vec![7; 3]).await;
+        assert_eq!(a.frame(key(2)).await, vec![7; 3]);
+        assert_eq!((a.count(key(2)), b.count(key(1))), ((1, 0, 0), (1, 0, 0)), "{kind}");
+    }
+}

@@ -251,6 +251,11 @@ fn page(counters: &RelayCounters, limits: &RelayLimits) -> String {
     limit("relay_circuit_bytes_max", "Bytes after which a circuit is cut.", limits.circuit_bytes_max);
     let seconds = limits.circuit_seconds_max.into();
     limit("relay_circuit_seconds_max", "Seconds after which a circuit is cut.", seconds);
+    limit(
+        "relay_peer_bytes_per_second_max",
+        "Bytes that a device may send in a second; 0 for any.",
+        limits.peer_bytes_per_s_max,
+    );
     text.one("relay_connections", "gauge", "Peers connected.", c.connections);
     text.one("relay_reservations", "gauge", "Devices reachable through this relay.", c.reservations);
     text.one(

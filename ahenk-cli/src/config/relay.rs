@@ -44,6 +44,7 @@ pub(crate) struct RelaySettings {
     reservation_rate_ip_max: u64,
     circuit_rate_max: u64,
     circuit_rate_ip_max: u64,
+    peer_bytes_per_s_max: u64,
     pub(crate) test_private: bool,
     pub(crate) metrics_port: u64,
 }
@@ -69,6 +70,7 @@ impl Default for RelaySettings {
             reservation_rate_ip_max: limits.reservation_rate_ip_max.get().into(),
             circuit_rate_max: limits.circuit_rate_max.get().into(),
             circuit_rate_ip_max: limits.circuit_rate_ip_max.get().into(),
+            peer_bytes_per_s_max: limits.peer_bytes_per_s_max,
             test_private: false,
             metrics_port: 0,
         }
@@ -164,6 +166,11 @@ pub(crate) const RELAY_KEYS: &[Key<RelaySettings>] = &[
         "Most circuits that may be asked for in a minute from one IP address",
     ),
     key(
+        "relay.peer_bytes_per_s_max",
+        Field::Limit(32 * 1024, 64 * GIB, |s| &mut s.peer_bytes_per_s_max),
+        "Bytes that one device may send through it in a second; 0 for no limit",
+    ),
+    key(
         "relay.test_private",
         Field::Bool(|s| &mut s.test_private),
         "Test for others also addresses that are not public, in a network of one's own",
@@ -252,6 +259,7 @@ impl RelaySettings {
             circuit_rate_ip_max: number::<u32>(self.circuit_rate_ip_max)?
                 .try_into()
                 .map_err(CliError::internal)?,
+            peer_bytes_per_s_max: self.peer_bytes_per_s_max,
         })
     }
 
@@ -387,7 +395,7 @@ mod tests {
         let text = "[relay]\nreservations_max = 1\ncircuits_max = 2\ncircuits_per_peer_max = 3\n\
                     circuit_bytes_max = 4000000000\ncircuit_seconds_max = 5000\nreservation_seconds = 60\n\
                     reservation_rate_max = 7\nreservation_rate_ip_max = 8\ncircuit_rate_max = 9\n\
-                    circuit_rate_ip_max = 10\n";
+                    circuit_rate_ip_max = 10\npeer_bytes_per_s_max = 65536\n";
         let rate = |number| std::num::NonZeroU32::new(number).expect("not 0");
         let expected = RelayLimits {
             reservations_max: 1,
@@ -400,6 +408,7 @@ mod tests {
             reservation_rate_ip_max: rate(8),
             circuit_rate_max: rate(9),
             circuit_rate_ip_max: rate(10),
+            peer_bytes_per_s_max: 65_536,
         };
         assert_eq!(load(text, &[]).expect("right").limits().expect("right"), expected);
     }
