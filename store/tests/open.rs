@@ -149,7 +149,10 @@ fn a_newer_format_and_a_foreign_account_are_refused() {
     );
     edit_meta(&path, "format", &(FORMAT + 1).to_be_bytes());
     let error = refused(&path);
-    assert!(matches!(error, OpenError::NewerFormat { found, supported: FORMAT, .. } if found == FORMAT + 1), "{error}");
+    assert!(
+        matches!(error, OpenError::NewerFormat { found, supported: FORMAT, .. } if found == FORMAT + 1),
+        "{error}"
+    );
     assert!(error.to_string().contains("use a newer version"), "{error}");
     edit_meta(&path, "format", &0u32.to_be_bytes());
     assert!(matches!(refused(&path), OpenError::Damaged { .. }));

@@ -22,8 +22,8 @@ pub(crate) enum Command {
 The daemon must not run. All is written anew and then put in place at one go: a
 power cut at any moment leaves the home as it was or encrypted. This device goes
 on as a new replica, as after `restore`. What was there is removed, but a disk,
-a flash disk above all, may keep traces of it, and backups stay as they are: where
-that matters, make a new account in an encrypted home and import the data there.
+a flash disk above all, may keep traces of it, and backups stay as they are:
+where that matters, make a new account in an encrypted home and import there.
 
 Examples:
   ahenk-cli stop
@@ -32,9 +32,9 @@ Examples:
     Encrypt,
     /// Keep the keys and the database of this device in plain text from now on
     #[command(after_help = "\
-The daemon must not run. Asks for the passphrase. A power cut at any moment leaves
-the home as it was or in plain text. This device goes on as a new replica, as
-after `restore`.
+The daemon must not run. Asks for the passphrase. A power cut at any moment
+leaves the home as it was or in plain text. This device goes on as a new replica,
+as after `restore`.
 
 Example:
   ahenk-cli vault decrypt")]
