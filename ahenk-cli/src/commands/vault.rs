@@ -33,8 +33,8 @@ Examples:
     /// Keep the keys and the database of this device in plain text from now on
     #[command(after_help = "\
 The daemon must not run. Asks for the passphrase. A power cut at any moment
-leaves the home as it was or in plain text. This device goes on as a new replica,
-as after `restore`.
+leaves the home as it was or in plain text. This device goes on as a new
+replica, as after `restore`.
 
 Example:
   ahenk-cli vault decrypt")]
