@@ -41,8 +41,8 @@ Example:
     Decrypt,
     /// Let the keychain of the operating system open this home, or no longer
     #[command(after_help = "\
-With `on`, the key of the home lies in the keychain as well: whoever is logged in
-as you, and every program that runs as you then, opens the home without the
+With `on`, the key of the home lies in the keychain as well: whoever is logged
+in as you, and every program that runs as you then, opens the home without the
 passphrase, which goes on to open it. Only in programs that were built with
 `--features keychain`.
 
