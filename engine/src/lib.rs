@@ -23,6 +23,7 @@ pub mod knowledge;
 #[cfg_attr(not(feature = "planted"), doc(hidden))]
 pub mod marks;
 pub mod name;
+mod news;
 pub mod pairing;
 mod peer;
 #[cfg_attr(not(feature = "planted"), doc(hidden))]
