@@ -74,6 +74,8 @@ pub struct Observer {
     wall_ms_last: u64,
     /// Latest stamp of a commit since the last look.
     stamp_ms_max: u64,
+    /// The latest of those stamps that the clock has shown: it may have followed the wall clock back again since.
+    clock_max: Hlc,
     ledger: Ledger,
     reference: Reference,
     changed: BTreeSet<Key>,
@@ -97,6 +99,7 @@ impl Observer {
             wall_ms_min: 0,
             wall_ms_last: 0,
             stamp_ms_max: 0,
+            clock_max: Hlc::default(),
             ledger: Ledger::default(),
             reference: Reference::default(),
             changed: BTreeSet::new(),
@@ -280,10 +283,14 @@ impl Observer {
         let seen = self.seen.entry(dot.replica).or_default();
         see(seen, commit);
         self.ledger.commit(&self.reference, commit, seen);
-        if own == Some(dot.replica) {
+        let shown = if own == Some(dot.replica) {
             self.check_deps(dot)?;
             self.check_overwrites(commit)?;
-        }
+            !self.reference.raised(commit)
+        } else {
+            commit.hlc.ms() <= self.wall_ms_max.saturating_add(self.drift_ms_max)
+        };
+        self.clock_max = if shown { self.clock_max.max(commit.hlc) } else { self.clock_max };
         self.stamp_ms_max = self.stamp_ms_max.max(commit.hlc.ms());
         self.heads.insert(dot.replica, (dot.seq, hash));
         self.knowledge.insert(dot.replica, 1, dot.seq);
@@ -438,7 +445,8 @@ impl Observer {
 
     fn check_clock(&mut self, recovered: &Recovered) -> Result<(), Violation> {
         let (ms, before) = (recovered.clock.ms(), self.clock);
-        let led = before.ms() + CLOCK_MARGIN_MS > self.wall_ms_min.saturating_add(self.drift_ms_max);
+        let led = before.max(self.clock_max).ms() + CLOCK_MARGIN_MS
+            > self.wall_ms_min.saturating_add(self.drift_ms_max);
         if recovered.clock < before && !led {
             let sentence = format!("{}'s clock went from {before:?} to {:?}", self.name(), recovered.clock);
             return violation("a clock never goes back", sentence);
@@ -460,7 +468,7 @@ impl Observer {
         self.clock = recovered.clock;
         self.wall_ms_max = self.wall_ms_last;
         self.wall_ms_min = self.wall_ms_last;
-        self.stamp_ms_max = 0;
+        (self.stamp_ms_max, self.clock_max) = (0, Hlc::default());
         Ok(())
     }
 

@@ -8,7 +8,8 @@
 
 use std::collections::BTreeMap;
 
-use engine::commit::{Commit, OpKind, Stamp};
+use engine::commit::{Commit, Op, OpKind, Stamp};
+use engine::hlc::Hlc;
 use engine::name::{FieldName, RowKey, TableName};
 use engine::row::RowState;
 use engine::value::Value;
@@ -185,6 +186,16 @@ impl Reference {
         }
         let fields = fields.filter_map(|name| last.fields.get(name)).map(|(place, _)| *place);
         last.whole.max(fields.max())
+    }
+
+    /// Whether a commit's stamp just exceeds what it overwrites: then its author's clock may never have shown it.
+    pub fn raised(&self, commit: &Commit) -> bool {
+        let last = |op: &Op| {
+            let key = (op.table.clone(), op.row.clone());
+            self.overwritten(&key, op.kind, op.fields.keys())
+        };
+        let last = commit.ops.iter().filter_map(last).max();
+        last.is_some_and(|(hlc, ..)| commit.hlc <= Hlc(hlc).successor())
     }
 }
 

@@ -248,6 +248,15 @@ fn a_failure_is_shrunk_to_the_few_events_that_cause_it() {
     assert!(shrink(&whole, Harness::Pure, std::time::Duration::from_secs(1)).is_none(), "it holds by itself");
 }
 
+/// What harness T looks at after both writes, harness P sees one after the other.
+#[test]
+fn a_clock_that_leapt_ahead_wrote_and_was_put_right_to_before_its_start_may_follow() {
+    let plan = Plan::from_json(include_str!("clock-put-right.json")).expect("a plan");
+    for harness in [Harness::Pure, Harness::Full] {
+        assert_eq!(run_plan(&plan, harness, false).1, Ok(()), "{harness:?}");
+    }
+}
+
 #[test]
 fn kept_plans_hold_and_still_show_the_bug_that_they_are_kept_for() {
     let mut names = Vec::new();

@@ -60,8 +60,9 @@ const SHELL_TIME_MAX: &str = "20s";
 
 /// Two homes, and a folder to run commands in.
 pub(crate) struct Stage {
-    world: World,
+    // Before the world, and its folder, goes: their daemons are ended with them, wherever a play was left off.
     devices: Vec<Device>,
+    world: World,
     redacted: Vec<(Regex, &'static str)>,
 }
 
