@@ -106,7 +106,8 @@ impl Addresses {
     }
 }
 
-fn over_ipv6(address: &str) -> bool {
+/// Whether a multiaddr is of IPv6.
+pub(crate) fn over_ipv6(address: &str) -> bool {
     address.starts_with("/ip6/")
 }
 

@@ -241,7 +241,7 @@ impl Engine {
         let bytes: u64 = pieces.iter().map(|piece| piece.bytes).sum();
         for key in self.ready_peers() {
             let Some(peer) = self.peers.get(&key) else { continue };
-            let room = peer.pushed_bytes - peer.pushed_acked + bytes <= self.config.push_bytes_max;
+            let room = peer.room_to_push(bytes, self.config.push_bytes_max);
             mark!(PushNoRoom if !room);
             mark!(PushWhileServing if peer.serve.is_some());
             mark!(PushPeerBehind if !peer.expects(before));
@@ -256,9 +256,7 @@ impl Engine {
             if let Some(peer) = self.peers.get_mut(&key) {
                 peer.synced = false;
             }
-            if self.timers.get(Timer::Retry(key)).is_none() {
-                self.arm_retry(now, key);
-            }
+            self.keep_retrying(now, key);
         }
     }
 
@@ -285,7 +283,7 @@ impl Engine {
             return Ok(false);
         };
         let Some(peer) = self.peers.get_mut(&key) else { return Ok(false) };
-        let room = peer.pushed_bytes - peer.pushed_acked + piece.bytes <= self.config.push_bytes_max;
+        let room = peer.room_to_push(piece.bytes, self.config.push_bytes_max);
         let whole = piece.run.commits.last().is_some_and(|commit| commit.dot.seq == last);
         if !room || !whole || piece.bytes > PUSHED_AGAIN_BYTES_MAX as u64 {
             return Ok(false);
@@ -293,9 +291,7 @@ impl Engine {
         mark!(PushedAgain);
         peer.synced = false;
         self.push_piece(key, &piece);
-        if self.timers.get(Timer::Retry(key)).is_none() {
-            self.arm_retry(now, key);
-        }
+        self.keep_retrying(now, key);
         Ok(true)
     }
 

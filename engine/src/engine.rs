@@ -538,6 +538,13 @@ impl Engine {
         self.timers.set(Timer::Retry(key), now.mono.plus_ms(peer.retry_ms + jitter_ms));
     }
 
+    /// Sees to it that what was said to a peer is repeated at some time, if that is not so already.
+    pub(crate) fn keep_retrying(&mut self, now: Now, key: PeerKey) {
+        if self.timers.get(Timer::Retry(key)).is_none() {
+            self.arm_retry(now, key);
+        }
+    }
+
     /// Any good frame of a session is a sign of life.
     fn heard(&mut self, now: Now, key: PeerKey) {
         // One ping tells both sides: the other's comes first, unless it is lost.

@@ -68,9 +68,7 @@ impl Engine {
         if self.peers.get(&key).is_some_and(Peer::in_doubt) {
             self.say_ping(now, key);
         }
-        if self.timers.get(Timer::Retry(key)).is_none() {
-            self.arm_retry(now, key);
-        }
+        self.keep_retrying(now, key);
     }
 
     pub(crate) fn advance_all(&mut self, now: Now) {

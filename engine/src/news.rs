@@ -171,8 +171,6 @@ impl Engine {
         peer.synced = false;
         let tags = heads.iter().map(|(replica, _)| self.state.tag(replica)).collect();
         self.send(key, &Control::Announce(Announce { heads, tags }));
-        if self.timers.get(Timer::Retry(key)).is_none() {
-            self.arm_retry(now, key);
-        }
+        self.keep_retrying(now, key);
     }
 }

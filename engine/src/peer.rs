@@ -144,6 +144,11 @@ impl Peer {
         self.theirs.is_some()
     }
 
+    /// Whether so many bytes more may be pushed to the peer, of which `max` may be unconfirmed.
+    pub(crate) fn room_to_push(&self, bytes: u64, max: u64) -> bool {
+        self.pushed_bytes - self.pushed_acked + bytes <= max
+    }
+
     /// Forgets what was said in a session of the peer that is over, keeping counters.
     pub(crate) fn restart(&mut self, key: &PeerKey, theirs: u32, config: &Config) {
         let traffic = self.traffic;

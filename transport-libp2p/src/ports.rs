@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::reach::{Mapper, Unmapped};
-use crate::relay_gate::is_public;
+use crate::relay_gate::{is_public, is_shared};
 
 /// Most ports that are asked for.
 const PORTS_MAX: usize = 8;
@@ -52,13 +52,12 @@ impl Port {
     pub(crate) fn of(address: &Multiaddr) -> Option<Port> {
         let mut parts = address.iter();
         let Some(Protocol::Ip4(ip)) = parts.next() else { return None };
-        let shared = ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64;
         let (port, udp) = match (parts.next()?, parts.next()) {
             (Protocol::Tcp(port), None) => (port, false),
             (Protocol::Udp(port), Some(Protocol::QuicV1)) if parts.next().is_none() => (port, true),
             _ => return None,
         };
-        (ip.is_private() || shared).then_some(Port { ip, port: NonZeroU16::new(port)?, udp })
+        (ip.is_private() || is_shared(ip)).then_some(Port { ip, port: NonZeroU16::new(port)?, udp })
     }
 
     /// Where others reach it.

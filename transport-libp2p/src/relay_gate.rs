@@ -194,6 +194,12 @@ fn is_public_ip(ip: IpAddr) -> bool {
     }
 }
 
+/// Shared by the customers of a provider, behind its NAT (RFC 6598).
+pub(crate) fn is_shared(ip: Ipv4Addr) -> bool {
+    let [a, b, ..] = ip.octets();
+    a == 100 && b & 0xc0 == 64
+}
+
 /// By the registry of special addresses (RFC 6890 and what followed).
 fn is_public_v4(ip: Ipv4Addr) -> bool {
     let [a, b, c, _] = ip.octets();
@@ -203,8 +209,8 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
         || ip.is_documentation()
         || a == 0
         || a >= 224
-        // Shared by the customers of a provider; of a protocol's own; for measurements; the old 6to4 relays.
-        || (a == 100 && b & 0xc0 == 64)
+        || is_shared(ip)
+        // Of a protocol's own; for measurements; the old 6to4 relays.
         || (a, b, c) == (192, 0, 0)
         || (a == 198 && b & 0xfe == 18)
         || (a, b, c) == (192, 88, 99);

@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use transport_libp2p::{Libp2pControl, PairChannel, PairListenError, RelayDetails};
 
 use super::pairing_error;
+use crate::addresses::over_ipv6;
 use crate::error::{CliError, Kind, Result, closed};
 use crate::secrets;
 use crate::service::{Caller, Context};
@@ -261,7 +262,7 @@ fn far_first(listening: &[String]) -> impl Iterator<Item = String> {
 /// As many addresses as a code holds, of IPv4 and IPv6 where there are both: a machine may have many of one kind.
 fn of_both(addresses: Vec<String>) -> Vec<String> {
     let (six, four): (Vec<String>, Vec<String>) =
-        addresses.into_iter().partition(|address| address.starts_with("/ip6/"));
+        addresses.into_iter().partition(|address| over_ipv6(address));
     let four_max = CODE_ADDRESSES_MAX - six.len().min(CODE_ADDRESSES_MAX / 2);
     four.into_iter().take(four_max).chain(six).take(CODE_ADDRESSES_MAX).collect()
 }
