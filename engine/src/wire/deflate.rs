@@ -2,11 +2,11 @@
 //!
 //! Invariant: no more is inflated than the caller allows, and one byte.
 
-use std::io::Read as _;
-
-use flate2::read::DeflateDecoder;
 use miniz_oxide::deflate::core::{CompressionStrategy, CompressorOxide};
 use miniz_oxide::deflate::stream;
+use miniz_oxide::inflate::TINFLStatus;
+use miniz_oxide::inflate::core::inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
+use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 use miniz_oxide::{DataFormat, MZFlush, MZStatus};
 
 /// How hard DEFLATE looks for repetitions, of 10.
@@ -40,10 +40,15 @@ pub fn deflate(payload: &[u8], cuts: &[usize]) -> Option<Vec<u8>> {
 /// Inflates to exactly so many bytes; `None` if that is not what comes out, or if the stream ends before its bytes do. The
 /// caller has checked that they are not too many.
 pub fn inflate(bytes: &[u8], length: usize) -> Option<Vec<u8>> {
-    let mut payload = Vec::new();
     // One byte more than stated shows a stream that goes on.
-    let mut decoder = DeflateDecoder::new(bytes).take(length as u64 + 1);
-    decoder.read_to_end(&mut payload).ok()?;
-    let whole = decoder.get_ref().total_in() == bytes.len() as u64;
-    (whole && payload.len() == length).then_some(payload)
+    let mut payload = vec![0; length.checked_add(1)?];
+    let (status, read, written) = decompress(
+        &mut DecompressorOxide::new(),
+        bytes,
+        &mut payload,
+        0,
+        TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF,
+    );
+    payload.truncate(written);
+    (status == TINFLStatus::Done && read == bytes.len() && written == length).then_some(payload)
 }

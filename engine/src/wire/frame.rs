@@ -20,7 +20,7 @@ use crate::config::{DEFLATE_BYTES_MIN, FRAME_BYTES_MAX, INFLATED_BYTES_MAX};
 use super::deflate::{deflate, inflate};
 
 /// Major version of the protocol. Devices with different ones cannot talk, and say so.
-pub const MAJOR: u8 = 2;
+pub const MAJOR: u8 = 3;
 const DEFLATED: u8 = 1;
 const HEADER_BYTES: usize = 10;
 
