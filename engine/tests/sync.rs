@@ -130,7 +130,7 @@ fn devices_converge_over_datagrams_that_are_lost_doubled_reordered_and_damaged()
 #[test]
 fn devices_that_ask_for_news_at_any_time_converge_and_know_it_over_bad_datagrams() {
     let mut given = 0;
-    for seed in 0..30 {
+    for seed in 0..60 {
         let mut mesh = Mesh::new(3, seed, Config::default());
         [(0, 1), (1, 2), (2, 0)].into_iter().for_each(|(a, b)| mesh.connect(a, b));
         assert_converges(&mut mesh, 60_000);

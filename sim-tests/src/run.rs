@@ -254,8 +254,11 @@ impl fmt::Display for Summary {
         )?;
         writeln!(f, "on one core: {all}")?;
         self.costs.iter().try_for_each(|(devices, cost)| writeln!(f, "  {devices} devices: {cost}"))?;
-        if let Some(alike) = Cost::alike(SEVERAL.filter_map(|devices| self.costs.get(&devices))) {
-            writeln!(f, "  {} to {} devices, as many of each: {alike}", SEVERAL.start(), SEVERAL.end())?;
+        let several = || self.costs.range(SEVERAL);
+        if let (Some((least, _)), Some((most, _))) = (several().next(), several().next_back())
+            && let Some(alike) = Cost::alike(several().map(|(_, cost)| cost))
+        {
+            writeln!(f, "  {least} to {most} devices, as many of each: {alike}")?;
         }
         for (title, counts) in [("what happened", &self.counts), ("faults injected", &self.faults)] {
             writeln!(f, "{title}:")?;
