@@ -27,6 +27,8 @@ pub(crate) struct Serve {
     pub(crate) positions: BTreeMap<ReplicaId, (u64, u64)>,
     /// Commits in the last run that was cut.
     pub(crate) run_commits: usize,
+    /// The position in our log before which all that was wanted has been sent, where that is known.
+    pub(crate) sent_before: Option<u64>,
 }
 
 /// A request to the peer whose answer has not ended.
@@ -208,6 +210,12 @@ impl Peer {
         if room {
             self.known.insert(replica, first, last);
         }
+    }
+
+    /// Notes that all of its request was sent. That counts as expected until its `Ack` says that it is known.
+    pub(crate) fn served(&mut self) {
+        let serve = self.serve.take();
+        serve.iter().for_each(|serve| self.pushed.union(&serve.covered));
     }
 
     /// What the peer has or is about to have.

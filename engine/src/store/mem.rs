@@ -6,9 +6,14 @@ use std::ops::Bound;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use super::{Batch, Conflict, Quarantined, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit};
-use crate::identity::{Dot, ReplicaId};
+use crate::commit::Commit;
+use crate::identity::{Dot, ReplicaId, Sig};
 use crate::name::{RowKey, TableName};
 use crate::row::RowState;
+use crate::wire::packed::PackedLog;
+
+/// Commits that are shown packed together.
+const PACKED_COMMITS: u64 = 8;
 
 #[derive(Debug, Clone, Default)]
 struct Inner {
@@ -162,6 +167,22 @@ impl StoreRead for MemStore {
 
     fn applied(&self, from_position: u64, limit: usize) -> Result<Vec<StoredCommit>, StoreError> {
         Ok(self.read().log.range(from_position..).take(limit).map(|(_, stored)| stored.clone()).collect())
+    }
+
+    /// As if it kept so many commits together as a test may meet.
+    fn packed(&self, position: u64) -> Result<Option<PackedLog>, StoreError> {
+        let first = position - position.saturating_sub(1) % PACKED_COMMITS;
+        let inner = self.read();
+        let mut commits: Vec<(&Commit, Option<Sig>)> = Vec::new();
+        for (at, (position, stored)) in
+            (first..).zip(inner.log.range(first..first.saturating_add(PACKED_COMMITS)))
+        {
+            if at != *position {
+                break;
+            }
+            commits.push((&stored.commit, stored.sig));
+        }
+        Ok(PackedLog::of(first, &commits).filter(|packed| packed.end > position))
     }
 
     fn conflicts(&self, from_id: u64, limit: usize) -> Result<Vec<Conflict>, StoreError> {

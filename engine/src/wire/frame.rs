@@ -15,12 +15,15 @@
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::config::{DEFLATE_BYTES_MIN, FRAME_BYTES_MAX, INFLATED_BYTES_MAX};
 
-use super::deflate::{deflate, inflate};
+use super::columns::Places;
+use super::deflate::{Deflated, deflate, deflate_front, inflate_parts};
 
 /// Major version of the protocol. Devices with different ones cannot talk, and say so.
 pub const MAJOR: u8 = 2;
 const DEFLATED: u8 = 1;
 const HEADER_BYTES: usize = 10;
+/// Where what the checksum covers goes on behind it.
+const CHECKED_FROM: usize = 6;
 
 /// Why a frame was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -47,35 +50,69 @@ pub enum FrameError {
 
 /// Packs a payload. `None` if it does not fit a frame, which callers prevent by their own budgets.
 pub fn pack(session: u32, payload: &[u8]) -> Option<Vec<u8>> {
-    pack_cut(session, payload, &[])
+    pack_places(session, payload, &Places::default())
 }
 
-/// Packs a payload. `cuts` are ascending places in it behind which the bytes are of another kind: a DEFLATE block ends
-/// there, so that each kind has codes of its own.
-pub(crate) fn pack_cut(session: u32, payload: &[u8], cuts: &[usize]) -> Option<Vec<u8>> {
+/// Packs a payload. Columns in it are deflated by themselves, if that pays. At the cuts, behind which the bytes are of
+/// another kind, a DEFLATE block ends, so that each kind has codes of its own.
+pub(crate) fn pack_places(session: u32, payload: &[u8], places: &Places) -> Option<Vec<u8>> {
     if payload.len() > INFLATED_BYTES_MAX {
         return None;
     }
-    let deflated = (payload.len() >= DEFLATE_BYTES_MIN).then(|| deflate(payload, cuts)).flatten();
-    let mut writer = Writer::new();
-    writer.raw(&session.to_be_bytes());
-    match &deflated {
-        Some(bytes) => {
-            writer.varint(payload.len() as u64);
-            writer.raw(bytes);
+    if let Some((front, columns)) = places.columns.and_then(|at| payload.split_at_checked(at)) {
+        let cuts: Vec<usize> = places.cuts.iter().map(|cut| cut - front.len()).collect();
+        let long = columns.len() >= DEFLATE_BYTES_MIN;
+        if let Some(bytes) = long.then(|| deflate(columns, &cuts)).flatten() {
+            return pack_parts(session, front, &Deflated { bytes, length: columns.len() });
         }
-        None => writer.raw(payload),
     }
-    let body = writer.into_bytes();
-    let start = [MAJOR, if deflated.is_some() { DEFLATED } else { 0 }];
-    let mut frame = start.to_vec();
-    frame.extend_from_slice(&checksum(start, &body).to_le_bytes());
-    frame.extend_from_slice(&body);
+    let deflated = (payload.len() >= DEFLATE_BYTES_MIN).then(|| deflate(payload, &places.cuts)).flatten();
+    match deflated {
+        Some(bytes) => assemble(session, Some(payload.len()), &[&bytes]),
+        None => assemble(session, None, &[payload]),
+    }
+}
+
+/// Packs a payload of which the columns are deflated already, and what stands in front of them.
+pub(crate) fn pack_parts(session: u32, front: &[u8], columns: &Deflated) -> Option<Vec<u8>> {
+    let length = front.len() + columns.length;
+    if length > INFLATED_BYTES_MAX {
+        return None;
+    }
+    assemble(session, Some(length), &[&deflate_front(front, columns.bytes.len()), &columns.bytes])
+}
+
+/// A frame of these bytes, which inflate to so many if they are deflated.
+fn assemble(session: u32, inflated: Option<usize>, parts: &[&[u8]]) -> Option<Vec<u8>> {
+    let mut writer = Writer::with_capacity(32 + parts.iter().map(|part| part.len()).sum::<usize>());
+    let start = [MAJOR, if inflated.is_some() { DEFLATED } else { 0 }];
+    writer.raw(&start);
+    writer.raw(&[0; 4]);
+    writer.raw(&session.to_be_bytes());
+    inflated.iter().for_each(|length| writer.varint(*length as u64));
+    parts.iter().for_each(|part| writer.raw(part));
+    let mut frame = writer.into_bytes();
+    let (head, body) = frame.split_at_mut(CHECKED_FROM);
+    head[start.len()..].copy_from_slice(&checksum(start, body).to_le_bytes());
     (frame.len() <= FRAME_BYTES_MAX).then_some(frame)
+}
+
+/// What a frame holds.
+#[derive(Debug)]
+pub(crate) struct Unpacked<'a> {
+    pub(crate) session: u32,
+    pub(crate) payload: Vec<u8>,
+    /// Where in the payload what was deflated by itself begins, and what it was deflated to.
+    pub(crate) parted: Option<(usize, &'a [u8])>,
 }
 
 /// Unpacks a frame into the sender's session number and the payload.
 pub fn unpack(frame: &[u8]) -> Result<(u32, Vec<u8>), FrameError> {
+    unpack_parts(frame).map(|unpacked| (unpacked.session, unpacked.payload))
+}
+
+/// Unpacks a frame.
+pub(crate) fn unpack_parts(frame: &[u8]) -> Result<Unpacked<'_>, FrameError> {
     if frame.len() > FRAME_BYTES_MAX {
         return Err(FrameError::TooLarge);
     }
@@ -95,17 +132,17 @@ pub fn unpack(frame: &[u8]) -> Result<(u32, Vec<u8>), FrameError> {
     }
     let mut reader = Reader::new(body);
     let session = u32::from_be_bytes(reader.array()?);
-    let payload = match start[1] {
-        0 => reader.raw(reader.remaining())?.to_vec(),
+    let (payload, parted) = match start[1] {
+        0 => (reader.raw(reader.remaining())?.to_vec(), None),
         DEFLATED => {
             let length = reader.varint()?;
             let length = usize::try_from(length).ok().filter(|len| *len <= INFLATED_BYTES_MAX);
             let length = length.ok_or(FrameError::TooLarge)?;
-            inflate(reader.raw(reader.remaining())?, length).ok_or(FrameError::Inflate)?
+            inflate_parts(reader.raw(reader.remaining())?, length).ok_or(FrameError::Inflate)?
         }
         flags => return Err(DecodeError::UnknownTag(flags).into()),
     };
-    Ok((session, payload))
+    Ok(Unpacked { session, payload, parted })
 }
 
 fn checksum(start: [u8; 2], body: &[u8]) -> u32 {
@@ -131,7 +168,7 @@ mod tests {
             cuts in proptest::collection::btree_set(0usize..5000, 0..5),
         ) {
             let cuts: Vec<usize> = cuts.into_iter().collect();
-            prop_assert_eq!(unpack(&pack_cut(session, &payload, &cuts).unwrap()), Ok((session, payload)));
+            prop_assert_eq!(unpack(&pack_places(session, &payload, &Places { columns: None, cuts }).unwrap()), Ok((session, payload)));
         }
 
         #[test]
