@@ -19,7 +19,7 @@ use super::columns::Places;
 use super::deflate::{Deflated, deflate, deflate_front, inflate_parts};
 
 /// Major version of the protocol. Devices with different ones cannot talk, and say so.
-pub const MAJOR: u8 = 2;
+pub const MAJOR: u8 = 3;
 const DEFLATED: u8 = 1;
 const HEADER_BYTES: usize = 10;
 /// Where what the checksum covers goes on behind it.

@@ -7,7 +7,7 @@
 use super::columns::{HashedCommit, decode_stretches, encode_heads, encode_stretches};
 use super::deflate::{Deflated, inflate, stored_whole};
 use crate::codec::{Reader, Writer};
-use crate::commit::Commit;
+use crate::commit::{Commit, span};
 use crate::cost::{self, Budget};
 use crate::identity::{AccountId, Dot, Sig};
 
@@ -114,10 +114,11 @@ impl PackedLog {
     }
 }
 
-/// Cuts commits into stretches: contiguous ones of one replica.
+/// Cuts commits into stretches: contiguous ones of one replica, within a span, as runs are.
 pub fn stretches<'a>(commits: impl Iterator<Item = &'a Commit>) -> Vec<Vec<&'a Commit>> {
     let follows = |before: &Commit, after: &Commit| {
-        before.dot.replica == after.dot.replica && before.dot.seq + 1 == after.dot.seq
+        let (before, after) = (before.dot, after.dot);
+        before.replica == after.replica && before.seq + 1 == after.seq && span(before.seq) == span(after.seq)
     };
     let mut stretches = Vec::<Vec<&Commit>>::new();
     for commit in commits {
