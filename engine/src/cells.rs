@@ -26,26 +26,14 @@ type Named = (FieldName, Arc<Cell>);
 /// Fields by name, ascending.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Cells {
-    fields: Option<Arc<Vec<Named>>>,
+    fields: Option<Arc<[Named]>>,
     /// Memory that they take, roughly: it follows each change, because counting looks at every value.
     bytes: usize,
 }
 
 impl Cells {
     fn slice(&self) -> &[Named] {
-        self.fields.as_deref().map_or(&[], Vec::as_slice)
-    }
-
-    /// The list, no longer shared, with room for so many more.
-    fn writable(&mut self, more: usize) -> &mut Vec<Named> {
-        let shared = self.fields.as_mut().is_none_or(|fields| Arc::get_mut(fields).is_none());
-        if shared && more > 0 {
-            // A copy that is made to be added to: `make_mut` would make one of exactly its size.
-            let mut copy = Vec::with_capacity(self.len() + more);
-            copy.extend_from_slice(self.slice());
-            self.fields = Some(Arc::new(copy));
-        }
-        Arc::make_mut(self.fields.get_or_insert_default())
+        self.fields.as_deref().unwrap_or_default()
     }
 
     /// How many there are.
@@ -82,7 +70,8 @@ impl Cells {
     pub(crate) fn replace(&mut self, place: usize, cell: Arc<Cell>) {
         let Some(old) = self.at(place).map(|old| old.value.memory_bytes()) else { return };
         self.bytes = self.bytes + cell.value.memory_bytes() - old;
-        if let Some((_, there)) = self.writable(0).get_mut(place) {
+        let writable = self.fields.as_mut().map(Arc::make_mut);
+        if let Some((_, there)) = writable.and_then(|fields| fields.get_mut(place)) {
             *there = cell;
         }
     }
@@ -107,7 +96,7 @@ impl Cells {
         let kept: Vec<Named> = self.shared().filter(|(name, cell)| keep(name, cell)).cloned().collect();
         if kept.len() < self.len() {
             self.bytes = kept.iter().map(weight).sum();
-            self.fields = (!kept.is_empty()).then(|| Arc::new(kept));
+            self.fields = (!kept.is_empty()).then(|| kept.into());
         }
     }
 
@@ -117,13 +106,15 @@ impl Cells {
             return;
         }
         self.bytes += added.iter().map(weight).sum::<usize>();
-        let fields = self.writable(added.len());
-        let before = fields.len();
-        fields.extend(added);
-        if before > 0 {
+        let before = self.len();
+        let mut fields: Arc<[Named]> = self.slice().iter().cloned().chain(added).collect();
+        if before > 0
+            && let Some(fields) = Arc::get_mut(&mut fields)
+        {
             fields.sort_by(|(a, _), (b, _)| a.cmp(b));
         }
         debug_assert!(fields.is_sorted_by(|(a, _), (b, _)| a < b));
+        self.fields = Some(fields);
     }
 
     pub(crate) fn shared(&self) -> impl Iterator<Item = &Named> {
@@ -158,7 +149,7 @@ impl FromIterator<(FieldName, Cell)> for Cells {
             }
         }
         let bytes = list.iter().map(weight).sum();
-        Cells { fields: (!list.is_empty()).then(|| Arc::new(list)), bytes }
+        Cells { fields: (!list.is_empty()).then(|| list.into()), bytes }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Names of tables, rows and fields: text that has been checked against its limits once, cheap to clone. Those of up to
-//! 23 bytes, which are most, lie in place: whoever compares them need not look elsewhere.
+//! 23 bytes, which are most, lie in place: whoever compares them need not look elsewhere. Keys of rows, which are compared most,
+//! have their first eight bytes as a number beside the text, which tells most of them apart in one step.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -29,11 +30,35 @@ pub enum NameError {
     Control(&'static str),
 }
 
+/// What a name keeps of its beginning, to be compared first.
+trait Beginning: Sized {
+    fn of(text: &str) -> Self;
+}
+
+impl Beginning for () {
+    fn of(_: &str) {}
+}
+
+impl Beginning for u64 {
+    /// Never more for a text that comes earlier.
+    fn of(text: &str) -> u64 {
+        let mut first = [0; 8];
+        let len = text.len().min(first.len());
+        first[..len].copy_from_slice(&text.as_bytes()[..len]);
+        u64::from_be_bytes(first)
+    }
+}
+
 macro_rules! name {
-    ($(#[$doc:meta])* $type:ident, $what:literal, $max:expr, control: $control:literal) => {
+    (
+        $(#[$doc:meta])* $type:ident, $what:literal, $max:expr, control: $control:literal, $beginning:ty
+    ) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $type(SmolStr);
+        pub struct $type {
+            beginning: $beginning,
+            text: SmolStr,
+        }
 
         impl $type {
             /// Checks the text and keeps a copy.
@@ -47,18 +72,18 @@ macro_rules! name {
                 if !$control && text.chars().any(char::is_control) {
                     return Err(NameError::Control($what));
                 }
-                Ok($type(text.into()))
+                Ok($type { beginning: Beginning::of(text), text: text.into() })
             }
 
             /// The text.
             pub fn as_str(&self) -> &str {
-                self.0.as_str()
+                self.text.as_str()
             }
         }
 
         impl Borrow<str> for $type {
             fn borrow(&self) -> &str {
-                self.0.as_str()
+                self.text.as_str()
             }
         }
 
@@ -85,13 +110,34 @@ macro_rules! name {
 
 name!(
     /// The name of a table: 1 to 128 bytes, no control characters.
-    TableName, "table name", TABLE_BYTES_MAX, control: false
+    TableName, "table name", TABLE_BYTES_MAX, control: false, ()
 );
 name!(
     /// The key of a row within its table: 1 to 512 bytes of any UTF-8.
-    RowKey, "row key", ROW_KEY_BYTES_MAX, control: true
+    RowKey, "row key", ROW_KEY_BYTES_MAX, control: true, u64
 );
 name!(
     /// The name of a field: 1 to 128 bytes, no control characters.
-    FieldName, "field name", FIELD_BYTES_MAX, control: false
+    FieldName, "field name", FIELD_BYTES_MAX, control: false, ()
 );
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn keys_are_in_the_order_of_their_texts(
+            start in "[a\0]{0,9}",
+            one in "[ab\0\u{e9}]{1,3}",
+            other in "[ab\0\u{e9}]{1,3}",
+        ) {
+            let [one, other] = [one, other].map(|end| format!("{start}{end}"));
+            let (a, b) = (RowKey::new(&one).expect("a key"), RowKey::new(&other).expect("a key"));
+            prop_assert_eq!(a.cmp(&b), one.cmp(&other));
+            prop_assert_eq!(a == b, one == other);
+        }
+    }
+}

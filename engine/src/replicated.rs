@@ -4,8 +4,8 @@
 //! Invariants: a run is applied whole and only when all it depends on is applied (causal order); knowledge,
 //! rows and digest move together, in one batch; the row states in a draft are those the store will have.
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 
 use crate::codec::{DecodeError, Writer};
 use crate::commit::{Commit, CommitHash, Deps, Op, OpKind, Stamp, sign_commit};
@@ -46,8 +46,8 @@ pub(crate) struct Replicated {
 pub(crate) struct Draft<'a> {
     pub(crate) store: &'a dyn StoreRead,
     pub(crate) batch: Batch,
-    /// Where in `touched` each row is.
-    rows: BTreeMap<(TableName, RowKey), usize>,
+    /// Where in `touched` each row of each table is.
+    rows: BTreeMap<TableName, BTreeMap<RowKey, usize>>,
     /// In the order in which they were touched. Beside the map, whose entries move when others come.
     touched: Vec<Touched>,
     /// Devices that were not known before.
@@ -357,22 +357,24 @@ impl Replicated {
         if batch.commits.is_empty() && batch.members.is_empty() && batch.released.is_empty() {
             return None;
         }
+        let places = rows
+            .into_iter()
+            .flat_map(|(table, rows)| rows.into_iter().map(move |(row, at)| ((table.clone(), row), at)));
         // They ascend already: the map is built in one go.
-        let changed = rows.into_iter().filter_map(|((table, row), at)| {
+        let changed = places.filter_map(|((table, row), at)| {
             let touched = std::mem::take(touched.get_mut(at)?);
-            if touched.state == touched.before {
-                return None;
-            }
+            let change = touched.state.digest_since(&touched.before, &table, &row)?;
             if touched.state.del().is_none() || !planted::is(Bug::DigestForgetsDeletes) {
-                let change = touched.state.digest_since(&touched.before, &table, &row);
                 self.digest = self.digest.wrapping_add(change);
             }
             Some(((table, row), touched.state))
         });
         batch.rows = changed.collect();
-        let wrote: BTreeSet<ReplicaId> = batch.commits.iter().map(|(commit, _)| commit.dot.replica).collect();
-        for replica in wrote {
-            if let Some(head) = self.heads.get(&replica) {
+        let mut last = None;
+        for replica in batch.commits.iter().map(|(commit, _)| commit.dot.replica) {
+            if last.replace(replica) != Some(replica)
+                && let Some(head) = self.heads.get(&replica)
+            {
                 batch.heads.insert(replica, head.clone());
             }
         }
@@ -440,7 +442,11 @@ pub(crate) enum LocalError {
 
 impl Draft<'_> {
     fn touch(&mut self, table: &TableName, row: &RowKey) -> Result<&mut Touched, StoreError> {
-        let at = match self.rows.entry((table.clone(), row.clone())) {
+        let rows = match self.rows.get_mut(table) {
+            Some(rows) => rows,
+            None => self.rows.entry(table.clone()).or_default(),
+        };
+        let at = match rows.entry(row.clone()) {
             Entry::Occupied(entry) => *entry.get(),
             Entry::Vacant(entry) => {
                 let before = self.store.row(table, row)?.unwrap_or_default();
@@ -459,7 +465,7 @@ impl Draft<'_> {
     }
 
     fn state(&self, op: &Op) -> Option<&RowState> {
-        let at = self.rows.get(&(op.table.clone(), op.row.clone()))?;
+        let at = self.rows.get(&op.table)?.get(&op.row)?;
         self.touched.get(*at).map(|touched| &touched.state)
     }
 

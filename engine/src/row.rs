@@ -238,11 +238,12 @@ impl RowState {
     /// create, its last delete, or a field; its digest is the first 16 bytes of a BLAKE3 hash, as an integer. Shares are
     /// added modulo 2^128 too, so that the digest of everything follows each write in constant time.
     pub fn digest(&self, table: &TableName, row: &RowKey) -> u128 {
-        self.digest_since(&RowState::default(), table, row)
+        self.digest_since(&RowState::default(), table, row).unwrap_or(0)
     }
 
-    /// This row's digest minus that of an earlier state of it, modulo 2^128. What both have in common costs nothing.
-    pub(crate) fn digest_since(&self, before: &RowState, table: &TableName, row: &RowKey) -> u128 {
+    /// This row's digest minus that of an earlier state of it, modulo 2^128; `None` if the two are the same. What both have
+    /// in common costs nothing.
+    pub(crate) fn digest_since(&self, before: &RowState, table: &TableName, row: &RowKey) -> Option<u128> {
         let mut parts = Parts::new(table, row);
         for (kind, old, new) in [(INS, before.ins, self.ins), (DEL, before.del, self.del)] {
             if old != new {
@@ -251,19 +252,21 @@ impl RowState {
             }
         }
         if self.cells.same_list(&before.cells) {
-            return parts.sum;
+            return parts.sum();
         }
         let (mut old, mut new) = (before.cells.shared().peekable(), self.cells.shared().peekable());
         loop {
             let order = match (old.peek(), new.peek()) {
-                (None, None) => return parts.sum,
+                (None, None) => return parts.sum(),
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
+                // Most are the same, and a cell is never that of another field.
+                (Some((_, old)), Some((_, new))) if Arc::ptr_eq(old, new) => Ordering::Equal,
                 (Some((old, _)), Some((new, _))) => old.cmp(new),
             };
             let old = if order.is_le() { old.next() } else { None };
             let new = if order.is_ge() { new.next() } else { None };
-            if old == new {
+            if old.map(|(_, cell)| cell) == new.map(|(_, cell)| cell) {
                 continue;
             }
             old.into_iter().for_each(|(name, cell)| parts.remove(|writer| put_cell(writer, name, cell)));
@@ -279,6 +282,7 @@ const CELL: u8 = 2;
 /// A sum of digests of parts of a row.
 struct Parts {
     sum: u128,
+    any: bool,
     writer: Writer,
     /// What all parts of the row begin with.
     start: usize,
@@ -290,10 +294,16 @@ impl Parts {
         writer.raw(b"ahenk row 2");
         writer.bytes(table.as_str().as_bytes());
         writer.bytes(row.as_str().as_bytes());
-        Parts { sum: 0, start: writer.len(), writer }
+        Parts { sum: 0, any: false, start: writer.len(), writer }
+    }
+
+    /// `None` if nothing was added or removed.
+    fn sum(&self) -> Option<u128> {
+        self.any.then_some(self.sum)
     }
 
     fn hash(&mut self, put: impl FnOnce(&mut Writer)) -> u128 {
+        self.any = true;
         self.writer.truncate(self.start);
         put(&mut self.writer);
         let mut bytes = [0; 16];

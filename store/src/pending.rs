@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::Arc;
 
 use engine::name::RowKey;
 use engine::row::RowState;
@@ -18,7 +17,7 @@ const ROW_BYTES: usize = 160;
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     /// By number of the table.
-    tables: BTreeMap<u32, BTreeMap<RowKey, Arc<RowState>>>,
+    tables: BTreeMap<u32, BTreeMap<RowKey, RowState>>,
     /// Memory that they take, roughly.
     bytes: usize,
 }
@@ -34,18 +33,18 @@ impl Pending {
         self.tables.get(&table).is_some_and(|rows| !rows.is_empty())
     }
 
-    pub(crate) fn get(&self, table: u32, row: &RowKey) -> Option<&Arc<RowState>> {
+    pub(crate) fn get(&self, table: u32, row: &RowKey) -> Option<&RowState> {
         self.tables.get(&table)?.get(row)
     }
 
     /// Takes a row out.
-    pub(crate) fn take(&mut self, table: u32, row: &RowKey) -> Option<Arc<RowState>> {
+    pub(crate) fn take(&mut self, table: u32, row: &RowKey) -> Option<RowState> {
         let state = self.tables.get_mut(&table)?.remove(row)?;
         self.bytes -= weight(row, &state);
         Some(state)
     }
 
-    pub(crate) fn insert(&mut self, table: u32, row: RowKey, state: Arc<RowState>) {
+    pub(crate) fn insert(&mut self, table: u32, row: RowKey, state: RowState) {
         self.bytes += weight(&row, &state);
         match self.tables.entry(table).or_default().entry(row) {
             Entry::Occupied(mut entry) => {
@@ -59,19 +58,14 @@ impl Pending {
     }
 
     /// The first rows of a table in a range, which must not be one that ends before it begins.
-    pub(crate) fn range(
-        &self,
-        table: u32,
-        range: RowRange<'_>,
-        limit: usize,
-    ) -> Vec<(RowKey, Arc<RowState>)> {
+    pub(crate) fn range(&self, table: u32, range: RowRange<'_>, limit: usize) -> Vec<(RowKey, RowState)> {
         let Some(rows) = self.tables.get(&table) else { return Vec::new() };
         rows.range::<str, _>(range).take(limit).map(|(key, state)| (key.clone(), state.clone())).collect()
     }
 
     /// All rows, ascending by table and key.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &RowKey, &RowState)> {
-        self.tables.iter().flat_map(|(table, rows)| rows.iter().map(|(key, state)| (*table, key, &**state)))
+        self.tables.iter().flat_map(|(table, rows)| rows.iter().map(|(key, state)| (*table, key, state)))
     }
 }
 

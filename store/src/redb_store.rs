@@ -173,7 +173,7 @@ impl StoreRead for RedbStore {
     fn row(&self, table: &TableName, row: &RowKey) -> Result<Option<RowState>, StoreError> {
         let found = self.with(|open| {
             let number = open.view.names.tables.number(table)?;
-            let newer = open.pending.get(number, row).map(|newer| RowState::clone(newer));
+            let newer = open.pending.get(number, row).cloned();
             Some(newer.ok_or_else(|| (number, open.view.clone())))
         })?;
         match found {
@@ -321,10 +321,9 @@ impl RedbStore {
     fn write_checkpoint(&self, writing: &mut Writing, batch: &Batch) -> Result<(), StoreError> {
         let mut rows = writing.txn.open_table(ROWS).map_err(redb)?;
         self.with(|open| write_rows(&mut rows, open.pending.iter(), &mut writing.names))??;
-        let names = &mut writing.names;
-        let new: Vec<_> =
-            batch.rows.iter().map(|((table, row), state)| (table_number(names, table), row, state)).collect();
-        write_rows(&mut rows, new.into_iter(), &mut writing.names)?;
+        let tables = numbers(&mut writing.names, batch);
+        let new = batch.rows.iter().zip(tables).map(|(((_, row), state), table)| (table, row, state));
+        write_rows(&mut rows, new, &mut writing.names)?;
         let from = writing.state.checkpoint + 1;
         if log::gather(&writing.txn, &self.account, from, &mut writing.names)? {
             writing.recent = Arc::default();
@@ -389,15 +388,12 @@ impl Store for RedbStore {
             self.write_checkpoint(&mut writing, batch)?;
             return self.commit(writing, Open::forget_pending);
         }
-        let names = &mut writing.names;
-        let new: Vec<_> = batch
-            .rows
-            .iter()
-            .map(|((table, row), state)| (table_number(names, table), row.clone(), Arc::new(state.clone())))
-            .collect();
+        let tables = numbers(&mut writing.names, batch);
         self.commit(writing, |open| {
             open.tail_bytes += bytes;
-            new.into_iter().for_each(|(table, row, state)| open.pending.insert(table, row, state));
+            for (((_, row), state), table) in batch.rows.iter().zip(tables) {
+                open.pending.insert(table, row.clone(), state.clone());
+            }
         })
     }
 
@@ -413,6 +409,16 @@ impl Store for RedbStore {
         }
         self.commit(writing, |_| {})
     }
+}
+
+/// The number of the table of each row of a batch.
+fn numbers(names: &mut Arc<Names>, batch: &Batch) -> Vec<u32> {
+    let mut last = None;
+    let mut number = |table| match last {
+        Some((last, number)) if last == table => number,
+        _ => last.insert((table, table_number(names, table))).1,
+    };
+    batch.rows.keys().map(|(table, _)| number(table)).collect()
 }
 
 fn write_rows<'a>(

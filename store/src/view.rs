@@ -112,7 +112,7 @@ impl Open {
 
 /// Applies the commits after the last checkpoint to the rows.
 fn replay(view: &View, account: &AccountId) -> Result<(Pending, u64), StoreError> {
-    let (mut pending, mut lost) = (Pending::default(), Vec::new());
+    let mut pending = Pending::default();
     if view.state.checkpoint == view.state.position {
         return Ok((pending, 0));
     }
@@ -122,13 +122,12 @@ fn replay(view: &View, account: &AccountId) -> Result<(Pending, u64), StoreError
             let newer = number.and_then(|number| pending.take(number, &op.row));
             let mut row = match (newer, number) {
                 (Some(row), _) => row,
-                (None, Some(number)) => Arc::new(view.stored_row(number, &op.row)?.unwrap_or_default()),
-                (None, None) => Arc::default(),
+                (None, Some(number)) => view.stored_row(number, &op.row)?.unwrap_or_default(),
+                (None, None) => RowState::default(),
             };
-            Arc::make_mut(&mut row).apply(commit.stamp(), op, &mut lost);
-            lost.clear();
+            row.apply(commit.stamp(), op, &mut ());
             // A write that leaves nothing behind makes no row.
-            if *row != RowState::default() {
+            if row != RowState::default() {
                 let number = number.ok_or_else(|| StoreError::Corrupt("a table has no number".into()))?;
                 pending.insert(number, op.row.clone(), row);
             }
@@ -143,7 +142,7 @@ pub(crate) fn scan(
     view: &View,
     number: u32,
     (from, to): RowRange<'_>,
-    newer: Vec<(RowKey, Arc<RowState>)>,
+    newer: Vec<(RowKey, RowState)>,
     limit: usize,
 ) -> Result<Vec<(RowKey, RowState)>, StoreError> {
     let key = |row: &str| record::row_key(number, row);
@@ -180,7 +179,7 @@ pub(crate) fn scan(
             }
             (older, new) => {
                 let replaced = older == new;
-                found.extend(newer.next().map(|(row, state)| (row, RowState::clone(&state))));
+                found.extend(newer.next());
                 if replaced {
                     next = advance()?;
                 }

@@ -602,5 +602,6 @@ mod tests {
     #[test]
     fn the_store_in_memory_keeps_the_contract() {
         super::run(64, crate::store::MemStore::new);
+        super::run(8, || crate::store::MemStore::new().packing(8));
     }
 }

@@ -12,9 +12,6 @@ use crate::name::{RowKey, TableName};
 use crate::row::RowState;
 use crate::wire::packed::PackedLog;
 
-/// Commits that are shown packed together.
-const PACKED_COMMITS: u64 = 8;
-
 #[derive(Debug, Clone, Default)]
 struct Inner {
     recovered: Recovered,
@@ -33,12 +30,14 @@ struct Inner {
 #[derive(Debug, Default)]
 pub struct MemStore {
     inner: RwLock<Inner>,
+    /// So many commits are shown packed together; none, if it is 0.
+    packs: u64,
 }
 
 impl Clone for MemStore {
     /// A copy that shares nothing with the original, as a backup would be.
     fn clone(&self) -> MemStore {
-        MemStore { inner: RwLock::new(self.read().clone()) }
+        MemStore { inner: RwLock::new(self.read().clone()), packs: self.packs }
     }
 }
 
@@ -53,6 +52,13 @@ impl MemStore {
     pub fn without_replica(self) -> MemStore {
         self.inner.write().unwrap_or_else(PoisonError::into_inner).recovered.replica = None;
         self
+    }
+
+    /// The same as if it had so many commits by columns together, as stores in files have thousands: for tests of what becomes
+    /// of these ([`StoreRead::packed`]). Here it is no gain.
+    #[must_use]
+    pub fn packing(self, commits: u64) -> MemStore {
+        MemStore { packs: commits, ..self }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
@@ -169,15 +175,13 @@ impl StoreRead for MemStore {
         Ok(self.read().log.range(from_position..).take(limit).map(|(_, stored)| stored.clone()).collect())
     }
 
-    /// As if it kept so many commits together as a test may meet.
     fn packed(&self, position: u64) -> Result<Option<PackedLog>, StoreError> {
-        let first = position - position.saturating_sub(1) % PACKED_COMMITS;
+        let Some(before) = position.saturating_sub(1).checked_rem(self.packs) else { return Ok(None) };
+        let first = position - before;
         let inner = self.read();
         let mut commits: Vec<(&Commit, Option<Sig>)> = Vec::new();
-        for (at, (position, stored)) in
-            (first..).zip(inner.log.range(first..first.saturating_add(PACKED_COMMITS)))
-        {
-            if at != *position {
+        for (at, (found, stored)) in (first..).zip(inner.log.range(first..first.saturating_add(self.packs))) {
+            if at != *found {
                 break;
             }
             commits.push((&stored.commit, stored.sig));

@@ -154,6 +154,8 @@ pub fn inflate_front(bytes: &[u8], length: usize) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -176,6 +178,9 @@ mod tests {
                 }
                 let bytes = [&front_bytes[..], &deflated].concat();
                 prop_assert_eq!(inflate(&bytes, whole.len()), Some(whole.clone()));
+                let mut by_flate2 = Vec::new();
+                flate2::read::DeflateDecoder::new(&bytes[..]).read_to_end(&mut by_flate2).expect("a stream");
+                prop_assert_eq!(by_flate2, whole.clone());
                 let (payload, columns) = inflate_parts(&bytes, whole.len()).expect("it inflates");
                 prop_assert_eq!(payload, whole.clone());
                 if parted && !front.is_empty() {
