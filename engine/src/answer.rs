@@ -19,7 +19,7 @@ use crate::store::{StoreError, StoreRead, StoredCommit};
 use crate::time::Now;
 use crate::timer::Timer;
 use crate::wire::message::{Ack, Ops, Run, Want, pack_ops, pack_stored};
-use crate::wire::packed::{PackedLog, PackedRun};
+use crate::wire::packed::PackedLog;
 
 /// Frames packed for one peer in one call, to keep each call short.
 const FRAMES_PER_CALL: usize = 2;
@@ -141,7 +141,6 @@ impl Engine {
             let Some(serve) = peer.serve.as_mut() else { return Ok(()) };
             serve.sent += pieces.iter().map(|piece| piece.bytes).sum::<u64>();
             let done = serve.ranges.is_empty();
-            serve.sent_before = None;
             let ops = Ops {
                 want: id,
                 offset: serve.sent,
@@ -177,32 +176,32 @@ impl Engine {
         let Some(serve) = self.peers.get_mut(&key).and_then(|peer| peer.serve.as_mut()) else {
             return Ok(Found::Nothing);
         };
-        let position = match serve.sent_before {
-            Some(position) => position,
-            None => match next_in_order(serve, true, store)? {
-                Some((_, _, _, position)) => position,
-                None => return Ok(Found::Nothing),
-            },
+        let config = &self.config;
+        let whole = |packed: &PackedLog, position: u64, serve: &Serve| {
+            packed.first == position
+                && packed.columns.bytes <= 2 * config.batch_bytes
+                && packed.columns.cost <= DECODED_BYTES_MAX
+                && packed.commits() <= config.batch_commits_max as u64
+                && packed.runs.iter().all(|run| serve.wants(run))
         };
-        let Some(packed) = store.packed(position)? else { return Ok(Found::Nothing) };
-        let wanted = |run: &PackedRun| {
-            let set = serve.ranges.get(&run.first.replica);
-            set.is_some_and(|set| {
-                set.ranges().iter().any(|(first, last)| *first <= run.first.seq && run.last_seq() <= *last)
-            })
-        };
-        let fits = packed.columns.bytes <= 2 * self.config.batch_bytes
-            && packed.columns.cost <= DECODED_BYTES_MAX
-            && packed.commits() <= self.config.batch_commits_max as u64;
-        if packed.first == position && fits && packed.runs.iter().all(wanted) {
+        // Most often that is what follows what was sent last, and then nothing has to be looked up.
+        if let Some(position) = serve.sent_before.take()
+            && let Some(packed) = store.packed(position)?
+            && whole(&packed, position, serve)
+        {
             return Ok(Found::Whole(Box::new(packed)));
         }
-        mark!(PackedPart if fits);
+        let Some((_, _, _, position)) = next_in_order(serve, true, store)? else { return Ok(Found::Nothing) };
+        let Some(packed) = store.packed(position)? else { return Ok(Found::Nothing) };
+        if whole(&packed, position, serve) {
+            return Ok(Found::Whole(Box::new(packed)));
+        }
+        mark!(PackedPart);
         Ok(Found::Part(packed.end))
     }
 
-    /// Sends commits as the store has them, all of which a peer asked for. Says whether the answer ends with them; `None` if they do
-    /// not fit a frame.
+    /// Sends commits as the store has them, all of which a peer asked for. Says whether the answer ends with them; `None` if
+    /// they do not fit a frame.
     fn give_packed(&mut self, key: PeerKey, packed: &PackedLog) -> Option<bool> {
         let peer = self.peers.get_mut(&key)?;
         let (session, serve) = (peer.session, peer.serve.as_mut()?);
