@@ -12,6 +12,8 @@
 //! from noise. Invariants: every cap is checked before allocation; a frame that was cut short or has any flipped
 //! bit is refused; nothing here panics on input.
 
+use std::borrow::Cow;
+
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::config::{DEFLATE_BYTES_MIN, FRAME_BYTES_MAX, INFLATED_BYTES_MAX};
 
@@ -22,8 +24,6 @@ use super::deflate::{Deflated, deflate, deflate_front, inflate_parts};
 pub const MAJOR: u8 = 3;
 const DEFLATED: u8 = 1;
 const HEADER_BYTES: usize = 10;
-/// Where what the checksum covers goes on behind it.
-const CHECKED_FROM: usize = 6;
 
 /// Why a frame was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -50,69 +50,96 @@ pub enum FrameError {
 
 /// Packs a payload. `None` if it does not fit a frame, which callers prevent by their own budgets.
 pub fn pack(session: u32, payload: &[u8]) -> Option<Vec<u8>> {
-    pack_places(session, payload, &Places::default())
+    let mut frame = begin(payload.len());
+    frame.extend_from_slice(payload);
+    finish(session, frame, &Places::default())
 }
 
-/// Packs a payload. Columns in it are deflated by themselves, if that pays. At the cuts, behind which the bytes are of
-/// another kind, a DEFLATE block ends, so that each kind has codes of its own.
-pub(crate) fn pack_places(session: u32, payload: &[u8], places: &Places) -> Option<Vec<u8>> {
-    if payload.len() > INFLATED_BYTES_MAX {
-        return None;
-    }
-    if let Some((front, columns)) = places.columns.and_then(|at| payload.split_at_checked(at)) {
-        let cuts: Vec<usize> = places.cuts.iter().map(|cut| cut - front.len()).collect();
-        let long = columns.len() >= DEFLATE_BYTES_MIN;
-        if let Some(bytes) = long.then(|| deflate(columns, &cuts)).flatten() {
-            return pack_parts(session, front, &Deflated { bytes, length: columns.len() });
-        }
-    }
-    let deflated = (payload.len() >= DEFLATE_BYTES_MIN).then(|| deflate(payload, &places.cuts)).flatten();
-    match deflated {
-        Some(bytes) => assemble(session, Some(payload.len()), &[&bytes]),
-        None => assemble(session, None, &[payload]),
-    }
+/// A frame in the making, to which its payload is to be appended, of about so many bytes.
+pub(super) fn begin(payload_bytes: usize) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(HEADER_BYTES + payload_bytes);
+    frame.extend_from_slice(&[0; HEADER_BYTES]);
+    frame
 }
 
-/// Packs a payload of which the columns are deflated already, and what stands in front of them.
-pub(crate) fn pack_parts(session: u32, front: &[u8], columns: &Deflated) -> Option<Vec<u8>> {
+/// Bytes of the payload of a frame in the making.
+pub(super) fn payload_bytes(frame: &[u8]) -> usize {
+    frame.len() - HEADER_BYTES
+}
+
+/// Ends a frame that was begun. Columns in it are deflated by themselves, if that pays. At the cuts, behind which the bytes
+/// are of another kind, a DEFLATE block ends, so that each kind has codes of its own. All places are those in the frame.
+pub(super) fn finish(session: u32, mut frame: Vec<u8>, places: &Places) -> Option<Vec<u8>> {
+    let payload = frame.get(HEADER_BYTES..).filter(|payload| payload.len() <= INFLATED_BYTES_MAX)?;
+    let length = payload.len();
+    let deflated = deflate_payload(&frame, places);
+    if let Some([front, columns]) = &deflated {
+        frame.truncate(HEADER_BYTES);
+        append_deflated(&mut frame, length, front, columns);
+    }
+    seal(session, frame, deflated.is_some())
+}
+
+/// Ends a frame that was begun, whose payload goes on with columns that are deflated already.
+pub(super) fn finish_with(session: u32, mut frame: Vec<u8>, columns: &Deflated) -> Option<Vec<u8>> {
+    let front = frame.split_off(HEADER_BYTES);
     let length = front.len() + columns.length;
     if length > INFLATED_BYTES_MAX {
         return None;
     }
-    assemble(session, Some(length), &[&deflate_front(front, columns.bytes.len()), &columns.bytes])
+    append_deflated(&mut frame, length, &deflate_front(&front, columns.bytes.len()), &columns.bytes);
+    seal(session, frame, true)
 }
 
-/// A frame of these bytes, which inflate to so many if they are deflated.
-fn assemble(session: u32, inflated: Option<usize>, parts: &[&[u8]]) -> Option<Vec<u8>> {
-    let mut writer = Writer::with_capacity(32 + parts.iter().map(|part| part.len()).sum::<usize>());
-    let start = [MAJOR, if inflated.is_some() { DEFLATED } else { 0 }];
-    writer.raw(&start);
-    writer.raw(&[0; 4]);
-    writer.raw(&session.to_be_bytes());
-    inflated.iter().for_each(|length| writer.varint(*length as u64));
-    parts.iter().for_each(|part| writer.raw(part));
-    let mut frame = writer.into_bytes();
-    let (head, body) = frame.split_at_mut(CHECKED_FROM);
-    head[start.len()..].copy_from_slice(&checksum(start, body).to_le_bytes());
+/// The payload of a frame in the making in two parts, each of which is deflated, the second by itself; `None` if that does
+/// not pay.
+fn deflate_payload(frame: &[u8], places: &Places) -> Option<[Vec<u8>; 2]> {
+    let cuts = |from: usize| places.cuts.iter().map(|cut| cut - from).collect::<Vec<_>>();
+    if let Some(at) = places.columns
+        && let Some(columns) = frame.get(at..).filter(|columns| columns.len() >= DEFLATE_BYTES_MIN)
+        && let Some(columns) = deflate(columns, &cuts(at))
+    {
+        return Some([deflate_front(frame.get(HEADER_BYTES..at)?, columns.len()), columns]);
+    }
+    let payload = frame.get(HEADER_BYTES..).filter(|payload| payload.len() >= DEFLATE_BYTES_MIN)?;
+    Some([deflate(payload, &cuts(HEADER_BYTES))?, Vec::new()])
+}
+
+fn append_deflated(frame: &mut Vec<u8>, length: usize, front: &[u8], columns: &[u8]) {
+    let mut writer = Writer::new();
+    writer.varint(length as u64);
+    frame.extend_from_slice(writer.as_bytes());
+    frame.extend_from_slice(front);
+    frame.extend_from_slice(columns);
+}
+
+/// Writes what stands in front of the payload.
+fn seal(session: u32, mut frame: Vec<u8>, deflated: bool) -> Option<Vec<u8>> {
+    let start = [MAJOR, if deflated { DEFLATED } else { 0 }];
+    frame[..2].copy_from_slice(&start);
+    frame[6..HEADER_BYTES].copy_from_slice(&session.to_be_bytes());
+    let sum = checksum(start, &frame[6..]);
+    frame[2..6].copy_from_slice(&sum.to_le_bytes());
     (frame.len() <= FRAME_BYTES_MAX).then_some(frame)
 }
 
 /// What a frame holds.
 #[derive(Debug)]
-pub(crate) struct Unpacked<'a> {
-    pub(crate) session: u32,
-    pub(crate) payload: Vec<u8>,
+pub(super) struct Opened<'a> {
+    pub(super) session: u32,
+    /// One that was not deflated stays where it is.
+    pub(super) payload: Cow<'a, [u8]>,
     /// Where in the payload what was deflated by itself begins, and what it was deflated to.
-    pub(crate) parted: Option<(usize, &'a [u8])>,
+    pub(super) parted: Option<(usize, &'a [u8])>,
 }
 
 /// Unpacks a frame into the sender's session number and the payload.
 pub fn unpack(frame: &[u8]) -> Result<(u32, Vec<u8>), FrameError> {
-    unpack_parts(frame).map(|unpacked| (unpacked.session, unpacked.payload))
+    open(frame).map(|opened| (opened.session, opened.payload.into_owned()))
 }
 
 /// Unpacks a frame.
-pub(crate) fn unpack_parts(frame: &[u8]) -> Result<Unpacked<'_>, FrameError> {
+pub(super) fn open(frame: &[u8]) -> Result<Opened<'_>, FrameError> {
     if frame.len() > FRAME_BYTES_MAX {
         return Err(FrameError::TooLarge);
     }
@@ -133,16 +160,18 @@ pub(crate) fn unpack_parts(frame: &[u8]) -> Result<Unpacked<'_>, FrameError> {
     let mut reader = Reader::new(body);
     let session = u32::from_be_bytes(reader.array()?);
     let (payload, parted) = match start[1] {
-        0 => (reader.raw(reader.remaining())?.to_vec(), None),
+        0 => (Cow::Borrowed(reader.raw(reader.remaining())?), None),
         DEFLATED => {
             let length = reader.varint()?;
             let length = usize::try_from(length).ok().filter(|len| *len <= INFLATED_BYTES_MAX);
             let length = length.ok_or(FrameError::TooLarge)?;
-            inflate_parts(reader.raw(reader.remaining())?, length).ok_or(FrameError::Inflate)?
+            let inflated = inflate_parts(reader.raw(reader.remaining())?, length);
+            let (payload, parted) = inflated.ok_or(FrameError::Inflate)?;
+            (Cow::Owned(payload), parted)
         }
         flags => return Err(DecodeError::UnknownTag(flags).into()),
     };
-    Ok(Unpacked { session, payload, parted })
+    Ok(Opened { session, payload, parted })
 }
 
 fn checksum(start: [u8; 2], body: &[u8]) -> u32 {
@@ -167,8 +196,9 @@ mod tests {
             ],
             cuts in proptest::collection::btree_set(0usize..5000, 0..5),
         ) {
-            let cuts: Vec<usize> = cuts.into_iter().collect();
-            prop_assert_eq!(unpack(&pack_places(session, &payload, &Places { columns: None, cuts }).unwrap()), Ok((session, payload)));
+            let cuts: Vec<usize> = cuts.into_iter().map(|cut| HEADER_BYTES + cut).collect();
+            let frame = [begin(0), payload.clone()].concat();
+            prop_assert_eq!(unpack(&finish(session, frame, &Places { columns: None, cuts }).unwrap()), Ok((session, payload)));
         }
 
         #[test]

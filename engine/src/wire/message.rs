@@ -8,9 +8,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::columns::{HashedCommit, decode_runs_and_place, encode_runs};
+use super::columns::{HashedCommit, Places, decode_runs_and_place, encode_runs};
 use super::deflate::Deflated;
-use super::frame::{FrameError, Unpacked, pack, pack_parts, pack_places, unpack_parts};
+use super::frame::{FrameError, Opened, begin, finish, finish_with, open, payload_bytes};
 use super::packed::{PackedColumns, PackedLog};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::commit::Commit;
@@ -23,6 +23,9 @@ use crate::knowledge::Knowledge;
 pub const MINOR: u16 = 0;
 /// Most heads in one `Ack` or `Announce`.
 pub const HEADS_MAX: usize = crate::config::REPLICAS_MAX;
+/// Bytes that most small messages take at most, and most commits that are pushed: room that is made at once.
+const CONTROL_BYTES: usize = 240;
+const OPS_BYTES: usize = 500;
 /// Longest text in `Error` and `Bye`, in bytes.
 const TEXT_BYTES_MAX: usize = 256;
 
@@ -291,7 +294,7 @@ pub enum Control {
 
 /// Packs a small message. `None` if it exceeds the cap for control frames.
 pub fn pack_control(session: u32, message: &Control) -> Option<Vec<u8>> {
-    let payload = match message {
+    let frame = match message {
         Control::Hello(body) => with_kind(HELLO, &**body),
         Control::Have(body) => with_kind(HAVE, body),
         Control::Summary(body) => with_kind(SUMMARY, body),
@@ -306,19 +309,23 @@ pub fn pack_control(session: u32, message: &Control) -> Option<Vec<u8>> {
         Control::Audit(body) => with_kind(AUDIT, body),
         Control::Audited(body) => with_kind(AUDITED, body),
     }?;
-    pack(session, &payload).filter(|frame| frame.len().max(payload.len()) <= CONTROL_BYTES_MAX)
+    let payload = payload_bytes(&frame);
+    finish(session, frame, &Places::default()).filter(|frame| frame.len().max(payload) <= CONTROL_BYTES_MAX)
 }
 
+/// A frame in the making with a small message.
 fn with_kind<T: Serialize>(kind: u8, body: &T) -> Option<Vec<u8>> {
-    postcard::to_extend(body, vec![kind]).ok()
+    let mut frame = begin(CONTROL_BYTES);
+    frame.push(kind);
+    postcard::to_extend(body, frame).ok()
 }
 
 /// Packs commits. `None` if they do not fit a frame.
 pub fn pack_ops(session: u32, ops: &Ops<Commit>) -> Option<Vec<u8>> {
-    let mut writer = Writer::new();
+    let mut writer = Writer::over(begin(OPS_BYTES));
     put_ops_head(&mut writer, ops.want, ops.offset, ops.done);
     let places = encode_runs(&ops.runs, &mut writer);
-    pack_places(session, writer.as_bytes(), &places)
+    finish(session, writer.into_bytes(), &places)
 }
 
 /// Packs commits by columns as a store has them, in answer to a request. `None` if they do not fit a frame.
@@ -329,14 +336,14 @@ pub(crate) fn pack_stored(
     done: bool,
     stored: &PackedLog,
 ) -> Option<Vec<u8>> {
-    let mut writer = Writer::new();
+    let mut writer = Writer::over(begin(OPS_BYTES));
     put_ops_head(&mut writer, want, offset, done);
     writer.varint(stored.runs.len() as u64);
     for run in &stored.runs {
         writer.raw(&run.head);
         writer.raw(&run.sig.0);
     }
-    pack_parts(session, writer.as_bytes(), &stored.columns.deflated)
+    finish_with(session, writer.into_bytes(), &stored.columns.deflated)
 }
 
 fn put_ops_head(writer: &mut Writer, want: u32, offset: u64, done: bool) {
@@ -357,7 +364,7 @@ pub(crate) fn parse_parts(
     frame: &[u8],
     account: &AccountId,
 ) -> Result<(u32, Message, Option<PackedColumns>), FrameError> {
-    let Unpacked { session, payload, parted } = unpack_parts(frame)?;
+    let Opened { session, payload, parted } = open(frame)?;
     let mut columns = None;
     let mut reader = Reader::new(&payload);
     let kind = reader.u8()?;
