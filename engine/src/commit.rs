@@ -221,10 +221,10 @@ impl Commit {
 
     /// Bytes of what [`Commit::encode`] gives, without making it.
     pub fn encoded_len(&self) -> usize {
-        if self.introduces.is_some() || self.statement.is_some() {
-            // The first of a replica.
+        if self.statement.is_some() {
             return self.encode().len();
         }
+        let introduction = self.introduces.as_deref().map_or(0, cert_len);
         let deps = self.deps.values().map(|seq| REPLICA_BYTES + varint_len(*seq));
         let ops = self.ops.iter().map(|op| {
             let names = bytes_len(op.table.as_str().len()) + bytes_len(op.row.as_str().len());
@@ -233,7 +233,7 @@ impl Commit {
             1 + names + varint_len(op.fields.len() as u64) + fields.sum::<usize>()
         });
         let counts = varint_len(self.deps.len() as u64) + 1 + varint_len(self.ops.len() as u64);
-        self.head_len() + size_of::<u64>() + counts + deps.sum::<usize>() + ops.sum::<usize>()
+        self.head_len() + size_of::<u64>() + counts + introduction + deps.sum::<usize>() + ops.sum::<usize>()
     }
 
     /// Reads the canonical form; `introduced` certificates are of `account` and have been verified.
@@ -347,10 +347,11 @@ pub fn span(seq: u64) -> u64 {
     seq.saturating_sub(1) / RUN_COMMITS_MAX as u64
 }
 
-pub(crate) fn signed_message(account: &AccountId, hash: &CommitHash) -> Vec<u8> {
-    let mut message = b"ahenk signed commit 1".to_vec();
-    message.extend_from_slice(&account.0);
-    message.extend_from_slice(&hash.0);
+pub(crate) fn signed_message(account: &AccountId, hash: &CommitHash) -> [u8; 85] {
+    let mut message = [0; 85];
+    message[..21].copy_from_slice(b"ahenk signed commit 1");
+    message[21..53].copy_from_slice(&account.0);
+    message[53..].copy_from_slice(&hash.0);
     message
 }
 
@@ -412,6 +413,11 @@ pub(crate) fn put_cert(writer: &mut Writer, cert: &DeviceCert) {
     writer.u8(u8::from(cert.admin));
     writer.bytes(cert.name.as_bytes());
     writer.raw(&cert.sig.0);
+}
+
+/// Bytes that [`put_cert`] writes.
+fn cert_len(cert: &DeviceCert) -> usize {
+    cert.key.0.len() + varint_len(cert.issued_ms) + 1 + bytes_len(cert.name.len()) + cert.sig.0.len()
 }
 
 /// What a commit may begin with, of which it has one at most.

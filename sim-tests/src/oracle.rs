@@ -626,7 +626,7 @@ pub fn check_equal(
 ) -> Result<(), Violation> {
     for (at, (a, knowledge, digest)) in devices.iter().enumerate() {
         for (b, other, theirs) in &devices[at + 1..] {
-            if knowledge == other && digest != theirs && same(*a, *b) {
+            if digest != theirs && knowledge == other && same(*a, *b) {
                 let sentence = format!("{} and {} differ", letter(*a), letter(*b));
                 return violation("equal knowledge, equal state", sentence);
             }

@@ -137,7 +137,14 @@ fn parts(runs: &[Run<Commit>]) -> Vec<Part<'_>> {
 pub fn encode_runs(runs: &[Run<Commit>], writer: &mut Writer) -> Vec<usize> {
     let parts = parts(runs);
     parts.iter().for_each(Part::check);
-    let mut columns = Writer::new();
+    let mut commits = runs.iter().flat_map(|run| &run.commits);
+    if matches!((commits.next(), commits.next()), (Some(only), None) if only.dot.seq > 1 && only.ops.len() <= 1)
+    {
+        // It repeats nothing, and by columns is longer. (A replica's first commit states no hash there.)
+        encode::by_rows(&parts, writer);
+        return Vec::new();
+    }
+    let mut columns = Writer::with_capacity(512);
     let cuts = encode::by_columns(&parts, &mut columns);
     if runs.iter().map(|run| run.commits.len()).sum::<usize>() <= COMPARED_COMMITS_MAX {
         let mut rows = Writer::new();
