@@ -11,7 +11,7 @@ use engine::row::RowState;
 use engine::store::RowRange;
 
 /// Memory for the entry of a row itself, roughly, in bytes.
-const ROW_BYTES: usize = 160;
+const ROW_BYTES: usize = 200;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]

@@ -316,9 +316,10 @@ impl RedbStore {
     fn write_checkpoint(&self, writing: &mut Writing, batch: &Batch) -> Result<(), StoreError> {
         let mut rows = writing.txn.open_table(ROWS).map_err(redb)?;
         self.with(|open| write_rows(&mut rows, open.pending.iter(), &mut writing.names))??;
-        let tables = numbers(&mut writing.names, batch);
-        let new = batch.rows.iter().zip(tables).map(|(((_, row), state), table)| (table, row, state));
-        write_rows(&mut rows, new, &mut writing.names)?;
+        for (table, new) in &batch.rows {
+            let table = table_number(&mut writing.names, table);
+            write_rows(&mut rows, new.iter().map(|(row, state)| (table, row, state)), &mut writing.names)?;
+        }
         let from = writing.state.checkpoint + 1;
         if log::gather(&writing.txn, &self.account, from, &mut writing.names)? {
             writing.recent = Arc::default();
@@ -376,18 +377,19 @@ impl Store for RedbStore {
         let (pending_bytes, tail_bytes) = self.with(|open| (open.pending.bytes(), open.tail_bytes))?;
         let replayable = batch.retractions.is_empty()
             && (batch.rows.is_empty() || !batch.commits.is_empty())
-            && batch.rows.values().all(|row| *row != RowState::default());
+            && batch.rows().all(|(_, _, row)| *row != RowState::default());
         let full = pending_bytes >= self.options.limits.pending_bytes_max
             || tail_bytes + bytes >= self.tail_bytes_max;
         if full || !replayable {
             self.write_checkpoint(&mut writing, batch)?;
             return self.commit(writing, Open::forget_pending);
         }
-        let tables = numbers(&mut writing.names, batch);
+        let tables: Vec<u32> =
+            batch.rows.keys().map(|table| table_number(&mut writing.names, table)).collect();
         self.commit(writing, |open| {
             open.tail_bytes += bytes;
-            for (((_, row), state), table) in batch.rows.iter().zip(tables) {
-                open.pending.insert(table, row.clone(), state.clone());
+            for (table, rows) in tables.into_iter().zip(batch.rows.values()) {
+                rows.iter().for_each(|(row, state)| open.pending.insert(table, row.clone(), state.clone()));
             }
         })
     }
@@ -404,16 +406,6 @@ impl Store for RedbStore {
         }
         self.commit(writing, |_| {})
     }
-}
-
-/// The number of the table of each row of a batch.
-fn numbers(names: &mut Arc<Names>, batch: &Batch) -> Vec<u32> {
-    let mut last = None;
-    let mut number = |table| match last {
-        Some((last, number)) if last == table => number,
-        _ => last.insert((table, table_number(names, table))).1,
-    };
-    batch.rows.keys().map(|(table, _)| number(table)).collect()
 }
 
 fn write_rows<'a>(
