@@ -21,7 +21,7 @@ from vector_crypto import (  # noqa: E402
 )
 
 FRAME_BYTES_MAX, CONTROL_BYTES_MAX, INFLATED_BYTES_MAX = 1 << 20, 1 << 16, 1 << 21
-COMMIT_BYTES_MAX, RUNS_BYTES_MAX, RUN_COMMITS_MAX = 983_040, 1 << 22, 1 << 14
+COMMIT_BYTES_MAX, RUNS_BYTES_MAX, RUN_COMMITS_MAX = 983_040, 1 << 22, 1 << 12
 COMMIT_OPS_MAX, ROW_FIELDS_MAX, REPLICAS_MAX, RANGES_MAX, HEADS_MAX = 1 << 16, 4096, 1024, 64, 1024
 TABLE_BYTES_MAX, ROW_KEY_BYTES_MAX, FIELD_BYTES_MAX, DEVICE_NAME_BYTES_MAX = 128, 512, 128, 64
 REASON_BYTES_MAX = 256
@@ -268,8 +268,8 @@ def read_statement(reader, account):
     said["end"] = reader.raw(32) if said["seq"] else bytes(32)
     said["branches"] = []
     for _ in range(2):
-        commits = [reader.bytes(COMMIT_BYTES_MAX) for _ in range(reader.count(RUN_COMMITS_MAX))]
-        said["branches"].append((commits, reader.raw(64)))
+        contents = [reader.raw(32) for _ in range(reader.count(RUN_COMMITS_MAX))]
+        said["branches"].append((contents, reader.raw(64)))
     return said
 
 
@@ -282,29 +282,26 @@ def put_statement(said):
         return start + put_list(fences)
     out = b"\3" + put_cert(said["author"]) + said["incarnation"].to_bytes(8, "big")
     out += put_varint(said["seq"]) + (said["end"] if said["seq"] else b"")
-    for commits, sig in said["branches"]:
-        out += put_list([put_bytes(commit) for commit in commits]) + sig
+    for contents, sig in said["branches"]:
+        out += put_list(contents) + sig
     return out
 
 
 def fork_holds(said, account):
     check_cert(said["author"], account)
-    author, firsts = said["author"]["key"], []
+    author, (one, other) = said["author"]["key"], said["branches"]
     of = (device_of(author), said["incarnation"])
     signed = b"ahenk signed commit 1" + account
-    for commits, sig in said["branches"]:
-        number, prev, chain = said["seq"], said["end"], []
-        for data in commits:
-            commit = read_commit(data, account)
+    if not one[0] or not other[0] or one[0][0] >= other[0][0]:
+        return False
+    for contents, sig in said["branches"]:
+        number, digest = said["seq"], said["end"]
+        for content in contents:
             number += 1
-            if (commit["replica"], commit["seq"], commit["prev"]) != (of, number, prev) or commit["statement"]:
-                return False
-            prev = hash_commit(data)
-            chain.append(prev)
-        if not chain or not ed25519_verify(author, signed + prev, sig):
+            digest = link(of, number, digest, content)
+        if span(said["seq"] + 1) != span(number) or not ed25519_verify(author, signed + digest, sig):
             return False
-        firsts.append(chain[0])
-    return firsts[0] != firsts[1]
+    return True
 
 
 def put_cert(cert):
@@ -377,8 +374,24 @@ def put_commit(commit):
     return out + put_list(ops)
 
 
+def content_of(data):
+    reader = Reader(data)
+    replica(reader), reader.varint(), reader.raw(32)
+    return blake3(b"ahenk content 2" + reader.raw(reader.left()))
+
+
+def link(of, seq, prev, content):
+    return blake3(b"ahenk commit 2" + put_replica(of) + seq.to_bytes(8, "big") + prev + content)
+
+
 def hash_commit(data):
-    return blake3(b"ahenk commit 1" + data)
+    reader = Reader(data)
+    of, seq, prev = replica(reader), reader.varint(), reader.raw(32)
+    return link(of, seq, prev, content_of(data))
+
+
+def span(seq):
+    return (seq - 1) // RUN_COMMITS_MAX
 
 
 # ----- section 7: rows
@@ -449,7 +462,7 @@ def unpack(frame):
     need(len(frame) <= FRAME_BYTES_MAX, "a frame too long", "too large")
     need(len(frame) >= 11, "a frame too short", "damaged")
     need(frame[2:6] == crc(frame[:2], frame[6:]), "a wrong checksum", "damaged")
-    need(frame[0] == 2, "another major version", "version")
+    need(frame[0] == 3, "another major version", "version")
     need(frame[1] in (0, 1), "unknown flags")
     reader = Reader(frame[6:])
     session = reader.be(4)
@@ -472,7 +485,7 @@ def unpack(frame):
 
 def pack(session, payload):
     body = struct.pack(">I", session) + payload
-    return b"\2\0" + crc(b"\2\0", body) + body
+    return b"\3\0" + crc(b"\3\0", body) + body
 
 
 # ----- section 10: messages. Each type reads and writes one field.
@@ -602,6 +615,7 @@ def check_run(commits):
     for before, after in zip(commits, commits[1:]):
         need(before["replica"] == after["replica"] and before["seq"] + 1 == after["seq"], "a gap")
         need(after["prev"] == hash_commit(put_commit(before)), "a broken chain")
+    need(span(commits[0]["seq"]) == span(commits[-1]["seq"]), "a run beyond the end of a span")
 
 
 class Head:
@@ -862,7 +876,7 @@ def statement_of(v):
     if v["kind"] == "revoke":
         fences = [(int(of), fence_of(fence)) for of, fence in v["fences"]]
         return v | {"device": unhex(v["device"]), "issued_ms": int(v["issued_ms"]), "fences": fences}
-    branches = [([unhex(commit) for commit in commits], unhex(sig)) for commits, sig in v["branches"]]
+    branches = [([unhex(content) for content in contents], unhex(sig)) for contents, sig in v["branches"]]
     start = {"author": cert_of(v["author"]), "incarnation": int(v["incarnation"])}
     return v | start | {"seq": int(v["seq"]), "end": unhex(v["end"]), "branches": branches}
 
@@ -963,6 +977,7 @@ def check_commits(vectors, account):
         commit, data, digest = commit_of(v["commit"]), unhex(v["bytes"]), unhex(v["hash"])
         equal(read_commit(data, account), commit, "a commit")
         equal(put_commit(commit), data, "a commit's canonical form")
+        equal(content_of(data), unhex(v["content"]), "a content's hash")
         equal(hash_commit(data), digest, "a commit's hash")
         check_signature(account, unhex(v["author"]), digest, unhex(v["sig"]))
         equal(device_of(unhex(v["author"])), commit["replica"][0], "a commit's author")
@@ -975,12 +990,17 @@ def check_statements(vectors, account):
         commit, data, digest = commit_of(v["commit"]), unhex(v["bytes"]), unhex(v["hash"])
         equal(read_commit(data, account), commit, "a statement")
         equal(put_commit(commit), data, "a statement's canonical form")
+        equal(content_of(data), unhex(v["content"]), "a content's hash")
         equal(hash_commit(data), digest, "a statement's hash")
         said, sig = commit["statement"], unhex(v["sig"])
         if said["kind"] == "fork":
             equal(sig, bytes(64), "a proof's signature")
             assert fork_holds(said, account), "a proof of a fork does not hold"
-            for change in ({"incarnation": 9}, {"branches": said["branches"][:1] * 2}):
+            branches = said["branches"]
+            longer = [(contents + contents, sig) for contents, sig in branches]
+            others = [branches[:1] * 2, branches[::-1], longer, [([], sig) for _, sig in branches]]
+            changes = [{"incarnation": 9}, {"seq": said["seq"] + 1}, {"end": bytes([9]) * 32}]
+            for change in changes + [{"branches": other} for other in others]:
                 assert not fork_holds(said | change, account), f"a proof holds with {change}"
         else:
             check_signature(account, account, digest, sig)

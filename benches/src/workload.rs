@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use engine::commit::{Commit, CommitHash, Deps, Op, OpKind, Stamp, hash_commit, sign_commit};
+use engine::commit::{Commit, CommitHash, Deps, Op, OpKind, Stamp, sign_commit, span};
 use engine::fields::FieldValues;
 use engine::hlc::Hlc;
 use engine::identity::{Dot, Identity, ReplicaId};
@@ -86,7 +86,7 @@ impl Workload {
                 statement: None,
                 ops: vec![ops.make(&mut prng)],
             };
-            author.hash = hash_commit(&commit.encode());
+            author.hash = commit.hash();
             commits.push((commit, author.hash));
         }
         Workload { identities, commits, rows }
@@ -122,17 +122,17 @@ impl Workload {
 
     /// One run for each device that wrote in a stretch of the history, signed at its end.
     fn runs(&self, stretch: &[(Commit, CommitHash)]) -> Vec<Run<Commit>> {
-        let mut by_replica = BTreeMap::<ReplicaId, (Vec<Commit>, CommitHash)>::new();
+        let mut by_replica = BTreeMap::<(ReplicaId, u64), (Vec<Commit>, CommitHash)>::new();
         for (commit, hash) in stretch {
-            let (commits, last) = by_replica.entry(commit.dot.replica).or_default();
+            let (commits, last) = by_replica.entry((commit.dot.replica, span(commit.dot.seq))).or_default();
             commits.push(commit.clone());
             *last = *hash;
         }
-        let sign = |(replica, (commits, last)): (ReplicaId, (Vec<Commit>, CommitHash))| {
+        let sign = |((replica, _), (commits, last)): (&(ReplicaId, u64), &(Vec<Commit>, CommitHash))| {
             let identity = &self.identities[replica.incarnation as usize - 1];
-            Run { commits, sig: sign_commit(identity, &last) }
+            Run { commits: commits.clone(), sig: sign_commit(identity, last) }
         };
-        by_replica.into_iter().map(sign).collect()
+        by_replica.iter().map(sign).collect()
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::commit::{Commit, hash_commit};
+use crate::commit::Commit;
 use crate::config::REPLICAS_MAX;
 use crate::engine::Engine;
 use crate::hlc::Hlc;
@@ -47,12 +47,7 @@ impl Engine {
             Ok((commit, sig)) => {
                 let before = self.state.knowledge.clone();
                 let dot = commit.dot;
-                let encoded = commit.encode();
-                let hashed = HashedCommit {
-                    hash: hash_commit(&encoded),
-                    bytes: encoded.len(),
-                    commit: commit.clone(),
-                };
+                let hashed = HashedCommit::of(commit.clone());
                 self.apply_alone(now, Fencing { hashed, sig, from: None }, store)?;
                 self.timers.set(Timer::Fence, now.mono);
                 self.push(now, &before, &[(commit, sig)]);

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::commit::Commit;
-use crate::config::{DECODED_BYTES_MAX, INFLATED_BYTES_MAX, RUN_COMMITS_MAX};
+use crate::commit::{Commit, span};
+use crate::config::{DECODED_BYTES_MAX, INFLATED_BYTES_MAX};
 use crate::cost;
 use crate::engine::Engine;
 use crate::hlc::Hlc;
@@ -214,7 +214,8 @@ impl Engine {
                     || cost + costs > DECODED_BYTES_MAX
                     || commits.len() >= self.config.batch_commits_max;
                 let past = first + commits.len() as u64 > end;
-                let too_long = commits.len() >= RUN_COMMITS_MAX || bytes > INFLATED_BYTES_MAX / 2;
+                // The last of a span is signed wherever it is.
+                let too_long = span(stored.commit.dot.seq) != span(first) || bytes > INFLATED_BYTES_MAX / 2;
                 if (cut.is_some() && (!met || over || past)) || too_long {
                     mark!(CutByDeps if !met);
                     mark!(CutBySize if over && !past);
@@ -317,7 +318,9 @@ impl Engine {
                 Some(piece)
                     if piece.bytes + bytes <= self.config.batch_bytes as u64
                         && piece.cost + cost <= DECODED_BYTES_MAX
-                        && piece.run.commits.len() < self.config.batch_commits_max =>
+                        && piece.run.commits.len() < self.config.batch_commits_max
+                        && piece.run.commits.last().map(|last| span(last.dot.seq))
+                            == Some(span(commit.dot.seq)) =>
                 {
                     piece.run.commits.push(commit.clone());
                     piece.run.sig = *sig;

@@ -52,6 +52,11 @@ impl Writer {
         Writer { bytes: Vec::with_capacity(bytes) }
     }
 
+    /// A writer that appends to what is there.
+    pub fn over(bytes: Vec<u8>) -> Writer {
+        Writer { bytes }
+    }
+
     /// What was written.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes

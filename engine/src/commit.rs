@@ -3,7 +3,9 @@
 //! Invariants of a [`Commit`] that was built or decoded here: `seq` is at least 1; the first commit of a
 //! replica, and no other, carries its device's certificate, unless it is a statement of the account; operations ascend strictly by table and row, so
 //! a row occurs once; every size is within `config`; the stamp is one that all devices accept.
-//! What is hashed and signed is [`Commit::encode`], whatever form it travels or lies on disk in.
+//! A commit's canonical form is [`Commit::encode`], whatever form it travels or lies on disk in. It is hashed in two
+//! steps, so that a chain of commits can be shown by 32 bytes for each of them: first its *content*, which is all of it
+//! but its name and the hash before it, then these and the content's hash ([`link`]). The last is what is signed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +16,7 @@ use uuid::Uuid;
 use crate::codec::{DecodeError, Reader, Writer, bytes_len, varint_len};
 use crate::config::{
     COMMIT_BYTES_MAX, COMMIT_OPS_MAX, DEVICE_NAME_BYTES_MAX, FIELD_BYTES_MAX, REPLICAS_MAX, ROW_FIELDS_MAX,
-    ROW_KEY_BYTES_MAX, TABLE_BYTES_MAX,
+    ROW_KEY_BYTES_MAX, RUN_COMMITS_MAX, TABLE_BYTES_MAX,
 };
 use crate::cost::{self, Budget};
 use crate::fields::FieldValues;
@@ -30,7 +32,23 @@ use crate::value::Value;
 /// A replica's name, encoded.
 const REPLICA_BYTES: usize = 24;
 
-/// BLAKE3 hash of a commit's canonical encoding.
+/// What stands before a content that is hashed.
+const CONTENT: &[u8] = b"ahenk content 2";
+/// What stands before a name, the hash before it and a content's hash that are hashed.
+const LINK: &[u8] = b"ahenk commit 2";
+const LINK_BYTES: usize = LINK.len() + REPLICA_BYTES + 8 + 32 + 32;
+
+/// BLAKE3 hash of what a commit says: of its canonical encoding without its name and the hash before it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContentHash(pub [u8; 32]);
+
+impl fmt::Debug for ContentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "={}", hex(&self.0[..4]))
+    }
+}
+
+/// Hash of a commit: its place in its replica's log, and what it says. Given by [`link`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct CommitHash(pub [u8; 32]);
 
@@ -130,6 +148,11 @@ impl Commit {
         put_replica(writer, &self.dot.replica);
         writer.varint(self.dot.seq);
         writer.raw(&self.prev.0);
+        self.encode_content(writer);
+    }
+
+    /// Appends the canonical form from behind `prev` on.
+    fn encode_content(&self, writer: &mut Writer) {
         writer.raw(&self.hlc.0.to_be_bytes());
         put_deps(writer, &self.deps);
         match (&self.introduces, &self.statement) {
@@ -152,12 +175,58 @@ impl Commit {
         }
     }
 
+    /// Bytes of the canonical form before the content.
+    fn head_len(&self) -> usize {
+        REPLICA_BYTES + varint_len(self.dot.seq) + self.prev.0.len()
+    }
+
+    /// Hash of what it says.
+    pub fn content(&self) -> ContentHash {
+        self.put_content(&mut Writer::with_capacity(256))
+    }
+
+    /// Hash of what it says, which is put into `scratch`, in place of all that was there, to be hashed in one go.
+    fn put_content(&self, scratch: &mut Writer) -> ContentHash {
+        scratch.clear();
+        scratch.raw(CONTENT);
+        self.encode_content(scratch);
+        ContentHash(*blake3::hash(scratch.as_bytes()).as_bytes())
+    }
+
+    /// Its hash.
+    pub fn hash(&self) -> CommitHash {
+        link(&self.dot, &self.prev, &self.content())
+    }
+
+    /// Its hash, and the length of its canonical encoding. What was in `scratch` is lost.
+    pub(crate) fn hash_and_len(&self, scratch: &mut Writer) -> (CommitHash, usize) {
+        let content = self.put_content(scratch);
+        (link(&self.dot, &self.prev, &content), self.head_len() + scratch.len() - CONTENT.len())
+    }
+
+    /// Its hash, where its canonical encoding is at hand.
+    pub(crate) fn hash_encoded(&self, encoded: &[u8]) -> CommitHash {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(CONTENT).update(encoded.get(self.head_len()..).unwrap_or_default());
+        link(&self.dot, &self.prev, &ContentHash(*hasher.finalize().as_bytes()))
+    }
+
+    /// Hash of all in its canonical form but the incarnation, which is taken to be 0.
+    pub(crate) fn hash_unnamed(&self, domain: &[u8]) -> blake3::Hash {
+        let mut writer = Writer::with_capacity(256);
+        put_replica(&mut writer, &ReplicaId { incarnation: 0, ..self.dot.replica });
+        writer.varint(self.dot.seq);
+        writer.raw(&self.prev.0);
+        self.encode_content(&mut writer);
+        blake3::Hasher::new().update(domain).update(writer.as_bytes()).finalize()
+    }
+
     /// Bytes of what [`Commit::encode`] gives, without making it.
     pub fn encoded_len(&self) -> usize {
-        if self.introduces.is_some() || self.statement.is_some() {
-            // The first of a replica.
+        if self.statement.is_some() {
             return self.encode().len();
         }
+        let introduction = self.introduces.as_deref().map_or(0, cert_len);
         let deps = self.deps.values().map(|seq| REPLICA_BYTES + varint_len(*seq));
         let ops = self.ops.iter().map(|op| {
             let names = bytes_len(op.table.as_str().len()) + bytes_len(op.row.as_str().len());
@@ -165,9 +234,8 @@ impl Commit {
             let fields = fields.map(|(name, value)| bytes_len(name.as_str().len()) + value.encoded_len());
             1 + names + varint_len(op.fields.len() as u64) + fields.sum::<usize>()
         });
-        let head = REPLICA_BYTES + varint_len(self.dot.seq) + self.prev.0.len() + size_of::<u64>();
         let counts = varint_len(self.deps.len() as u64) + 1 + varint_len(self.ops.len() as u64);
-        head + counts + deps.sum::<usize>() + ops.sum::<usize>()
+        self.head_len() + size_of::<u64>() + counts + introduction + deps.sum::<usize>() + ops.sum::<usize>()
     }
 
     /// Reads the canonical form; `introduced` certificates are of `account` and have been verified.
@@ -262,17 +330,30 @@ pub struct Stamp {
     pub dot: Dot,
 }
 
-/// Hash of a commit's canonical encoding.
-pub fn hash_commit(encoded: &[u8]) -> CommitHash {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(b"ahenk commit 1").update(encoded);
-    CommitHash(*hasher.finalize().as_bytes())
+/// The hash of a commit of this name that follows the one with the hash `prev` and says this.
+pub fn link(dot: &Dot, prev: &CommitHash, content: &ContentHash) -> CommitHash {
+    let (device, incarnation) = (dot.replica.device.0.as_bytes(), dot.replica.incarnation.to_be_bytes());
+    let seq = dot.seq.to_be_bytes();
+    let (mut bytes, mut at) = ([0; LINK_BYTES], 0);
+    for part in [LINK, device, &incarnation, &seq, &prev.0, &content.0] {
+        bytes[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    }
+    CommitHash(*blake3::hash(&bytes).as_bytes())
 }
 
-pub(crate) fn signed_message(account: &AccountId, hash: &CommitHash) -> Vec<u8> {
-    let mut message = b"ahenk signed commit 1".to_vec();
-    message.extend_from_slice(&account.0);
-    message.extend_from_slice(&hash.0);
+/// Which span of its replica's log a commit is in. A span has [`RUN_COMMITS_MAX`] commits, and no run goes beyond the end of
+/// one. So wherever the last commit of a span is applied its signature is held, and from no commit is it further than that
+/// to a signature: which bounds every proof of a fork.
+pub fn span(seq: u64) -> u64 {
+    seq.saturating_sub(1) / RUN_COMMITS_MAX as u64
+}
+
+pub(crate) fn signed_message(account: &AccountId, hash: &CommitHash) -> [u8; 85] {
+    let mut message = [0; 85];
+    message[..21].copy_from_slice(b"ahenk signed commit 1");
+    message[21..53].copy_from_slice(&account.0);
+    message[53..].copy_from_slice(&hash.0);
     message
 }
 
@@ -347,6 +428,11 @@ pub(crate) fn put_cert(writer: &mut Writer, cert: &DeviceCert) {
     writer.u8(u8::from(cert.admin));
     writer.bytes(cert.name.as_bytes());
     writer.raw(&cert.sig.0);
+}
+
+/// Bytes that [`put_cert`] writes.
+fn cert_len(cert: &DeviceCert) -> usize {
+    cert.key.0.len() + varint_len(cert.issued_ms) + 1 + bytes_len(cert.name.len()) + cert.sig.0.len()
 }
 
 /// What a commit may begin with, of which it has one at most.

@@ -17,8 +17,8 @@ pub const COMMIT_BYTES_MAX: usize = FRAME_BYTES_MAX - 64 * 1024;
 /// What the commits of one frame may cost in memory once decoded, in bytes as [`crate::cost`] counts them. A commit has to
 /// fit a frame of its own.
 pub const DECODED_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Most commits in one run on the wire.
-pub const RUN_COMMITS_MAX: usize = 16 * 1024;
+/// Most commits in one run on the wire, and commits in a span of a replica's log ([`crate::commit::span`]).
+pub const RUN_COMMITS_MAX: usize = 4 * 1024;
 /// Most row writes in one commit.
 pub const COMMIT_OPS_MAX: usize = 64 * 1024;
 /// Most fields written to one row by one commit.

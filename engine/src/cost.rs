@@ -19,7 +19,7 @@ const DEP: usize = 80;
 /// A certificate.
 pub(crate) const CERT: usize = 256;
 /// A byte of the canonical form of a commit that carries a statement.
-const STATEMENT_TIMES: usize = 8;
+const STATEMENT_TIMES: usize = 6;
 /// An operation, besides its names and fields.
 pub(crate) const OP: usize = 112;
 /// A field of an operation, besides its name and what the value has elsewhere.

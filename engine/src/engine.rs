@@ -72,7 +72,7 @@ pub struct Engine {
     pub(crate) stated_events: Vec<Event>,
     /// Forked replicas of which people were told.
     pub(crate) alarmed: BTreeSet<ReplicaId>,
-    /// Those of them for which there can be no proof.
+    /// Those of them for whose proof there is no room.
     pub(crate) unprovable: BTreeSet<ReplicaId>,
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::commit::{CommitHash, Deps};
+use crate::commit::{CommitHash, Deps, span};
 use crate::identity::{DeviceId, Dot, ReplicaId, Sig};
 use crate::knowledge::Knowledge;
 use crate::marks::{ON, mark};
@@ -153,8 +153,13 @@ impl Fences {
     }
 
     /// Whether statements vouch for what a run has up to the fence, whatever its signature: it has the very commit there.
+    /// Not if that is the last of a span, which everybody who has it has with its signature: where a log goes on without
+    /// one, proofs of forks would find no end.
     pub(crate) fn vouch(&self, run: &Run<HashedCommit>) -> bool {
-        self.at_fence(run).is_some_and(|(here, fence)| here == fence)
+        let ends = |seq| span(seq) != span(seq + 1);
+        let first = run.commits.first().map(|first| first.commit.dot.replica);
+        let ends = first.and_then(|replica| self.limit(&replica)).is_some_and(|limit| ends(limit.seq));
+        !ends && self.at_fence(run).is_some_and(|(here, fence)| here == fence)
     }
 
     /// Whether a run has another commit at the fence.

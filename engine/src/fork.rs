@@ -10,8 +10,8 @@
 //! peers know is compared by `(replica, seq)` as ever; tags (8 bytes of the hash of a replica's head) tell whether what
 //! two devices know under one name is one thing.
 
-use crate::commit::{Commit, CommitHash, hash_commit};
-use crate::config::{COMMIT_BYTES_MAX, REPLICAS_FOR_STATEMENTS, REPLICAS_MAX, RUN_COMMITS_MAX};
+use crate::commit::{CommitHash, link};
+use crate::config::{REPLICAS_FOR_STATEMENTS, REPLICAS_MAX, RUN_COMMITS_MAX};
 use crate::engine::Engine;
 use crate::identity::{DeviceCert, Dot, PeerKey, ReplicaId};
 use crate::io::Event;
@@ -26,8 +26,6 @@ use crate::wire::message::{Run, Tag};
 
 /// Commits that are asked for before a run whose branch begins earlier; each time four times as many.
 const BACK_COMMITS: u64 = 64;
-/// What the rest of a proof may take beside its commits, in bytes.
-const PROOF_REST_BYTES: usize = 1024;
 
 /// What a run that contradicts the log shows.
 enum Shown {
@@ -35,8 +33,6 @@ enum Shown {
     Fork(Box<ForkProof>),
     /// Its branch begins before it.
     Earlier,
-    /// A fork whose proof would not fit a commit.
-    TooLarge,
     /// Nothing: there is no difference, or not all of a branch and its signature is durable yet.
     Nothing,
 }
@@ -79,7 +75,7 @@ impl Replicated {
             Some(head) if head.seq == seq => Ok(Some(head.hash)),
             Some(head) if head.seq > seq => {
                 let stored = store.commits(replica, seq, 1, 1)?;
-                Ok(stored.first().map(|stored| hash_commit(&stored.commit.encode())))
+                Ok(stored.first().map(|stored| stored.commit.hash()))
             }
             _ => Ok(None),
         }
@@ -98,7 +94,7 @@ impl Replicated {
         }
         let Some((parting, ours)) = self.our_branch(run, store)? else { return Ok(Shown::Nothing) };
         let mut theirs = Branch {
-            commits: run.commits[parting..].iter().map(|hashed| hashed.commit.encode()).collect(),
+            contents: run.commits[parting..].iter().map(|hashed| hashed.commit.content()).collect(),
             sig: run.sig,
         };
         if run.sig == NO_SIG && !self.close(&mut theirs, &last.commit.dot, last.hash, store)? {
@@ -108,16 +104,8 @@ impl Replicated {
         let (Some(author), Some(parts)) = (author, run.commits.get(parting)) else {
             return Ok(Shown::Nothing);
         };
-        let mut branches = [ours, theirs];
-        // Equal proofs shall be equal commits, whichever branch their maker had.
-        branches.sort_by(|one, other| one.commits.cmp(&other.commits));
-        let sizes = branches.iter().flat_map(|branch| &branch.commits).map(|commit| commit.len() + 4);
-        let long = branches.iter().any(|branch| branch.commits.len() > RUN_COMMITS_MAX);
-        if long || sizes.sum::<usize>() + PROOF_REST_BYTES > COMMIT_BYTES_MAX {
-            return Ok(Shown::TooLarge);
-        }
-        let (seq, hash) = (parts.commit.dot.seq - 1, parts.commit.prev);
-        let proof = ForkProof { author, incarnation: replica.incarnation, seq, hash, branches };
+        let end = (parts.commit.dot.seq - 1, parts.commit.prev);
+        let proof = ForkProof::new(author, replica.incarnation, end, [ours, theirs]);
         debug_assert!(proof.holds(&self.account), "what is made here holds");
         Ok(Shown::Fork(Box::new(proof)))
     }
@@ -130,15 +118,15 @@ impl Replicated {
     ) -> Result<Option<(usize, Branch)>, StoreError> {
         let Some(first) = run.commits.first().map(|first| first.commit.dot) else { return Ok(None) };
         let (mut seq, mut parting, mut last) = (first.seq, None, None);
-        let mut ours = Branch { commits: Vec::new(), sig: NO_SIG };
+        let mut ours = Branch { contents: Vec::new(), sig: NO_SIG };
         loop {
             let page = store.commits(&first.replica, seq, RUN_COMMITS_MAX, 256 * 1024)?;
             if page.is_empty() {
                 break;
             }
             for stored in page {
-                let bytes = stored.commit.encode();
-                let hash = hash_commit(&bytes);
+                let content = stored.commit.content();
+                let hash = link(&stored.commit.dot, &stored.commit.prev, &content);
                 if parting.is_none() {
                     let index = (seq - first.seq) as usize;
                     let Some(theirs) = run.commits.get(index) else { return Ok(None) };
@@ -146,7 +134,7 @@ impl Replicated {
                 }
                 seq += 1;
                 let Some(parting) = parting else { continue };
-                ours.commits.push(bytes);
+                ours.contents.push(content);
                 last = Some((stored.commit.dot, hash));
                 if let Some(sig) = stored.sig.filter(|sig| *sig != NO_SIG) {
                     ours.sig = sig;
@@ -174,7 +162,7 @@ impl Replicated {
         let statement = stored.and_then(|stored| stored.commit.statement);
         let Some(Statement::Fork(proof)) = statement.map(|statement| *statement) else { return Ok(false) };
         let ForkProof { branches: [beyond, _], .. } = *proof;
-        branch.commits.extend(beyond.commits);
+        branch.contents.extend(beyond.contents);
         branch.sig = beyond.sig;
         Ok(true)
     }
@@ -215,9 +203,7 @@ impl Engine {
         }
         match self.state.shown_by(run, store)? {
             Shown::Fork(proof) if self.state.room_for_proof() => {
-                let commit: Commit = fork_commit(&self.state.account, *proof);
-                let encoded = commit.encode();
-                let hashed = HashedCommit { hash: hash_commit(&encoded), bytes: encoded.len(), commit };
+                let hashed = HashedCommit::of(fork_commit(&self.state.account, *proof));
                 mark!(ForkProven);
                 if self.take_statement(now, hashed, NO_SIG, None) {
                     debug_assert!(
@@ -227,7 +213,7 @@ impl Engine {
                 }
                 self.alarm(run, store)
             }
-            Shown::Fork(_) | Shown::TooLarge => {
+            Shown::Fork(_) => {
                 self.unprovable.insert(replica);
                 self.alarm(run, store)
             }

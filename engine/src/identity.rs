@@ -3,6 +3,7 @@
 //! Invariants: a [`DeviceId`] is derived from the device's public key, so one id never has two keys;
 //! a [`DeviceCert`] in memory has been verified against its account's root key.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -61,8 +62,23 @@ impl fmt::Display for AccountId {
 pub struct DeviceId(pub Uuid);
 
 impl DeviceId {
-    /// Derives the id from the key it is bound to.
+    /// Derives the id from the key it is bound to. Each frame and each commit asks for some, always of the account's few
+    /// keys: so a thread keeps the last ones, each in the place that its key's first byte gives.
     pub fn of_key(key: &PeerKey) -> DeviceId {
+        const PLACES: usize = 256;
+        thread_local! {
+            static KEPT: RefCell<[Option<(PeerKey, DeviceId)>; PLACES]> = const { RefCell::new([None; PLACES]) };
+        }
+        KEPT.with_borrow_mut(|kept| {
+            let place = &mut kept[usize::from(key.0[0])];
+            match place {
+                Some((of, device)) if of == key => *device,
+                _ => place.insert((*key, DeviceId::derive(key))).1,
+            }
+        })
+    }
+
+    fn derive(key: &PeerKey) -> DeviceId {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"ahenk device 1").update(&key.0);
         let mut bytes = [0; 16];
@@ -333,7 +349,8 @@ impl DeviceCert {
     pub const BYTES_MAX: usize = 32 + 32 + 10 + 1 + 1 + DEVICE_NAME_BYTES_MAX + 64;
 
     fn message(account: &AccountId, key: &PeerKey, name: &str, issued_ms: u64, admin: bool) -> Vec<u8> {
-        let mut message = b"ahenk device certificate 1".to_vec();
+        let mut message = Vec::with_capacity(100 + name.len());
+        message.extend_from_slice(b"ahenk device certificate 1");
         message.extend_from_slice(&account.0);
         message.extend_from_slice(&key.0);
         message.extend_from_slice(&issued_ms.to_be_bytes());

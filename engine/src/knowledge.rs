@@ -7,14 +7,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::config::{RANGES_MAX, REPLICAS_MAX};
 use crate::identity::{Dot, ReplicaId};
 
 /// A set of sequence numbers of one replica, as inclusive ranges.
-#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(try_from = "Vec<(u64, u64)>", into = "Vec<(u64, u64)>")]
+#[derive(Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(try_from = "Vec<(u64, u64)>")]
 pub struct RangeSet(Vec<(u64, u64)>);
 
 impl fmt::Debug for RangeSet {
@@ -27,9 +27,9 @@ impl fmt::Debug for RangeSet {
     }
 }
 
-impl From<RangeSet> for Vec<(u64, u64)> {
-    fn from(set: RangeSet) -> Self {
-        set.0
+impl Serialize for RangeSet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
     }
 }
 
@@ -161,8 +161,8 @@ impl RangeSet {
 }
 
 /// For each replica, which of its commits are meant. As a statement of a device: which it has applied durably.
-#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(try_from = "Vec<(ReplicaId, RangeSet)>", into = "Vec<(ReplicaId, RangeSet)>")]
+#[derive(Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(try_from = "Vec<(ReplicaId, RangeSet)>")]
 pub struct Knowledge(BTreeMap<ReplicaId, RangeSet>);
 
 impl fmt::Debug for Knowledge {
@@ -171,9 +171,10 @@ impl fmt::Debug for Knowledge {
     }
 }
 
-impl From<Knowledge> for Vec<(ReplicaId, RangeSet)> {
-    fn from(knowledge: Knowledge) -> Self {
-        knowledge.0.into_iter().collect()
+impl Serialize for Knowledge {
+    /// As a list of pairs.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(&self.0)
     }
 }
 
@@ -344,7 +345,7 @@ mod tests {
                 let prefix = (1..).take_while(|seq| model.contains(seq)).count() as u64;
                 prop_assert_eq!(set.prefix_len(), prefix);
                 // The normal form survives the check that what comes from outside must pass.
-                prop_assert_eq!(RangeSet::try_from(Vec::from(set.clone())), Ok(set.clone()));
+                prop_assert_eq!(RangeSet::try_from(set.0.clone()), Ok(set.clone()));
             }
         }
     }

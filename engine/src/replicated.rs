@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use crate::codec::DecodeError;
-use crate::commit::{Commit, CommitHash, Deps, Op, OpKind, Stamp, hash_commit, sign_commit};
+use crate::codec::{DecodeError, Writer};
+use crate::commit::{Commit, CommitHash, Deps, Op, OpKind, Stamp, sign_commit};
 use crate::config::{Config, DECODED_BYTES_MAX};
 use crate::cost;
 use crate::fences::Fences;
@@ -354,16 +354,15 @@ impl Replicated {
         let dot = Dot { replica: self.replica, seq: head.seq + 1 };
         let introduces = (dot.seq == 1).then(|| Box::new(self.own_cert(identity)));
         let commit = Commit { dot, prev: head.hash, hlc, deps, introduces, statement: None, ops };
-        let encoded = commit.encode();
-        if encoded.len() > bytes_max {
-            return Ok(Err(LocalError::TooLarge { bytes: encoded.len() }));
+        let (hash, bytes) = commit.hash_and_len(&mut Writer::with_capacity(256));
+        if bytes > bytes_max {
+            return Ok(Err(LocalError::TooLarge { bytes }));
         }
-        let cost = cost::of_commit(&commit, encoded.len());
+        let cost = cost::of_commit(&commit, bytes);
         if cost > DECODED_BYTES_MAX {
             return Ok(Err(LocalError::TooCostly { bytes: cost }));
         }
         debug_assert_eq!(commit.check(), Ok::<(), DecodeError>(()));
-        let hash = hash_commit(&encoded);
         let sig = sign_commit(identity, &hash);
         self.clock = clock;
         self.apply(draft, now, commit.clone(), hash, Some(sig))?;

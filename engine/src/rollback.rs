@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::commit::{hash_commit, verify_commit};
+use crate::commit::verify_commit;
 use crate::identity::{DeviceId, Dot, ReplicaId, Sig};
 use crate::marks::mark;
 use crate::name::{RowKey, TableName};
@@ -71,7 +71,7 @@ impl Replicated {
                 return;
             }
             at.seq = stored.commit.dot.seq;
-            at.hash = hash_commit(&stored.commit.encode());
+            at.hash = stored.commit.hash();
             for (replica, seq) in stored.commit.deps {
                 let seen = at.seen.entry(replica).or_default();
                 *seen = (*seen).max(seq);

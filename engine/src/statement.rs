@@ -11,7 +11,9 @@
 use std::collections::BTreeMap;
 
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::commit::{Commit, CommitHash, Deps, get_cert, get_device, hash_commit, put_cert, verify_commit};
+use crate::commit::{
+    Commit, CommitHash, ContentHash, Deps, get_cert, get_device, link, put_cert, span, verify_commit,
+};
 use crate::config::{COMMIT_BYTES_MAX, REASON_BYTES_MAX, REPLICAS_MAX, RUN_COMMITS_MAX};
 use crate::hlc::Hlc;
 use crate::identity::{AccountId, DeviceCert, DeviceId, Dot, PeerKey, ReplicaId, SecretKey, Sig};
@@ -41,14 +43,18 @@ pub struct Revocation {
     pub fences: BTreeMap<u64, Fence>,
 }
 
-/// One of two stretches of a forked replica's log.
+/// One of two stretches of a forked replica's log, by its links: what its commits say is not in it. The author signed
+/// their hashes, whatever they say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Branch {
-    /// Canonical encodings of its commits, from the first beyond the fence.
-    pub commits: Vec<Vec<u8>>,
-    /// The author's signature of the last.
+    /// Hashes of what its commits say, from the first beyond the fence: all within a span.
+    pub contents: Vec<ContentHash>,
+    /// The author's signature of the last commit.
     pub sig: Sig,
 }
+
+// Two branches of full length fit a commit, with all else that a proof has.
+const _: () = assert!(2 * RUN_COMMITS_MAX * 32 + 1024 <= COMMIT_BYTES_MAX);
 
 /// A device signed two commits of one name: its database runs twice, or its key is stolen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +67,7 @@ pub struct ForkProof {
     pub seq: u64,
     /// Its hash, which the author signed with either branch; zeros if `seq` is 0.
     pub hash: CommitHash,
-    /// Both continue that commit, and their first commits differ.
+    /// Both continue that commit, and their first commits differ: the smaller content is first.
     pub branches: [Branch; 2],
 }
 
@@ -77,6 +83,17 @@ pub struct Forked {
 }
 
 impl ForkProof {
+    /// A proof from two branches in either order: equal proofs shall be equal commits, whoever makes them.
+    pub fn new(
+        author: DeviceCert,
+        incarnation: u64,
+        (seq, hash): (u64, CommitHash),
+        mut branches: [Branch; 2],
+    ) -> ForkProof {
+        branches.sort_by(|one, other| one.contents.cmp(&other.contents));
+        ForkProof { author, incarnation, seq, hash, branches }
+    }
+
     /// The replica that forked.
     pub fn replica(&self) -> ReplicaId {
         ReplicaId { device: self.author.device(), incarnation: self.incarnation }
@@ -97,21 +114,21 @@ impl ForkProof {
         if self.seq > i64::MAX as u64 || (self.seq == 0 && self.hash != CommitHash::default()) {
             return None;
         }
-        let first = |branch: &Branch| -> Option<CommitHash> {
-            let (mut next, mut prev, mut first) = (self.seq + 1, self.hash, None);
-            for bytes in &branch.commits {
-                let commit = Commit::decode(bytes, account).ok()?;
-                let follows = commit.dot == Dot { replica: self.replica(), seq: next } && commit.prev == prev;
-                if !follows || commit.statement.is_some() {
-                    return None;
-                }
-                next += 1;
-                prev = hash_commit(bytes);
-                first = first.or(Some(prev));
-            }
-            first.filter(|_| verify_commit(account, &self.author.key, &prev, &branch.sig))
+        let [one, other] = &self.branches;
+        let differ = one.contents.first()? < other.contents.first()?;
+        let signed = |branch: &Branch| {
+            let (first, last) = (self.seq + 1, self.seq + branch.contents.len() as u64);
+            span(first) == span(last)
+                && verify_commit(account, &self.author.key, &self.follow(&branch.contents), &branch.sig)
         };
-        (first(&self.branches[0])? != first(&self.branches[1])?).then_some(())
+        (differ && signed(one) && signed(other)).then_some(())
+    }
+
+    /// The hash of the last of the commits beyond the fence that say this.
+    fn follow(&self, contents: &[ContentHash]) -> CommitHash {
+        let (replica, first) = (self.replica(), self.seq + 1);
+        let step = |prev, (seq, content)| link(&Dot { replica, seq }, &prev, content);
+        (first..).zip(contents).fold(self.hash, step)
     }
 }
 
@@ -131,8 +148,7 @@ impl Statement {
     pub fn into_commit(self, root: &SecretKey, hlc: Hlc) -> (Commit, Sig) {
         let account = AccountId(root.public());
         let commit = carry(&account, hlc, self);
-        let hash = hash_commit(&commit.encode());
-        let sig = root.sign(&crate::commit::signed_message(&account, &hash));
+        let sig = root.sign(&crate::commit::signed_message(&account, &commit.hash()));
         (commit, sig)
     }
 
@@ -173,8 +189,8 @@ impl Statement {
                     writer.raw(&proof.hash.0);
                 }
                 for branch in &proof.branches {
-                    writer.varint(branch.commits.len() as u64);
-                    branch.commits.iter().for_each(|commit| writer.bytes(commit));
+                    writer.varint(branch.contents.len() as u64);
+                    branch.contents.iter().for_each(|content| writer.raw(&content.0));
                     writer.raw(&branch.sig.0);
                 }
             }
@@ -228,12 +244,8 @@ fn carry(account: &AccountId, hlc: Hlc, statement: Statement) -> Commit {
 
 /// The incarnation under which a statement's commit stands: a hash of all else in it.
 pub(crate) fn incarnation_of(commit: &Commit) -> u64 {
-    let mut bare = commit.clone();
-    bare.dot.replica.incarnation = 0;
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(b"ahenk statement 1").update(&bare.encode());
     let mut bytes = [0; 8];
-    bytes.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    bytes.copy_from_slice(&commit.hash_unnamed(b"ahenk statement 1").as_bytes()[..8]);
     u64::from_be_bytes(bytes)
 }
 
@@ -281,10 +293,10 @@ fn get_seq(reader: &mut Reader<'_>) -> Result<u64, DecodeError> {
 }
 
 fn get_branch(reader: &mut Reader<'_>) -> Result<Branch, DecodeError> {
-    let count = reader.count(RUN_COMMITS_MAX, 1, "commits of a branch")?;
-    let mut commits = Vec::with_capacity(count);
+    let count = reader.count(RUN_COMMITS_MAX, 32, "commits of a branch")?;
+    let mut contents = Vec::with_capacity(count);
     for _ in 0..count {
-        commits.push(reader.bytes(COMMIT_BYTES_MAX, "a commit of a branch")?.to_vec());
+        contents.push(ContentHash(reader.array()?));
     }
-    Ok(Branch { commits, sig: Sig(reader.array()?) })
+    Ok(Branch { contents, sig: Sig(reader.array()?) })
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use engine::codec::{DecodeError, Writer};
-use engine::commit::{Commit, CommitHash, Deps, Op, OpKind, hash_commit, sign_commit, verify_commit};
+use engine::commit::{Commit, CommitHash, Deps, Op, OpKind, sign_commit, verify_commit};
 use engine::config::{
     COMMIT_BYTES_MAX, COMMIT_OPS_MAX, FIELD_BYTES_MAX, REPLICAS_MAX, ROW_FIELDS_MAX, ROW_KEY_BYTES_MAX,
     STAMP_MS_MAX, TABLE_BYTES_MAX, VALUE_DEPTH_MAX,
@@ -78,14 +78,14 @@ fn check_truncations(commit: &Commit) -> Result<(), TestCaseError> {
 
 fn check_flips(commit: &Commit) -> Result<(), TestCaseError> {
     let bytes = commit.encode();
-    let hash = hash_commit(&bytes);
+    let hash = commit.hash();
     for bit in 0..bytes.len() * 8 {
         let mut flipped = bytes.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
         if let Ok(other) = decode(&flipped) {
             prop_assert_eq!(other.encode(), flipped.clone());
             prop_assert_ne!(&other, commit);
-            prop_assert_ne!(hash_commit(&flipped), hash);
+            prop_assert_ne!(other.hash(), hash);
         }
     }
     Ok(())
@@ -148,7 +148,7 @@ proptest! {
 #[test]
 fn a_signature_is_of_one_commit_of_one_author_in_one_account() {
     let (author, other) = (test_identity(0), test_identity(1));
-    let hash = hash_commit(&plain().encode());
+    let hash = plain().hash();
     let sig = sign_commit(&author, &hash);
     let (account, key) = (account(), author.peer_key());
     assert!(verify_commit(&account, &key, &hash, &sig));
@@ -157,7 +157,7 @@ fn a_signature_is_of_one_commit_of_one_author_in_one_account() {
     assert!(!verify_commit(&foreign, &key, &hash, &sig));
     assert!(!verify_commit(&account, &other.peer_key(), &hash, &sig));
     let next = Commit { prev: hash, ..plain() };
-    assert!(!verify_commit(&account, &key, &hash_commit(&next.encode()), &sig));
+    assert!(!verify_commit(&account, &key, &next.hash(), &sig));
     assert!(!verify_commit(&account, &key, &CommitHash::default(), &sig));
     for bit in 0..64 * 8 {
         let mut bytes = sig.0;
@@ -170,7 +170,7 @@ fn a_signature_is_of_one_commit_of_one_author_in_one_account() {
 fn the_same_device_key_in_another_account_signs_differently() {
     let elsewhere = identity_of(&SecretKey::from_bytes(&[9; 32]), 0);
     assert_eq!(elsewhere.peer_key(), test_identity(0).peer_key());
-    let hash = hash_commit(&plain().encode());
+    let hash = plain().hash();
     let sig = sign_commit(&elsewhere, &hash);
     assert!(verify_commit(&elsewhere.account(), &elsewhere.peer_key(), &hash, &sig));
     assert!(!verify_commit(&account(), &elsewhere.peer_key(), &hash, &sig));

@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use engine::codec::Writer;
-use engine::commit::{Op, OpKind};
-use engine::config::{DECODED_BYTES_MAX, INFLATED_BYTES_MAX};
+use engine::commit::{Commit, CommitHash, ContentHash, Op, OpKind};
+use engine::config::{DECODED_BYTES_MAX, INFLATED_BYTES_MAX, REPLICAS_MAX, RUN_COMMITS_MAX};
+use engine::cost;
 use engine::hlc::Hlc;
-use engine::testing::{Author, op};
+use engine::identity::Sig;
+use engine::statement::{Branch, Fence, ForkProof, Revocation, Statement, fork_commit};
+use engine::testing::{Author, op, test_root};
 use engine::value::Value;
 use engine::wire::frame::MAJOR;
 use engine::wire::message::{Ops, Run, pack_ops, parse};
@@ -35,11 +38,29 @@ fn peak(frame: &[u8]) -> (usize, bool) {
 
 fn framed(commits: usize, ops: &dyn Fn() -> Vec<Op>) -> Vec<u8> {
     let mut author = Author::new(9);
-    let mut commits: Vec<_> =
+    let commits: Vec<_> =
         (0..commits).map(|_| author.commit(Hlc::new(1_700_000_000_000, 0), BTreeMap::new(), ops())).collect();
-    let sig = commits.last().expect("a commit").1;
-    let commits = commits.drain(..).map(|(commit, _)| commit).collect();
-    pack_ops(7, &Ops { want: 0, offset: 1, done: true, runs: vec![Run { commits, sig }] }).expect("a frame")
+    let run = |span: &[(Commit, Sig)]| Run {
+        commits: span.iter().map(|(commit, _)| commit.clone()).collect(),
+        sig: span.last().expect("a commit").1,
+    };
+    let runs = commits.chunks(RUN_COMMITS_MAX).map(run).collect();
+    pack_ops(7, &Ops { want: 0, offset: 1, done: true, runs }).expect("a frame")
+}
+
+/// The largest statements: a proof of a fork of two branches of full length, and a revocation that states where each of as
+/// many replicas as may be ends.
+fn statements() -> [(&'static str, Commit); 2] {
+    let identity = Author::new(9).identity;
+    let branch = |n| Branch { contents: vec![ContentHash([n; 32]); RUN_COMMITS_MAX], sig: Sig([1; 64]) };
+    let end = (RUN_COMMITS_MAX as u64, CommitHash([1; 32]));
+    let proof = ForkProof::new(identity.cert.clone(), 1, end, [branch(1), branch(2)]);
+    let fence = Fence { seq: 1, hash: CommitHash([1; 32]), sig: Sig([1; 64]) };
+    let fences = (0..REPLICAS_MAX as u64).map(|incarnation| (incarnation, fence)).collect();
+    let revocation = Revocation { device: identity.device(), issued_ms: 1, reason: String::new(), fences };
+    let (revoked, _) =
+        Statement::Revoke(revocation).into_commit(&test_root(), Hlc::new(1_700_000_000_000, 0));
+    [("fork", fork_commit(&identity.account(), proof)), ("revocation", revoked)]
 }
 
 fn row(value: Value) -> Vec<Op> {
@@ -164,6 +185,16 @@ fn no_frame_makes_a_device_hold_more_than_its_bound_while_it_is_decoded() {
         println!("{name}: {} bytes on the wire, {} KiB in memory, taken: {taken}", frame.len(), peak / 1024);
         assert_eq!(taken, within, "{name}");
         assert!(peak <= DECODED_BYTES_MAX + BESIDES, "{name}: {peak} bytes");
+    }
+    for (name, commit) in statements() {
+        let (encoded, account) = (commit.encode(), Author::new(9).identity.account());
+        let cost = cost::of_commit(&commit, encoded.len());
+        let before = MEMORY.current_usage();
+        MEMORY.reset_peak_usage();
+        assert_eq!(Commit::decode(&encoded, &account), Ok(commit));
+        let peak = MEMORY.peak_usage().saturating_sub(before);
+        println!("{name}: {} bytes, {peak} in memory, costs {cost}", encoded.len());
+        assert!(peak <= cost, "{name}: {peak} bytes in memory, of {cost}");
     }
     for (name, frame) in hostile_dictionaries() {
         let (peak, taken) = peak(&frame);

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use engine::codec::Writer;
-use engine::commit::{Commit, CommitHash, Op, OpKind, hash_commit, sign_commit};
+use engine::commit::{Commit, CommitHash, Op, OpKind, sign_commit};
 use engine::config::{CONTROL_BYTES_MAX, Config, FRAME_BYTES_MAX, REPLICAS_FOR_STATEMENTS, REPLICAS_MAX};
 use engine::hlc::Hlc;
 use engine::identity::{PeerKey, SecretKey, Sig};
@@ -86,7 +86,7 @@ impl Attack {
 /// An account's statement with a signature of one's own making.
 fn statement(statement: Statement, sign: impl Fn(&CommitHash) -> Sig) -> Ops<Commit> {
     let (commit, _) = statement.into_commit(&test_root(), Hlc::new(1_700_000_000_000, 0));
-    let sig = sign(&hash_commit(&commit.encode()));
+    let sig = sign(&commit.hash());
     Ops { want: 0, offset: 0, done: true, runs: vec![Run { commits: vec![commit], sig }] }
 }
 
@@ -148,22 +148,63 @@ fn a_device_that_fills_all_replicas_leaves_room_for_the_statement_that_revokes_i
 
 #[test]
 fn a_proof_of_a_fork_that_does_not_hold_is_refused() {
-    let mut attack = Attack::new(Config::default());
-    let (first, sig) = attack.author.commit(Hlc::new(1_700_000_000_000, 0), Default::default(), vec![]);
-    // Twice the same commit: nothing differs.
-    let branch = Branch { commits: vec![first.encode()], sig };
-    let proof = ForkProof {
-        author: attack.author.identity.cert.clone(),
-        incarnation: attack.author.replica.incarnation,
-        seq: 0,
-        hash: CommitHash::default(),
-        branches: [branch.clone(), branch],
+    let [mut one, mut other] = [Author::new(9), Author::new(9)];
+    let (first, second, forked) = (write(&mut one, 1), write(&mut one, 2), {
+        write(&mut other, 1);
+        write(&mut other, 3)
+    });
+    let third = write(&mut one, 4);
+    let good = proof(&one, &first.0, [&second, &forked]);
+    assert!(good.holds(&one.identity.account()));
+    let with = |change: &dyn Fn(&mut ForkProof)| {
+        let mut bad = good.clone();
+        change(&mut bad);
+        bad
     };
-    let commit = fork_commit(&attack.author.identity.account(), proof);
-    let runs = vec![Run { commits: vec![commit], sig: Sig([0; 64]) }];
-    attack.raw(pack_ops(SESSION, &Ops { want: 0, offset: 0, done: true, runs }).unwrap());
-    assert_eq!(faults(&attack.mesh, 0), [Fault::BadSignature]);
-    attack.assert_unharmed(2);
+    let foreign = identity_of(&SecretKey::from_bytes(&[7; 32]), 9);
+    let swapped = |branch: usize| {
+        with(&|proof| {
+            proof.branches[branch].contents = vec![third.0.content()];
+            proof.branches.sort_by(|one, other| one.contents.cmp(&other.contents));
+        })
+    };
+    let bad = [
+        ("another commit before", with(&|proof| proof.hash = CommitHash([9; 32]))),
+        ("another number", with(&|proof| proof.seq = 2)),
+        ("another life", with(&|proof| proof.incarnation ^= 1)),
+        ("one branch twice", with(&|proof| proof.branches[1] = proof.branches[0].clone())),
+        ("the other way round", with(&|proof| proof.branches.reverse())),
+        ("the first says something else", swapped(0)),
+        ("the second says something else", swapped(1)),
+        ("a branch that goes on", with(&|proof| proof.branches[0].contents.push(third.0.content()))),
+        ("a branch of nothing", with(&|proof| proof.branches[0].contents.clear())),
+        ("signed by nobody", with(&|proof| proof.branches[0].sig = Sig([0; 64]))),
+        (
+            "signed by another device",
+            with(&|proof| {
+                proof.branches[1].sig = sign_commit(&test_identity(8), &forked.0.hash());
+            }),
+        ),
+        (
+            "signed for another account",
+            with(&|proof| {
+                proof.branches = [&second, &forked].map(|(commit, _)| Branch {
+                    contents: vec![commit.content()],
+                    sig: sign_commit(&foreign, &commit.hash()),
+                });
+                proof.branches.sort_by(|one, other| one.contents.cmp(&other.contents));
+            }),
+        ),
+        ("a certificate of another device", with(&|proof| proof.author = test_identity(8).cert)),
+    ];
+    for (name, proof) in bad {
+        let mut attack = Attack::new(Config::default());
+        let commit = fork_commit(&attack.author.identity.account(), proof);
+        let runs = vec![Run { commits: vec![commit], sig: Sig([0; 64]) }];
+        attack.raw(pack_ops(SESSION, &Ops { want: 0, offset: 0, done: true, runs }).unwrap());
+        assert_eq!(faults(&attack.mesh, 0), [Fault::BadSignature], "{name}");
+        attack.assert_unharmed(2);
+    }
 }
 
 /// The author's next commit, to a row that others of its branches write, too.
@@ -171,6 +212,13 @@ fn write(author: &mut Author, n: i64) -> (Commit, Sig) {
     let fields = BTreeMap::from([("x".to_owned(), Value::Int(n))]);
     let at = Hlc::new(1_700_000_000_000, author.seq as u16);
     author.commit(at, Default::default(), vec![op("t", "forked", OpKind::Put, fields)])
+}
+
+/// A proof of branches of one commit each, that part after this one.
+fn proof(author: &Author, last: &Commit, branches: [&(Commit, Sig); 2]) -> ForkProof {
+    let branch = |(commit, sig): &(Commit, Sig)| Branch { contents: vec![commit.content()], sig: *sig };
+    let end = (last.dot.seq, last.hash());
+    ForkProof::new(author.identity.cert.clone(), author.replica.incarnation, end, branches.map(branch))
 }
 
 #[test]
@@ -186,14 +234,7 @@ fn a_proof_of_a_fork_ends_the_replica_at_the_fence_and_leaves_the_device() {
         attack.raw(pack_ops(SESSION, &Ops { want: 0, offset: 0, done: true, runs }).unwrap());
     }
     assert_eq!(attack.mesh.engine(0).knowledge().prefix_len(&attack.author.replica), 2);
-    let branch = |(commit, sig): &(Commit, Sig)| Branch { commits: vec![commit.encode()], sig: *sig };
-    let proof = ForkProof {
-        author: attack.author.identity.cert.clone(),
-        incarnation: attack.author.replica.incarnation,
-        seq: 1,
-        hash: hash_commit(&first.0.encode()),
-        branches: [branch(&second), branch(&forked)],
-    };
+    let proof = proof(&attack.author, &first.0, [&second, &forked]);
     let commit = fork_commit(&attack.author.identity.account(), proof);
     let runs = vec![Run { commits: vec![commit], sig: Sig([0; 64]) }];
     attack.raw(pack_ops(SESSION, &Ops { want: 0, offset: 0, done: true, runs }).unwrap());
@@ -221,14 +262,7 @@ fn a_run_without_a_signature_counts_only_as_far_as_a_fence_vouches_for_it() {
         attack.mesh.engine(0).knowledge().prefix_len(&attack.author.replica)
     };
     assert_eq!(bring(&mut attack, vec![first.clone(), second.clone()]), 0, "nobody vouches yet");
-    let branch = |(commit, sig): &(Commit, Sig)| Branch { commits: vec![commit.encode()], sig: *sig };
-    let proof = ForkProof {
-        author: attack.author.identity.cert.clone(),
-        incarnation: attack.author.replica.incarnation,
-        seq: 2,
-        hash: hash_commit(&second.encode()),
-        branches: [branch(&third), branch(&forked)],
-    };
+    let proof = proof(&attack.author, &second, [&third, &forked]);
     let proof = fork_commit(&attack.author.identity.account(), proof);
     assert_eq!(bring(&mut attack, vec![proof]), 0);
     assert_eq!(bring(&mut attack, vec![first.clone()]), 0, "it ends before the fence");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use engine::commit::{Commit, hash_commit};
+use engine::commit::{Commit};
 use engine::config::INFLATED_BYTES_MAX;
 use engine::identity::{AccountId, DeviceCert, DeviceId, Dot, PeerKey, ReplicaId, device_name_ok};
 use engine::knowledge::Knowledge;
@@ -82,7 +82,7 @@ fn control(message: Control) -> Vec<u8> {
 /// A commit of a run is one, and has the hash of its canonical form.
 fn checked(hashed: &engine::wire::columns::HashedCommit) -> Commit {
     let canonical = hashed.commit.encode();
-    assert_eq!((hash_commit(&canonical), canonical.len()), (hashed.hash, hashed.bytes));
+    assert_eq!((hashed.commit.hash(), canonical.len()), (hashed.hash, hashed.bytes));
     assert_eq!(Commit::decode(&canonical, &account()).as_ref(), Ok(&hashed.commit));
     hashed.commit.clone()
 }

@@ -1,6 +1,5 @@
 //! What fuzzing begins with: valid input of each kind, from the test vectors and from the engine itself.
 
-use engine::commit::hash_commit;
 use engine::hlc::Hlc;
 use engine::prng::Prng;
 use engine::statement::Statement;
@@ -77,7 +76,7 @@ fn statements(seeds: &mut Vec<Seed>) {
     }
     let mut author = Author::new(3);
     let (commit, _) = author.commit(Hlc::new(EPOCH_MS, 1), Default::default(), Vec::new());
-    seeds.push(("commit", format!("first-{}", hash_commit(&commit.encode()).0[0]), commit.encode()));
+    seeds.push(("commit", format!("first-{}", commit.hash().0[0]), commit.encode()));
     for (n, payload) in
         [vec![0; 5_000], (0..4_000u16).map(|n| (n % 251) as u8).collect()].into_iter().enumerate()
     {

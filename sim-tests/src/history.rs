@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use engine::commit::{Commit, CommitHash, hash_commit};
+use engine::commit::{Commit, CommitHash};
 use engine::identity::{DeviceId, Dot, ReplicaId};
 use engine::store::Head;
 
@@ -77,7 +77,7 @@ impl History {
         let named = self.commits.entry(commit.dot).or_default();
         let found = named.iter().find(|(_, known)| known == commit).map(|(hash, _)| *hash);
         let hash = found.unwrap_or_else(|| {
-            let hash = hash_commit(&commit.encode());
+            let hash = commit.hash();
             named.push((hash, commit.clone()));
             hash
         });

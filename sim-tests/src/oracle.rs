@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use engine::commit::{Commit, CommitHash, hash_commit};
+use engine::commit::{Commit, CommitHash};
 use engine::config::Config;
 use engine::hlc::Hlc;
 use engine::identity::{DeviceId, Dot, ReplicaId};
@@ -387,7 +387,7 @@ impl Observer {
     /// The quarantine holds what was taken back, nothing else, and each with the statement that did it.
     fn check_quarantine(&self, store: &dyn StoreRead) -> Result<(), Violation> {
         let quarantine = read(store.quarantine(None, usize::MAX))?;
-        let named = |one: &Quarantined| (one.stored.dot(), hash_commit(&one.stored.commit.encode()));
+        let named = |one: &Quarantined| (one.stored.dot(), one.stored.commit.hash());
         let held: BTreeSet<(Dot, CommitHash)> = quarantine.iter().map(named).collect();
         if held != self.retracted || !quarantine.iter().all(|one| self.standing.heard(&one.because)) {
             let sentence = format!("{} holds {held:?}, retracted are {:?}", self.name(), self.retracted);
@@ -626,7 +626,7 @@ pub fn check_equal(
 ) -> Result<(), Violation> {
     for (at, (a, knowledge, digest)) in devices.iter().enumerate() {
         for (b, other, theirs) in &devices[at + 1..] {
-            if knowledge == other && digest != theirs && same(*a, *b) {
+            if digest != theirs && knowledge == other && same(*a, *b) {
                 let sentence = format!("{} and {} differ", letter(*a), letter(*b));
                 return violation("equal knowledge, equal state", sentence);
             }

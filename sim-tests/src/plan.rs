@@ -331,9 +331,9 @@ impl Plan {
             if at_ms > AT_MS_MAX || event > 0 && at_ms < self.events[event - 1].at_ms {
                 return invalid(format!("event {event} is out of order or too late"));
             }
-            let nodes_ok = match timed.event.clone().nodes_mut()[..] {
-                [ref a, ref b] => link_ok((**a, **b)),
-                ref one => one.iter().all(|node| **node < self.nodes),
+            let nodes_ok = match timed.event.nodes()[..] {
+                [a, b] => link_ok((a, b)),
+                ref one => one.iter().all(|node| *node < self.nodes),
             };
             if !nodes_ok {
                 return invalid(format!("event {event} names a device that does not exist"));
@@ -431,10 +431,10 @@ impl Plan {
     }
 }
 
-impl Event {
-    /// The devices that it names.
-    pub(crate) fn nodes_mut(&mut self) -> Vec<&mut usize> {
-        match self {
+/// The devices that an event names, borrowed as the event is.
+macro_rules! named {
+    ($event:expr) => {
+        match $event {
             Event::Connect { a, b }
             | Event::Disconnect { a, b }
             | Event::Roam { a, b }
@@ -463,6 +463,18 @@ impl Event {
                 Vec::new()
             }
         }
+    };
+}
+
+impl Event {
+    /// The devices that it names.
+    pub(crate) fn nodes_mut(&mut self) -> Vec<&mut usize> {
+        named!(self)
+    }
+
+    /// The same, to look at.
+    pub(crate) fn nodes(&self) -> Vec<usize> {
+        named!(self).into_iter().copied().collect()
     }
 
     /// Whether it breaks something, or attacks.

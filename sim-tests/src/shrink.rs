@@ -225,10 +225,7 @@ impl Search {
         let mut first = 0;
         while first < self.plan.events.len() && !self.late() {
             let events = &self.plan.events;
-            let nodes = |at: usize| {
-                let mut event = events[at].event.clone();
-                event.nodes_mut().into_iter().map(|node| *node).collect::<BTreeSet<usize>>()
-            };
+            let nodes = |at: usize| events[at].event.nodes().into_iter().collect::<BTreeSet<usize>>();
             let of_first = nodes(first);
             let related = |second: &usize| events.len() <= PAIRED_EVENTS_MAX || nodes(*second) == of_first;
             let seconds: Vec<usize> = (first + 2..events.len()).filter(related).collect();

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use engine::codec::{DecodeError, Reader, Writer};
-use engine::commit::{Commit, hash_commit};
-use engine::config::{COMMIT_BYTES_MAX, DEFLATE_BYTES_MIN, INFLATED_BYTES_MAX};
+use engine::commit::Commit;
+use engine::config::{COMMIT_BYTES_MAX, DEFLATE_BYTES_MIN, INFLATED_BYTES_MAX, RUN_COMMITS_MAX};
 use engine::cost::Budget;
 use engine::identity::{AccountId, Dot, Sig};
 use engine::store::StoredCommit;
@@ -24,6 +24,8 @@ const COLUMNS_COMMITS_MIN: usize = 4;
 const ENTRIES_MAX: usize = 1 << 24;
 /// A chunk is closed before its commits have more bytes in their canonical form: all of it is read for any of them.
 pub(crate) const CHUNK_BYTES_MAX: usize = 256 * 1024;
+// A stretch has no more commits than may be in one: none has fewer than 64 bytes.
+const _: () = assert!(CHUNK_BYTES_MAX / 64 <= RUN_COMMITS_MAX);
 /// What the commits of a chunk by columns may cost in memory: of a byte in canonical form none costs more than 256 (a map of
 /// one entry has four, and costs 816). A commit that is larger than a chunk may be is alone in it, by rows.
 const COST_MAX: usize = 256 * CHUNK_BYTES_MAX;
@@ -129,7 +131,7 @@ fn after(first: u64, entries: &[Entry<'_>]) -> impl Iterator<Item = u64> {
 /// Whether a commit is the next of the same replica. That such commits are chained is up to the engine.
 fn follows(before: &Commit, after: &Commit) -> bool {
     let next = Dot { seq: before.dot.seq + 1, ..before.dot } == after.dot;
-    debug_assert!(!next || hash_commit(&before.encode()) == after.prev, "commits of the log are chained");
+    debug_assert!(!next || before.hash() == after.prev, "commits of the log are chained");
     next
 }
 

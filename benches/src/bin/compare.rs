@@ -16,7 +16,7 @@ use benches::receiver::Receiver;
 use benches::workload::{Choice, Workload};
 use benches::{apply_durably, batches, shuffled};
 use engine::codec::{Reader, Writer};
-use engine::commit::{Commit, Op, OpKind, Stamp, hash_commit, verify_commit};
+use engine::commit::{Commit, Op, OpKind, Stamp, verify_commit};
 use engine::config::Config;
 use engine::identity::AccountId;
 use engine::io::{Change, Input};
@@ -215,7 +215,7 @@ fn wire(table: &mut Table, operations: u64) {
 
     let run: Vec<Commit> = Workload::new(1, 1_000, Choice::Uniform).commits().cloned().collect();
     let count = run.len() as u64;
-    let first = hash_commit(&run[0].encode());
+    let first = run[0].hash();
     let sig = engine::commit::sign_commit(&test_identity(1), &first);
     let runs = [Run { commits: run, sig }];
     let encode = |()| {

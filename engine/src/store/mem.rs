@@ -230,7 +230,12 @@ impl Store for MemStore {
             recovered.conflict_next = conflict.id + 1;
             inner.conflicts.insert(conflict.id, conflict.clone());
         }
-        inner.conflicts = inner.conflicts.split_off(&batch.conflicts_from);
+        let old = |conflicts: &BTreeMap<u64, Conflict>| {
+            conflicts.first_key_value().is_some_and(|(id, _)| *id < batch.conflicts_from)
+        };
+        while old(&inner.conflicts) {
+            inner.conflicts.pop_first();
+        }
         batch.conflicts_void.iter().for_each(|id| drop(inner.conflicts.remove(id)));
         Ok(())
     }

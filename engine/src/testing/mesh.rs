@@ -91,8 +91,8 @@ struct Link {
 pub struct Mesh {
     nodes: Vec<Node>,
     links: BTreeMap<(usize, usize), Link>,
-    queue: BTreeMap<(Instant, u64), Happening>,
-    scheduled: u64,
+    /// What is to happen, by its time; at one time in the order in which it was scheduled.
+    queue: VecDeque<(Instant, Happening)>,
     now: Instant,
     seed: u64,
     config: Config,
@@ -144,8 +144,7 @@ impl Mesh {
         let mut mesh = Mesh {
             nodes: identities.into_iter().map(node).collect(),
             links: BTreeMap::new(),
-            queue: BTreeMap::new(),
-            scheduled: 0,
+            queue: VecDeque::new(),
             now: Instant(0),
             seed,
             config,
@@ -411,14 +410,14 @@ impl Mesh {
 
     /// Does the next thing that is due until `end`; false if there is none.
     fn step(&mut self, end: Instant) -> bool {
-        let queued = self.queue.first_key_value().map(|((at, _), _)| *at);
+        let queued = self.queue.front().map(|(at, _)| *at);
         let timer = (0..self.nodes.len())
             .filter_map(|node| Some((self.nodes[node].engine.as_ref()?.poll_timeout()?.0, node)))
             .min();
         match (queued, timer) {
             (Some(at), _) if at <= end && timer.is_none_or(|(deadline, _)| at <= deadline) => {
                 self.now = self.now.max(at);
-                if let Some((_, happening)) = self.queue.pop_first() {
+                if let Some((_, happening)) = self.queue.pop_front() {
                     self.happen(happening);
                 }
                 true
@@ -498,10 +497,8 @@ impl Mesh {
 
     fn perform(&mut self, node: usize) {
         let mut outputs = VecDeque::new();
-        if let Some(engine) = &mut self.nodes[node].engine {
-            outputs.extend(std::iter::from_fn(|| engine.poll_output()));
-        }
-        for output in outputs {
+        let poll = |mesh: &mut Mesh| mesh.nodes[node].engine.as_mut()?.poll_output();
+        while let Some(output) = outputs.pop_front().or_else(|| poll(self)) {
             match output {
                 Output::Commit(batch) => {
                     let node_state = &mut self.nodes[node];
@@ -540,7 +537,11 @@ impl Mesh {
                 Output::Granted(root) => self.nodes[node].identity.root = Some(root),
                 Output::Send { peer, frame } => self.transmit(node, peer, frame),
                 Output::Broadcast(frame) => self.gossip(node, &frame),
-                Output::Disconnect { peer, .. } => self.hang_up(node, peer),
+                Output::Disconnect { peer, .. } => {
+                    // The engine gets another input: it must have given all that the last one led to.
+                    outputs.extend(std::iter::from_fn(|| poll(self)));
+                    self.hang_up(node, peer);
+                }
                 Output::Members(_) => {}
                 Output::Audited { page, .. } => self.audited.push((node, page)),
                 Output::Event(event) => {

@@ -22,7 +22,7 @@ use std::sync::{Mutex, PoisonError};
 
 use proptest::prelude::*;
 
-use crate::commit::{Commit, CommitHash, Deps, Op, OpKind, hash_commit, sign_commit};
+use crate::commit::{Commit, CommitHash, Deps, Op, OpKind, sign_commit};
 use crate::hlc::Hlc;
 use crate::identity::{DeviceCert, Dot, Identity, PeerKey, ReplicaId, SecretKey, Sig};
 use crate::name::{FieldName, RowKey, TableName};
@@ -145,7 +145,7 @@ impl Author {
             statement: None,
             ops: ops.into_values().collect(),
         };
-        self.prev = hash_commit(&commit.encode());
+        self.prev = commit.hash();
         let sig = sign_commit(&self.identity, &self.prev);
         (commit, sig)
     }

@@ -1,7 +1,7 @@
 //! The form in which the runs of a frame travel: by columns, which is half of the canonical form
 //! after DEFLATE, because like lies beside like and what can be computed is left out.
 //!
-//! A run is 1 to [`RUN_COMMITS_MAX`] contiguous commits of one replica. What is hashed and signed stays
+//! A run is 1 to [`RUN_COMMITS_MAX`] contiguous commits of one replica, within one [`span`]. Their canonical form stays
 //! [`Commit::encode`]; the columns are only a way to say the same commits in fewer bytes.
 //!
 //! # Format
@@ -66,7 +66,7 @@
 //! dictionaries take: each entry of them is there for an operation or a field that costs half as much at least.
 
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::commit::{Commit, CommitHash, hash_commit};
+use crate::commit::{Commit, CommitHash, span};
 use crate::config::{COMMIT_BYTES_MAX, INFLATED_BYTES_MAX, RUN_COMMITS_MAX};
 use crate::cost::{self, Budget};
 use crate::hlc::Hlc;
@@ -93,10 +93,18 @@ const COLUMNS: u8 = 1;
 pub struct HashedCommit {
     /// The commit.
     pub commit: Commit,
-    /// Hash of its canonical encoding.
+    /// Its hash.
     pub hash: CommitHash,
     /// Length of its canonical encoding, in bytes.
     pub bytes: usize,
+}
+
+impl HashedCommit {
+    /// Computes them.
+    pub fn of(commit: Commit) -> HashedCommit {
+        let (hash, bytes) = commit.hash_and_len(&mut Writer::with_capacity(256));
+        HashedCommit { commit, hash, bytes }
+    }
 }
 
 /// Contiguous commits of one replica, and the signature that they end in, where one is told with them.
@@ -129,7 +137,14 @@ fn parts(runs: &[Run<Commit>]) -> Vec<Part<'_>> {
 pub fn encode_runs(runs: &[Run<Commit>], writer: &mut Writer) -> Vec<usize> {
     let parts = parts(runs);
     parts.iter().for_each(Part::check);
-    let mut columns = Writer::new();
+    let mut commits = runs.iter().flat_map(|run| &run.commits);
+    if matches!((commits.next(), commits.next()), (Some(only), None) if only.dot.seq > 1 && only.ops.len() <= 1)
+    {
+        // It repeats nothing, and by columns is longer. (A replica's first commit states no hash there.)
+        encode::by_rows(&parts, writer);
+        return Vec::new();
+    }
+    let mut columns = Writer::with_capacity(512);
     let cuts = encode::by_columns(&parts, &mut columns);
     if runs.iter().map(|run| run.commits.len()).sum::<usize>() <= COMPARED_COMMITS_MAX {
         let mut rows = Writer::new();
@@ -156,7 +171,7 @@ pub fn encode_stretches(stretches: Vec<Vec<&Commit>>, writer: &mut Writer) -> Ve
     encode::by_columns(&parts, writer)
 }
 
-/// Reads runs of the account: each 1 to [`RUN_COMMITS_MAX`] commits of one replica, contiguous and chained by
+/// Reads runs of the account: each 1 to [`RUN_COMMITS_MAX`] commits of one replica, within a span, contiguous and chained by
 /// their hashes. Who signed them is not checked here, nor whether the first follows what is known.
 pub fn decode_runs(
     reader: &mut Reader<'_>,
@@ -171,6 +186,13 @@ fn decode_runs_within(
     budget: &mut Budget,
 ) -> Result<Vec<Run<HashedCommit>>, DecodeError> {
     let parts = decode_parts(reader, account, budget, 66, |reader| reader.array().map(Sig))?;
+    let beyond = |(run, _): &(Vec<HashedCommit>, Sig)| {
+        let of = |hashed: Option<&HashedCommit>| hashed.map(|hashed| span(hashed.commit.dot.seq));
+        of(run.first()) != of(run.last())
+    };
+    if parts.iter().any(beyond) {
+        return Err(DecodeError::Invalid("a run beyond the end of a span"));
+    }
     Ok(parts.into_iter().map(|(commits, sig)| Run { commits, sig }).collect())
 }
 
@@ -258,7 +280,7 @@ fn decode_rows(
         if !follows {
             return Err(DecodeError::Invalid("a run that is not contiguous"));
         }
-        run.push(HashedCommit { commit, hash: hash_commit(bytes), bytes: bytes.len() });
+        run.push(HashedCommit { hash: commit.hash_encoded(bytes), bytes: bytes.len(), commit });
     }
     Ok(run)
 }

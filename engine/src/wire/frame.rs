@@ -12,13 +12,15 @@
 //! from noise. Invariants: every cap is checked before allocation; a frame that was cut short or has any flipped
 //! bit is refused; nothing here panics on input.
 
+use std::borrow::Cow;
+
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::config::{DEFLATE_BYTES_MIN, FRAME_BYTES_MAX, INFLATED_BYTES_MAX};
 
 use super::deflate::{deflate, inflate};
 
 /// Major version of the protocol. Devices with different ones cannot talk, and say so.
-pub const MAJOR: u8 = 2;
+pub const MAJOR: u8 = 3;
 const DEFLATED: u8 = 1;
 const HEADER_BYTES: usize = 10;
 
@@ -47,35 +49,51 @@ pub enum FrameError {
 
 /// Packs a payload. `None` if it does not fit a frame, which callers prevent by their own budgets.
 pub fn pack(session: u32, payload: &[u8]) -> Option<Vec<u8>> {
-    pack_cut(session, payload, &[])
+    let mut frame = begin(payload.len());
+    frame.extend_from_slice(payload);
+    finish(session, frame, &[])
 }
 
-/// Packs a payload. `cuts` are ascending places in it behind which the bytes are of another kind: a DEFLATE block ends
-/// there, so that each kind has codes of its own.
-pub(crate) fn pack_cut(session: u32, payload: &[u8], cuts: &[usize]) -> Option<Vec<u8>> {
-    if payload.len() > INFLATED_BYTES_MAX {
-        return None;
-    }
-    let deflated = (payload.len() >= DEFLATE_BYTES_MIN).then(|| deflate(payload, cuts)).flatten();
-    let mut writer = Writer::new();
-    writer.raw(&session.to_be_bytes());
-    match &deflated {
-        Some(bytes) => {
-            writer.varint(payload.len() as u64);
-            writer.raw(bytes);
-        }
-        None => writer.raw(payload),
-    }
-    let body = writer.into_bytes();
+/// A frame in the making, to which its payload is to be appended, of about so many bytes.
+pub(super) fn begin(payload_bytes: usize) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(HEADER_BYTES + payload_bytes);
+    frame.extend_from_slice(&[0; HEADER_BYTES]);
+    frame
+}
+
+/// Bytes of the payload of a frame in the making.
+pub(super) fn payload_bytes(frame: &[u8]) -> usize {
+    frame.len() - HEADER_BYTES
+}
+
+/// Ends a frame that was begun. `cuts` are ascending places in it behind which the payload's bytes are of another kind: a
+/// DEFLATE block ends there, so that each kind has codes of its own.
+pub(super) fn finish(session: u32, mut frame: Vec<u8>, cuts: &[usize]) -> Option<Vec<u8>> {
+    let payload = frame.get(HEADER_BYTES..).filter(|payload| payload.len() <= INFLATED_BYTES_MAX)?;
+    let cuts: Vec<usize> = cuts.iter().map(|cut| cut - HEADER_BYTES).collect();
+    let deflated = (payload.len() >= DEFLATE_BYTES_MIN).then(|| deflate(payload, &cuts)).flatten();
     let start = [MAJOR, if deflated.is_some() { DEFLATED } else { 0 }];
-    let mut frame = start.to_vec();
-    frame.extend_from_slice(&checksum(start, &body).to_le_bytes());
-    frame.extend_from_slice(&body);
+    if let Some(bytes) = deflated {
+        let mut writer = Writer::new();
+        writer.varint(payload.len() as u64);
+        frame.truncate(HEADER_BYTES);
+        frame.extend_from_slice(writer.as_bytes());
+        frame.extend_from_slice(&bytes);
+    }
+    frame[..2].copy_from_slice(&start);
+    frame[6..HEADER_BYTES].copy_from_slice(&session.to_be_bytes());
+    let sum = checksum(start, &frame[6..]);
+    frame[2..6].copy_from_slice(&sum.to_le_bytes());
     (frame.len() <= FRAME_BYTES_MAX).then_some(frame)
 }
 
 /// Unpacks a frame into the sender's session number and the payload.
 pub fn unpack(frame: &[u8]) -> Result<(u32, Vec<u8>), FrameError> {
+    open(frame).map(|(session, payload)| (session, payload.into_owned()))
+}
+
+/// The same; a payload that was not deflated stays where it is.
+pub(super) fn open(frame: &[u8]) -> Result<(u32, Cow<'_, [u8]>), FrameError> {
     if frame.len() > FRAME_BYTES_MAX {
         return Err(FrameError::TooLarge);
     }
@@ -96,12 +114,12 @@ pub fn unpack(frame: &[u8]) -> Result<(u32, Vec<u8>), FrameError> {
     let mut reader = Reader::new(body);
     let session = u32::from_be_bytes(reader.array()?);
     let payload = match start[1] {
-        0 => reader.raw(reader.remaining())?.to_vec(),
+        0 => Cow::Borrowed(reader.raw(reader.remaining())?),
         DEFLATED => {
             let length = reader.varint()?;
             let length = usize::try_from(length).ok().filter(|len| *len <= INFLATED_BYTES_MAX);
             let length = length.ok_or(FrameError::TooLarge)?;
-            inflate(reader.raw(reader.remaining())?, length).ok_or(FrameError::Inflate)?
+            Cow::Owned(inflate(reader.raw(reader.remaining())?, length).ok_or(FrameError::Inflate)?)
         }
         flags => return Err(DecodeError::UnknownTag(flags).into()),
     };
@@ -130,8 +148,9 @@ mod tests {
             ],
             cuts in proptest::collection::btree_set(0usize..5000, 0..5),
         ) {
-            let cuts: Vec<usize> = cuts.into_iter().collect();
-            prop_assert_eq!(unpack(&pack_cut(session, &payload, &cuts).unwrap()), Ok((session, payload)));
+            let cuts: Vec<usize> = cuts.into_iter().map(|cut| HEADER_BYTES + cut).collect();
+            let frame = [begin(0), payload.clone()].concat();
+            prop_assert_eq!(unpack(&finish(session, frame, &cuts).unwrap()), Ok((session, payload)));
         }
 
         #[test]

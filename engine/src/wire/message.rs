@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::columns::{HashedCommit, decode_runs, encode_runs};
-use super::frame::{FrameError, pack, pack_cut, unpack};
+use super::frame::{FrameError, begin, finish, open, payload_bytes};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::commit::Commit;
 use crate::config::CONTROL_BYTES_MAX;
@@ -20,6 +20,9 @@ use crate::knowledge::Knowledge;
 pub const MINOR: u16 = 0;
 /// Most heads in one `Ack` or `Announce`.
 pub const HEADS_MAX: usize = crate::config::REPLICAS_MAX;
+/// Bytes that most small messages take at most, and most commits that are pushed: room that is made at once.
+const CONTROL_BYTES: usize = 240;
+const OPS_BYTES: usize = 500;
 /// Longest text in `Error` and `Bye`, in bytes.
 const TEXT_BYTES_MAX: usize = 256;
 
@@ -288,7 +291,7 @@ pub enum Control {
 
 /// Packs a small message. `None` if it exceeds the cap for control frames.
 pub fn pack_control(session: u32, message: &Control) -> Option<Vec<u8>> {
-    let payload = match message {
+    let frame = match message {
         Control::Hello(body) => with_kind(HELLO, &**body),
         Control::Have(body) => with_kind(HAVE, body),
         Control::Summary(body) => with_kind(SUMMARY, body),
@@ -303,28 +306,32 @@ pub fn pack_control(session: u32, message: &Control) -> Option<Vec<u8>> {
         Control::Audit(body) => with_kind(AUDIT, body),
         Control::Audited(body) => with_kind(AUDITED, body),
     }?;
-    pack(session, &payload).filter(|frame| frame.len().max(payload.len()) <= CONTROL_BYTES_MAX)
+    let payload = payload_bytes(&frame);
+    finish(session, frame, &[]).filter(|frame| frame.len().max(payload) <= CONTROL_BYTES_MAX)
 }
 
+/// A frame in the making with a small message.
 fn with_kind<T: Serialize>(kind: u8, body: &T) -> Option<Vec<u8>> {
-    postcard::to_extend(body, vec![kind]).ok()
+    let mut frame = begin(CONTROL_BYTES);
+    frame.push(kind);
+    postcard::to_extend(body, frame).ok()
 }
 
 /// Packs commits. `None` if they do not fit a frame.
 pub fn pack_ops(session: u32, ops: &Ops<Commit>) -> Option<Vec<u8>> {
-    let mut writer = Writer::new();
+    let mut writer = Writer::over(begin(OPS_BYTES));
     writer.u8(OPS);
     writer.varint(u64::from(ops.want));
     writer.varint(ops.offset);
     writer.u8(u8::from(ops.done));
     let cuts = encode_runs(&ops.runs, &mut writer);
-    pack_cut(session, writer.as_bytes(), &cuts)
+    finish(session, writer.into_bytes(), &cuts)
 }
 
 /// Reads a frame: the sender's session number and the message. Certificates inside are not verified, those
 /// of commits excepted; runs are well-formed and chained, their signatures not verified.
 pub fn parse(frame: &[u8], account: &AccountId) -> Result<(u32, Message), FrameError> {
-    let (session, payload) = unpack(frame)?;
+    let (session, payload) = open(frame)?;
     let mut reader = Reader::new(&payload);
     let kind = reader.u8()?;
     if kind != OPS && frame.len().max(payload.len()) > CONTROL_BYTES_MAX {

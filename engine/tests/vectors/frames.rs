@@ -4,7 +4,7 @@
 use std::io::Write as _;
 
 use engine::codec::Writer;
-use engine::commit::{Commit, CommitHash, Deps, OpKind, hash_commit};
+use engine::commit::{Commit, CommitHash, Deps, OpKind};
 use engine::config::{CONTROL_BYTES_MAX, INFLATED_BYTES_MAX, RUN_COMMITS_MAX};
 use engine::hlc::Hlc;
 use engine::identity::{PeerKey, Sig};
@@ -411,8 +411,14 @@ fn bad_commits() -> Vec<(&'static str, Vec<u8>)> {
         ("commits with a gap", rows(&[first.encode(), third.encode()])),
         ("a broken chain", {
             let mut forged = second.clone();
-            forged.prev = hash_commit(b"something else");
+            forged.prev = CommitHash([7; 32]);
             rows(&[first.encode(), forged.encode()])
+        }),
+        ("a run beyond the end of a span", {
+            let (mut before, mut after) = (second.clone(), third.clone());
+            (before.dot.seq, after.dot.seq) = (RUN_COMMITS_MAX as u64, RUN_COMMITS_MAX as u64 + 1);
+            after.prev = before.hash();
+            rows(&[before.encode(), after.encode()])
         }),
     ]
 }

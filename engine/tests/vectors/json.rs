@@ -83,8 +83,8 @@ fn statement(statement: &Statement) -> Json {
         }
         Statement::Fork(proof) => {
             let branch = |branch: &Branch| {
-                let commits: Vec<_> = branch.commits.iter().map(|commit| hex(commit)).collect();
-                json!([commits, hex(&branch.sig.0)])
+                let contents: Vec<_> = branch.contents.iter().map(|content| hex(&content.0)).collect();
+                json!([contents, hex(&branch.sig.0)])
             };
             json!({
                 "kind": "fork",

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use engine::codec::{Reader, Writer};
-use engine::commit::{Commit, Deps, Op, OpKind, Stamp, hash_commit, verify_commit};
+use engine::commit::{Commit, Deps, Op, OpKind, Stamp, verify_commit};
 use engine::hlc::Hlc;
 use engine::identity::{AccountId, DeviceCert, PeerKey, SecretKey, Sig};
 use engine::knowledge::Knowledge;
@@ -174,7 +174,7 @@ pub(crate) fn commits() -> Json {
     let (a, b) = written_commits();
     let vector = |(commit, sig): &(Commit, Sig)| {
         let bytes = commit.encode();
-        let hash = hash_commit(&bytes);
+        let hash = commit.hash();
         assert_eq!(Commit::decode(&bytes, &account()).as_ref(), Ok(commit));
         let author =
             test_identity(u8::from(commit.dot.replica.device != test_identity(0).device())).peer_key();
@@ -183,6 +183,7 @@ pub(crate) fn commits() -> Json {
             "commit": json::commit(commit),
             "author": hex(&author.0),
             "bytes": hex(&bytes),
+            "content": hex(&commit.content().0),
             "hash": hex(&hash.0),
             "sig": hex(&sig.0),
         })
@@ -193,11 +194,7 @@ pub(crate) fn commits() -> Json {
 /// One statement of each kind, as its commit.
 pub(crate) fn statements() -> Json {
     let (root, (a, b)) = (test_root(), written_commits());
-    let fence = |(commit, sig): &(Commit, Sig)| Fence {
-        seq: commit.dot.seq,
-        hash: hash_commit(&commit.encode()),
-        sig: *sig,
-    };
+    let fence = |(commit, sig): &(Commit, Sig)| Fence { seq: commit.dot.seq, hash: commit.hash(), sig: *sig };
     let (replica, device) = (b[0].0.dot.replica, b[0].0.dot.replica.device);
     let fences = [(replica.incarnation, fence(&b[1])), (replica.incarnation + 7, fence(&b[0]))].into();
     let revocation = Revocation { device, issued_ms: MS + 50, reason: "left in a train".into(), fences };
@@ -207,17 +204,12 @@ pub(crate) fn statements() -> Json {
         (0..4).map(|n| other.commit(Hlc::new(MS, u16::from(n > 1)), Deps::new(), vec![])).collect();
     let proof = |seq: usize, ours: &[(Commit, Sig)], theirs: &[(Commit, Sig)]| {
         let branch = |log: &[(Commit, Sig)]| Branch {
-            commits: log[seq..].iter().map(|(commit, _)| commit.encode()).collect(),
+            contents: log[seq..].iter().map(|(commit, _)| commit.content()).collect(),
             sig: log.last().expect("commits").1,
         };
         let author = test_identity(0).cert;
-        let proof = ForkProof {
-            author,
-            incarnation: a[0].0.dot.replica.incarnation,
-            seq: seq as u64,
-            hash: ours[seq].0.prev,
-            branches: [branch(ours), branch(theirs)],
-        };
+        let (incarnation, end) = (a[0].0.dot.replica.incarnation, (seq as u64, ours[seq].0.prev));
+        let proof = ForkProof::new(author, incarnation, end, [branch(ours), branch(theirs)]);
         assert!(proof.holds(&account()));
         fork_commit(&account(), proof)
     };
@@ -234,7 +226,8 @@ pub(crate) fn statements() -> Json {
         json!({
             "commit": json::commit(&commit),
             "bytes": hex(&bytes),
-            "hash": hex(&hash_commit(&bytes).0),
+            "content": hex(&commit.content().0),
+            "hash": hex(&commit.hash().0),
             "sig": hex(&sig.0),
         })
     };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::put as put_op;
-use crate::commit::{Commit, Deps, Op, hash_commit};
+use crate::commit::{Commit, Deps, Op};
 use crate::hlc::Hlc;
 use crate::identity::{DeviceId, ReplicaId};
 use crate::name::{RowKey, TableName};
@@ -42,7 +42,7 @@ impl History {
             let (commit, sig) = author.commit(Hlc::new(1_000 + self.clock, 3), deps.clone(), ops);
             let head = self.heads.entry(author.replica).or_default();
             head.seq = commit.dot.seq;
-            head.hash = hash_commit(&commit.encode());
+            head.hash = commit.hash();
             head.seen.extend(deps);
             batch.heads.insert(author.replica, head.clone());
             batch.members.extend(commit.introduces.as_deref().cloned());
@@ -99,7 +99,7 @@ impl History {
         let mut head = Head::default();
         for commit in self.log.iter().filter(|commit| commit.dot.replica == gone) {
             head.seq = commit.dot.seq;
-            head.hash = hash_commit(&commit.encode());
+            head.hash = commit.hash();
             head.seen.extend(commit.deps.clone());
         }
         batch.heads.insert(gone, head.clone());
@@ -154,7 +154,7 @@ pub fn state_follows_from_log(store: &impl StoreRead) {
             "the log of a replica is a chain"
         );
         head.seq = commit.dot.seq;
-        head.hash = hash_commit(&commit.encode());
+        head.hash = commit.hash();
         head.seen.extend(commit.deps.clone());
         for op in &commit.ops {
             let row = rows.entry(op.table.clone()).or_default().entry(op.row.clone()).or_default();

@@ -89,15 +89,19 @@ impl Mesh {
         let key = self.key(node);
         let Some(current) = self.links.get(&pair(node, other)).map(|link| link.epoch) else { return };
         let way = (node, other, current);
-        let pending: Vec<_> = self.queue.extract_if(.., |_, happening| {
-            matches!(happening, Happening::Arrival { from, to, epoch, .. } if (*from, *to, *epoch) == way)
-        }).collect();
-        for (_, happening) in pending {
-            if let Happening::Arrival { frame, number, .. } = happening {
-                self.moment(|| Happened::Arrived { frame: number });
-                self.record(node, other, &frame);
-                self.input(other, Input::Frame { peer: key, bytes: frame });
+        let mut pending = Vec::new();
+        for (at, happening) in std::mem::take(&mut self.queue) {
+            match happening {
+                Happening::Arrival { from, to, epoch, frame, number } if (from, to, epoch) == way => {
+                    pending.push((frame, number));
+                }
+                other => self.queue.push_back((at, other)),
             }
+        }
+        for (frame, number) in pending {
+            self.moment(|| Happened::Arrived { frame: number });
+            self.record(node, other, &frame);
+            self.input(other, Input::Frame { peer: key, bytes: frame });
         }
     }
 
@@ -112,8 +116,9 @@ impl Mesh {
     }
 
     pub(super) fn schedule(&mut self, delay_micros: u64, happening: Happening) {
-        self.scheduled += 1;
-        self.queue.insert((self.now + delay_micros, self.scheduled), happening);
+        let at = self.now + delay_micros;
+        let place = self.queue.partition_point(|(other, _)| *other <= at);
+        self.queue.insert(place, (at, happening));
     }
 
     /// Whom a device means by a key: of a device and its copy the one that it is connected to.

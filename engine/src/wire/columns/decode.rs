@@ -5,7 +5,7 @@
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::commit::{
-    Commit, CommitHash, Deps, Op, OpKind, get_field, get_introduction, get_replica, get_table, hash_commit,
+    Commit, CommitHash, Deps, Op, OpKind, get_field, get_introduction, get_replica, get_table,
 };
 use crate::config::{
     COMMIT_BYTES_MAX, COMMIT_OPS_MAX, INFLATED_BYTES_MAX, REPLICAS_MAX, ROW_FIELDS_MAX, ROW_KEY_BYTES_MAX,
@@ -68,8 +68,8 @@ pub(super) struct Columns<'a> {
     shapes: Vec<Shape>,
     rows: Rows<'a>,
     last_hlc: Hlc,
-    /// The canonical form of the commit that is being read.
-    canonical: Writer,
+    /// What is hashed of the commit that is being read.
+    scratch: Writer,
     ms: Reader<'a>,
     counter: Reader<'a>,
     deps: Reader<'a>,
@@ -123,7 +123,7 @@ impl<'a> Columns<'a> {
             tables,
             shapes,
             last_hlc: Hlc::default(),
-            canonical: Writer::new(),
+            scratch: Writer::new(),
             // In the order in which they were written: fields of a struct are evaluated as they stand.
             ms: column(reader)?,
             counter: column(reader)?,
@@ -157,13 +157,11 @@ impl<'a> Columns<'a> {
         }
         let commit = Commit { dot, prev, hlc, deps, introduces, statement: None, ops };
         commit.check()?;
-        self.canonical.clear();
-        commit.encode_to(&mut self.canonical);
-        let encoded = self.canonical.as_bytes();
-        if encoded.len() > COMMIT_BYTES_MAX {
+        let (hash, bytes) = commit.hash_and_len(&mut self.scratch);
+        if bytes > COMMIT_BYTES_MAX {
             return Err(DecodeError::TooLarge("a commit"));
         }
-        Ok(HashedCommit { commit, hash: hash_commit(encoded), bytes: encoded.len() })
+        Ok(HashedCommit { commit, hash, bytes })
     }
 
     fn hlc(&mut self) -> Result<Hlc, DecodeError> {

@@ -1,6 +1,6 @@
 //! Writes runs. The format is specified in the parent module.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::codec::Writer;
 use crate::commit::{Commit, Deps, Op, put_introduction, put_replica};
@@ -52,11 +52,12 @@ pub(super) fn by_rows(parts: &[Part<'_>], writer: &mut Writer) {
 fn rows(part: &Part<'_>, writer: &mut Writer) {
     writer.u8(ROWS);
     writer.varint(part.commits.len() as u64);
-    let mut canonical = Writer::new();
     for commit in &part.commits {
-        canonical.clear();
-        commit.encode_to(&mut canonical);
-        writer.bytes(canonical.as_bytes());
+        let len = commit.encoded_len();
+        writer.varint(len as u64);
+        let start = writer.len();
+        commit.encode_to(writer);
+        debug_assert_eq!(writer.len() - start, len, "the length of a commit is that of its encoding");
     }
     put_sig(part, writer);
 }
@@ -70,10 +71,10 @@ fn put_sig(part: &Part<'_>, writer: &mut Writer) {
 /// The dictionaries, and the columns as they grow.
 #[derive(Default)]
 struct Columns<'a> {
-    /// Place in the dictionary, and the last sequence number so far.
-    replicas: BTreeMap<&'a ReplicaId, (usize, u64)>,
-    tables: BTreeMap<&'a TableName, usize>,
-    fields: BTreeMap<&'a FieldName, usize>,
+    /// With the last sequence number so far.
+    replicas: Vec<(&'a ReplicaId, u64)>,
+    tables: Vec<&'a TableName>,
+    fields: Vec<&'a FieldName>,
     /// Shapes by kind, table and fields.
     shapes: BTreeMap<(u8, usize, Vec<usize>), usize>,
     shape_list: Writer,
@@ -108,11 +109,11 @@ impl<'a> Columns<'a> {
     /// Empty columns with the dictionaries that must be known before: those in ascending order.
     fn of(commits: &(impl Iterator<Item = &'a Commit> + Clone)) -> Columns<'a> {
         let ops = || commits.clone().flat_map(|commit| &commit.ops);
-        let replicas = places(commits.clone().flat_map(|commit| commit.deps.keys()));
-        let fields = places(ops().flat_map(|op| op.fields.keys()));
+        let replicas = distinct(commits.clone().flat_map(|commit| commit.deps.keys()));
+        let fields = distinct(ops().flat_map(|op| op.fields.keys()));
         Columns {
-            replicas: replicas.into_iter().map(|(replica, place)| (replica, (place, 0))).collect(),
-            tables: places(ops().map(|op| &op.table)),
+            replicas: replicas.into_iter().map(|replica| (replica, 0)).collect(),
+            tables: distinct(ops().map(|op| &op.table)),
             values: fields.iter().map(|_| Values::default()).collect(),
             fields,
             ..Columns::default()
@@ -130,22 +131,22 @@ impl<'a> Columns<'a> {
     }
 
     fn dependencies(&mut self, deps: &Deps) {
-        let places: Vec<usize> = deps.keys().map(|replica| self.replicas[replica].0).collect();
+        let place = |replica| self.replicas.partition_point(|(other, _)| *other < replica);
+        let places: Vec<usize> = deps.keys().map(place).collect();
         put_indices(&mut self.deps, &places);
-        for (replica, seq) in deps {
-            if let Some((_, last)) = self.replicas.get_mut(replica) {
-                self.deps.zigzag(seq.wrapping_sub(*last) as i64);
-                *last = *seq;
-            }
+        for (place, seq) in places.into_iter().zip(deps.values()) {
+            let (_, last) = &mut self.replicas[place];
+            self.deps.zigzag(seq.wrapping_sub(*last) as i64);
+            *last = *seq;
         }
     }
 
     fn op(&mut self, op: &'a Op) {
-        let fields: Vec<usize> = op.fields.keys().map(|field| self.fields[field]).collect();
+        let fields: Vec<usize> = op.fields.keys().map(|field| place(&self.fields, field)).collect();
         for (field, value) in fields.iter().zip(op.fields.values()) {
             self.values[*field].value(value);
         }
-        let shape = (op.kind.tag(), self.tables[&op.table], fields);
+        let shape = (op.kind.tag(), place(&self.tables, &op.table), fields);
         let place = match self.shapes.get(&shape) {
             Some(place) => *place,
             None => self.new_shape(shape),
@@ -179,11 +180,11 @@ impl<'a> Columns<'a> {
 
     fn write(self, writer: &mut Writer) -> Vec<usize> {
         writer.varint(self.replicas.len() as u64);
-        self.replicas.keys().for_each(|replica| put_replica(writer, replica));
+        self.replicas.iter().for_each(|(replica, _)| put_replica(writer, replica));
         writer.varint(self.tables.len() as u64);
-        self.tables.keys().for_each(|table| writer.bytes(table.as_str().as_bytes()));
+        self.tables.iter().for_each(|table| writer.bytes(table.as_str().as_bytes()));
         writer.varint(self.fields.len() as u64);
-        self.fields.keys().for_each(|field| writer.bytes(field.as_str().as_bytes()));
+        self.fields.iter().for_each(|field| writer.bytes(field.as_str().as_bytes()));
         writer.varint(self.shapes.len() as u64);
         writer.raw(&self.shape_list.into_bytes());
         let fixed = [
@@ -247,9 +248,17 @@ fn shared_len(one: &[u8], other: &[u8]) -> usize {
     one.iter().zip(other).take_while(|(a, b)| a == b).count()
 }
 
-/// The distinct items in ascending order, each with its place.
-fn places<T: Ord>(items: impl Iterator<Item = T>) -> BTreeMap<T, usize> {
-    items.collect::<BTreeSet<T>>().into_iter().enumerate().map(|(place, item)| (item, place)).collect()
+/// The distinct items in ascending order.
+fn distinct<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut list: Vec<T> = items.collect();
+    list.sort_unstable();
+    list.dedup();
+    list
+}
+
+/// The place of an item of such a list.
+fn place<T: Ord>(items: &[&T], item: &T) -> usize {
+    items.partition_point(|other| *other < item)
 }
 
 /// Writes strictly ascending places.
