@@ -14,6 +14,7 @@ use ahenk::{Db, Node, Offline, Options, SystemClock};
 use engine::identity::{DeviceCert, Identity};
 use engine::io::Event;
 use engine::store::{Store as _, StoreRead as _};
+use engine::transport::Transport;
 use store::{OpenError, RedbStore, StoreOptions};
 use tokio::sync::{Notify, broadcast};
 use tokio::task::{JoinHandle, JoinSet};
@@ -90,7 +91,7 @@ impl Session {
         let (node, db, net) = match need {
             Need::Store => {
                 let (node, db) = Node::new(options, Offline, store, SystemClock::new())?;
-                (tokio::spawn(node.run()), db, None)
+                (spawn(node)?, db, None)
             }
             Need::Network => {
                 let mut addresses = Addresses::load(home);
@@ -99,7 +100,7 @@ impl Session {
                 addresses.listening(&control.listen_addresses().await?);
                 addresses.save(home)?;
                 let (node, db) = Node::new(options, transport, store, SystemClock::new())?;
-                (tokio::spawn(node.run()), db, Some(control))
+                (spawn(node)?, db, Some(control))
             }
         };
         let context = Context {
@@ -166,6 +167,13 @@ impl Session {
         tokio::task::spawn_blocking(move || store.close()).await.map_err(CliError::internal)?;
         Ok(self.lock)
     }
+}
+
+fn spawn<T>(node: Node<T, RedbStore, SystemClock>) -> Result<JoinHandle<()>>
+where
+    T: Transport + Send + 'static,
+{
+    node.spawn().map_err(|error| CliError::internal(format!("no runtime for the node: {error}")))
 }
 
 fn panicked(error: &tokio::task::JoinError) -> CliError {

@@ -21,6 +21,7 @@ use engine::store::{Store, StoreError};
 use engine::time::{Clock, Instant};
 use engine::transport::{Path, Transport, TransportEvent, TrySendError};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tracing::{debug, error, info, warn};
 
 use crate::db::{Db, OrderFailed, SyncError, SyncReport, WriteFailed};
@@ -229,6 +230,23 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
         Ok((node, db))
     }
 
+    /// Runs it on a thread of its own among the blocking ones of the current tokio runtime, until it ends as [`Node::run`]
+    /// does: while it decodes, merges and waits for the disk, the runtime goes on moving what the network brings and takes.
+    ///
+    /// # Errors
+    /// If the system has no means for another runtime, which the thread needs for its timers.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn spawn(self) -> std::io::Result<JoinHandle<()>>
+    where
+        T: Send + 'static,
+        C: Send + 'static,
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        Ok(tokio::task::spawn_blocking(move || runtime.block_on(self.run())))
+    }
+
     /// Runs until the database is closed, all handles are dropped, or the transport ends.
     pub async fn run(mut self) {
         while self.step().await {
@@ -244,6 +262,9 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
         let wait = deadline.map(|at| Duration::from_micros(at - self.clock.now().mono));
         let sleep = async {
             match wait {
+                // A timer of tokio's would take up to a millisecond for it. Others have their turn first: what was sent
+                // last is on its way while the next is prepared.
+                Some(Duration::ZERO) => tokio::task::yield_now().await,
                 Some(wait) => tokio::time::sleep(wait).await,
                 None => std::future::pending().await,
             }

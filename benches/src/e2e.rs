@@ -104,7 +104,7 @@ where
     let options = Options { members, ..Options::new(test_identity(device), [device; 32]) };
     let store = store_of(folder, device);
     let (node, db) = Node::new(options, transport, store, SystemClock::new()).expect("a node");
-    tokio::spawn(node.run());
+    node.spawn().expect("a thread");
     db
 }
 

@@ -18,7 +18,8 @@ use crate::planted::{self, Bug};
 use crate::store::{StoreError, StoreRead, StoredCommit};
 use crate::time::Now;
 use crate::timer::Timer;
-use crate::wire::message::{Ack, Ops, Run, Want, pack_ops};
+use crate::wire::message::{Ack, Ops, Run, Want, pack_ops, pack_stored};
+use crate::wire::packed::PackedLog;
 
 /// Frames packed for one peer in one call, to keep each call short.
 const FRAMES_PER_CALL: usize = 2;
@@ -26,6 +27,18 @@ const FRAMES_PER_CALL: usize = 2;
 const PUSHED_AGAIN_BYTES_MAX: usize = 16 * 1024;
 /// No commit has fewer canonical bytes.
 const COMMIT_BYTES_MIN: usize = 64;
+
+/// Requests for so few commits are gathered: none that is stored by columns is whole among them.
+const PACKED_COMMITS_MIN: u64 = 4;
+
+/// What a store has packed.
+enum Found {
+    /// Commits that are all to be sent next.
+    Whole(Box<PackedLog>),
+    /// Commits of which some are to be sent next; the position after the last.
+    Part(u64),
+    Nothing,
+}
 
 /// A run to send, its size, and what it costs the receiver in memory.
 struct Piece {
@@ -72,6 +85,7 @@ impl Engine {
                     covered: Knowledge::default(),
                     positions: BTreeMap::new(),
                     run_commits: 0,
+                    sent_before: None,
                 });
             }
         }
@@ -113,7 +127,16 @@ impl Engine {
                 return Ok(());
             };
             let id = serve.id;
-            let pieces = self.gather(key, store)?;
+            let until = match self.packed(key, store)? {
+                Found::Whole(packed) => match self.give_packed(key, &packed) {
+                    Some(true) => return Ok(()),
+                    Some(false) => continue,
+                    None => packed.end,
+                },
+                Found::Part(end) => end,
+                Found::Nothing => u64::MAX,
+            };
+            let pieces = self.gather(key, until, store)?;
             let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
             let Some(serve) = peer.serve.as_mut() else { return Ok(()) };
             serve.sent += pieces.iter().map(|piece| piece.bytes).sum::<u64>();
@@ -125,10 +148,7 @@ impl Engine {
                 runs: pieces.into_iter().map(|piece| piece.run).collect(),
             };
             if done {
-                // What was sent counts as expected until the peer's `Ack` says that it is known.
-                let covered = std::mem::take(&mut serve.covered);
-                peer.pushed.union(&covered);
-                peer.serve = None;
+                peer.served();
             }
             self.send_ops(key, &ops);
             if done {
@@ -140,19 +160,89 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes from a peer's request the next runs that fill a frame. That the first one fits follows from its having come
+    /// What the store has packed of what is to be sent next.
+    fn packed(&mut self, key: PeerKey, store: &impl StoreRead) -> Result<Found, StoreError> {
+        let Some(peer) = self.peers.get(&key) else { return Ok(Found::Nothing) };
+        let Some(serve) = peer.serve.as_ref().filter(|serve| serve.ranges.commits() >= PACKED_COMMITS_MIN)
+        else {
+            return Ok(Found::Nothing);
+        };
+        // Our log has what commits depend on before them. So the peer has all of that when they arrive, if it has, or is given
+        // before them, whatever it lacks.
+        let lacking = self.state.knowledge.minus(&peer.expected());
+        if !lacking.minus(&serve.ranges).is_empty() {
+            return Ok(Found::Nothing);
+        }
+        let Some(serve) = self.peers.get_mut(&key).and_then(|peer| peer.serve.as_mut()) else {
+            return Ok(Found::Nothing);
+        };
+        let config = &self.config;
+        let whole = |packed: &PackedLog, position: u64, serve: &Serve| {
+            packed.first == position
+                && packed.columns.bytes <= 2 * config.batch_bytes
+                && packed.columns.cost <= DECODED_BYTES_MAX
+                && packed.commits() <= config.batch_commits_max as u64
+                && packed.runs.iter().all(|run| serve.wants(run))
+        };
+        // Most often that is what follows what was sent last, and then nothing has to be looked up.
+        if let Some(position) = serve.sent_before.take()
+            && let Some(packed) = store.packed(position)?
+            && whole(&packed, position, serve)
+        {
+            return Ok(Found::Whole(Box::new(packed)));
+        }
+        let Some((_, _, _, position)) = next_in_order(serve, true, store)? else { return Ok(Found::Nothing) };
+        let Some(packed) = store.packed(position)? else { return Ok(Found::Nothing) };
+        if whole(&packed, position, serve) {
+            return Ok(Found::Whole(Box::new(packed)));
+        }
+        mark!(PackedPart);
+        Ok(Found::Part(packed.end))
+    }
+
+    /// Sends commits as the store has them, all of which a peer asked for. Says whether the answer ends with them; `None` if
+    /// they do not fit a frame.
+    fn give_packed(&mut self, key: PeerKey, packed: &PackedLog) -> Option<bool> {
+        let peer = self.peers.get_mut(&key)?;
+        let (session, serve) = (peer.session, peer.serve.as_mut()?);
+        let mut ranges = serve.ranges.clone();
+        for run in &packed.runs {
+            ranges.remove(&run.first.replica, run.first.seq, run.last_seq());
+        }
+        let (sent, done) = (serve.sent + packed.columns.bytes as u64, ranges.is_empty());
+        let frame = pack_stored(session, serve.id, sent, done, packed)?;
+        mark!(GivenPacked);
+        for run in &packed.runs {
+            serve.covered.insert(run.first.replica, run.first.seq, run.last_seq());
+        }
+        (serve.ranges, serve.sent, serve.sent_before) = (ranges, sent, Some(packed.end));
+        if done {
+            peer.served();
+        }
+        peer.traffic.commits_sent += packed.commits();
+        peer.traffic.ops_sent += packed.ops;
+        self.send_frame(key, frame);
+        Some(done)
+    }
+
+    /// Takes from a peer's request the next runs that fill a frame, of commits that have positions before `until`. That the first one fits follows from its having come
     /// in one frame, or from our having written its commits, each of which fits, and signed each.
-    fn gather(&mut self, key: PeerKey, store: &impl StoreRead) -> Result<Vec<Piece>, StoreError> {
+    fn gather(&mut self, key: PeerKey, until: u64, store: &impl StoreRead) -> Result<Vec<Piece>, StoreError> {
         let (mut pieces, mut bytes, mut commits, mut cost) = (Vec::new(), 0, 0, 0);
         let commits_max = self.config.batch_commits_max;
         while bytes < self.config.batch_bytes as u64 && commits < commits_max {
             let Some(peer) = self.peers.get_mut(&key) else { break };
             let Some(serve) = &mut peer.serve else { break };
-            let Some((replica, first, end)) = next_in_order(serve, store)? else { break };
+            let Some((replica, first, end, position)) = next_in_order(serve, until < u64::MAX, store)? else {
+                break;
+            };
+            if position >= until && !pieces.is_empty() {
+                break;
+            }
             let likely = serve.run_commits;
             let has = peer.expected();
             let left = self.config.batch_bytes - bytes as usize;
-            let piece = self.cut_run(&replica, (first, end), (left, likely), &has, store)?;
+            let piece = self.cut_run(&replica, (first, end), (left, likely), (&has, until), store)?;
             let Some(serve) = self.peers.get_mut(&key).and_then(|peer| peer.serve.as_mut()) else { break };
             match piece {
                 // A run that was cut to less than its first signature would not fit beside the others.
@@ -182,14 +272,14 @@ impl Engine {
         Ok(pieces)
     }
 
-    /// Commits of a replica from `first` on, ending at a signature: the last one within `bytes_max` up to which
-    /// the peer has all dependencies, but at least the first one. It is likely to have `likely` commits.
+    /// Commits of a replica from `first` on, ending at a signature: the last one within `bytes_max` and before the position
+    /// `until` up to which the peer has all dependencies, but at least the first one. It is likely to have `likely` commits.
     fn cut_run(
         &self,
         replica: &ReplicaId,
         (first, end): (u64, u64),
         (bytes_max, likely): (usize, usize),
-        has: &Knowledge,
+        (has, until): (&Knowledge, u64),
         store: &impl StoreRead,
     ) -> Result<Option<Piece>, StoreError> {
         let mut commits = Vec::<StoredCommit>::new();
@@ -213,7 +303,7 @@ impl Engine {
                     || bytes + size > bytes_max + self.config.batch_bytes
                     || cost + costs > DECODED_BYTES_MAX
                     || commits.len() >= self.config.batch_commits_max;
-                let past = first + commits.len() as u64 > end;
+                let past = first + commits.len() as u64 > end || stored.position >= until;
                 // The last of a span is signed wherever it is.
                 let too_long = span(stored.commit.dot.seq) != span(first) || bytes > INFLATED_BYTES_MAX / 2;
                 if (cut.is_some() && (!met || over || past)) || too_long {
@@ -280,7 +370,8 @@ impl Engine {
             return Ok(false);
         }
         let cut = (PUSHED_AGAIN_BYTES_MAX, likely);
-        let Some(piece) = self.cut_run(&self.state.replica, (first, last), cut, &has, store)? else {
+        let Some(piece) = self.cut_run(&self.state.replica, (first, last), cut, (&has, u64::MAX), store)?
+        else {
             return Ok(false);
         };
         let Some(peer) = self.peers.get_mut(&key) else { return Ok(false) };
@@ -361,16 +452,18 @@ fn newer_than(cursor: Hlc, wanted: &Knowledge, store: &impl StoreRead) -> Result
     Ok(newer)
 }
 
-/// The wanted commit that this store applied first: its replica, its number, and the end of its range.
+/// The wanted commit that this store applied first: its replica, its number, the end of its range, and its position, which is
+/// 0 if it need not be known.
 fn next_in_order(
     serve: &mut Serve,
+    placed: bool,
     store: &impl StoreRead,
-) -> Result<Option<(ReplicaId, u64, u64)>, StoreError> {
+) -> Result<Option<(ReplicaId, u64, u64, u64)>, StoreError> {
     let Serve { ranges, positions, .. } = serve;
     let firsts = ranges.iter().filter_map(|(replica, set)| Some((*replica, *set.ranges().first()?)));
-    if ranges.replicas() == 1 {
+    if ranges.replicas() == 1 && !placed {
         // No other to compare with.
-        return Ok(firsts.map(|(replica, (first, end))| (replica, first, end)).next());
+        return Ok(firsts.map(|(replica, (first, end))| (replica, first, end, 0)).next());
     }
     let mut best: Option<(u64, ReplicaId, u64, u64)> = None;
     for (replica, (first, end)) in firsts {
@@ -387,5 +480,5 @@ fn next_in_order(
             best = Some((position, replica, first, end));
         }
     }
-    Ok(best.map(|(_, replica, first, end)| (replica, first, end)))
+    Ok(best.map(|(position, replica, first, end)| (replica, first, end, position)))
 }

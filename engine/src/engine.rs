@@ -27,8 +27,9 @@ use crate::timer::{Timer, Timers};
 use crate::wire::frame::FrameError;
 use crate::wire::message::{
     Bye, Control, ErrorMessage, Fault, HAS_ROOT, Have, Hello, MINOR, Message, Ping, Pong, Summary,
-    pack_control, parse, summary,
+    pack_control, parse_parts, summary,
 };
+use crate::wire::packed::PackedColumns;
 
 /// Damaged frames in a row after which a peer is cut off.
 const DAMAGED_MAX: u32 = 64;
@@ -285,7 +286,7 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
         peer.traffic.frames_received += 1;
         peer.traffic.bytes_received += bytes.len() as u64;
-        let (session, message) = match parse(bytes, &self.state.account) {
+        let (session, message, columns) = match parse_parts(bytes, &self.state.account) {
             Ok(parsed) => parsed,
             Err(FrameError::Damaged) => {
                 // The network's doing, not the peer's, until it happens all the time.
@@ -319,7 +320,7 @@ impl Engine {
             }
             message => {
                 self.heard(now, key);
-                self.message(now, key, message, store)?;
+                self.message(now, key, message, columns, store)?;
             }
         }
         Ok(())
@@ -330,13 +331,14 @@ impl Engine {
         now: Now,
         key: PeerKey,
         message: Message,
+        columns: Option<PackedColumns>,
         store: &impl StoreRead,
     ) -> Result<(), StoreError> {
         match message {
             Message::Have(have) => self.on_have(now, key, &have),
             Message::Summary(summary) => self.on_summary(now, key, &summary, store)?,
             Message::Want(want) => self.on_want(now, key, &want, store)?,
-            Message::Ops(ops) => self.on_ops(now, key, ops, store)?,
+            Message::Ops(ops) => self.on_ops(now, key, ops, columns, store)?,
             Message::Ack(ack) => self.on_ack(now, key, &ack, store)?,
             Message::Announce(announce) => self.on_announce(now, key, &announce),
             Message::Ping(ping) => self.on_ping(now, key, ping),

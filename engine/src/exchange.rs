@@ -18,6 +18,7 @@ use crate::time::Now;
 use crate::timer::Timer;
 use crate::wire::columns::HashedCommit;
 use crate::wire::message::{Ack, Announce, Control, Fault, Ops, Run, Want, pack_control};
+use crate::wire::packed::PackedColumns;
 use crate::write::fold;
 
 /// Most ranges in one request.
@@ -117,6 +118,7 @@ impl Engine {
         now: Now,
         key: PeerKey,
         ops: Ops<HashedCommit>,
+        columns: Option<PackedColumns>,
         store: &impl StoreRead,
     ) -> Result<(), StoreError> {
         let before = self.state.position();
@@ -124,16 +126,25 @@ impl Engine {
         let mut draft = self.state.draft(store);
         let (mut touched, mut bad) = (BTreeMap::<ReplicaId, u64>::new(), None);
         let answer = Answer { id: ops.want, offset: ops.offset, done: ops.done };
+        // Whether what is applied is just what came, in the order in which it came.
+        let mut as_sent = true;
         for run in ops.runs {
             let Some(last) = run.commits.last() else { continue };
+            let all = draft.batch.commits.len() + run.commits.len();
             touched.insert(last.commit.dot.replica, last.commit.dot.seq);
             bad = self.receive(&mut draft, now, key, run)?.err();
+            as_sent &= draft.batch.commits.len() == all;
             if bad.is_some() {
                 break;
             }
         }
         // Once for the whole frame: both look at all that waits.
+        let all = draft.batch.commits.len();
         self.unblock(&mut draft, now)?;
+        if as_sent && bad.is_none() && draft.batch.commits.len() == all {
+            draft.batch.columns = columns;
+            mark!(TakenPacked if draft.batch.columns.is_some());
+        }
         let state = &self.state;
         self.reorder.trim(|run| state.distance(run));
         self.settle(draft, true);
@@ -416,6 +427,13 @@ impl Engine {
     pub(crate) fn settle(&mut self, mut draft: Draft<'_>, remote: bool) {
         let newcomers = std::mem::take(&mut draft.newcomers);
         let Some(batch) = self.state.finish(draft) else { return };
+        // The store takes them at their word: the simulator does not.
+        let told = batch.columns.as_ref().filter(|_| crate::marks::ON);
+        let commits = || batch.commits.iter().map(|(commit, _)| commit);
+        assert!(
+            told.is_none_or(|told| told.hold(commits(), &self.state.account)),
+            "columns of other commits"
+        );
         let (commits, members) = (batch.commits.len() as u64, !batch.members.is_empty());
         let mut events = conflict_events(&batch);
         if commits > 0 {

@@ -10,6 +10,7 @@ use crate::knowledge::Knowledge;
 use crate::planted::{self, Bug};
 use crate::time::{Instant, WallMs};
 use crate::wire::message::Tag;
+use crate::wire::packed::PackedRun;
 
 /// A request of the peer that is being answered.
 #[derive(Debug)]
@@ -27,6 +28,16 @@ pub(crate) struct Serve {
     pub(crate) positions: BTreeMap<ReplicaId, (u64, u64)>,
     /// Commits in the last run that was cut.
     pub(crate) run_commits: usize,
+    /// The position in our log before which all that was wanted has been sent, where that is known.
+    pub(crate) sent_before: Option<u64>,
+}
+
+impl Serve {
+    /// Whether all of a run is still to be sent.
+    pub(crate) fn wants(&self, run: &PackedRun) -> bool {
+        let within = |(first, last): &(u64, u64)| *first <= run.first.seq && run.last_seq() <= *last;
+        self.ranges.get(&run.first.replica).is_some_and(|set| set.ranges().iter().any(within))
+    }
 }
 
 /// A request to the peer whose answer has not ended.
@@ -208,6 +219,12 @@ impl Peer {
         if room {
             self.known.insert(replica, first, last);
         }
+    }
+
+    /// Notes that all of its request was sent. That counts as expected until its `Ack` says that it is known.
+    pub(crate) fn served(&mut self) {
+        let serve = self.serve.take();
+        serve.iter().for_each(|serve| self.pushed.union(&serve.covered));
     }
 
     /// What the peer has or is about to have.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use engine::commit::{Commit};
+use engine::commit::Commit;
 use engine::config::INFLATED_BYTES_MAX;
 use engine::identity::{AccountId, DeviceCert, DeviceId, Dot, PeerKey, ReplicaId, device_name_ok};
 use engine::knowledge::Knowledge;

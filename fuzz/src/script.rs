@@ -168,9 +168,7 @@ impl Peer {
 
 fn follows(run: &Run<Commit>, commit: &Commit) -> bool {
     let Some(last) = run.commits.last() else { return false };
-    last.dot.replica == commit.dot.replica
-        && last.dot.seq + 1 == commit.dot.seq
-        && commit.prev == last.hash()
+    last.dot.replica == commit.dot.replica && last.dot.seq + 1 == commit.dot.seq && commit.prev == last.hash()
 }
 
 /// Mostly leaves a run as it is; else signs it badly, shortens it, or puts another's name on it.

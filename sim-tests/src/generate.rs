@@ -233,6 +233,8 @@ impl Maker {
             reorder_bytes_max,
             latency_micros: self.pick(&[200, 5_000, 40_000]),
             datagrams: self.prng.chance_ppm(400_000),
+            // Looked up and not drawn: what follows stays as it was for each seed.
+            packed_commits: self.prng.clone().below(3) * 4,
             drift_ppm: (0..self.nodes).map(|_| self.pick(&drifts)).collect(),
         }
     }

@@ -57,8 +57,15 @@ pub struct Knobs {
     pub latency_micros: u64,
     /// Whether the full harness sends frames as datagrams instead of over streams.
     pub datagrams: bool,
+    /// How many commits the stores of the pure harness show packed together, as a file's does; 0 for none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub packed_commits: u64,
     /// How fast each device's wall clock runs, in parts per million beside true time.
     pub drift_ppm: Vec<i64>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// An event and its time.

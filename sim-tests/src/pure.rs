@@ -74,6 +74,7 @@ impl<'a> Pure<'a> {
         let mut mesh = Mesh::new(plan.nodes as u8, plan.seed, config.clone());
         mesh.set_latency(plan.knobs.latency_micros);
         mesh.keep_frames();
+        mesh.set_packing(plan.knobs.packed_commits);
         plan.knobs.drift_ppm.iter().enumerate().for_each(|(node, ppm)| mesh.set_drift(node, *ppm));
         let device = |node| mesh.key(node).device();
         let devices = (0..plan.nodes).map(device).collect();

@@ -9,6 +9,7 @@ use engine::row::RowState;
 use engine::store::{
     Batch, Conflict, Quarantined, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit,
 };
+use engine::wire::packed::PackedLog;
 use store::{OpenError, RedbStore};
 
 use crate::disk::SimDisk;
@@ -84,6 +85,10 @@ impl StoreRead for SimStore {
 
     fn applied(&self, from_position: u64, limit: usize) -> Result<Vec<StoredCommit>, StoreError> {
         self.get()?.applied(from_position, limit)
+    }
+
+    fn packed(&self, position: u64) -> Result<Option<PackedLog>, StoreError> {
+        self.get()?.packed(position)
     }
 
     fn conflicts(&self, from_id: u64, limit: usize) -> Result<Vec<Conflict>, StoreError> {

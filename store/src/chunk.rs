@@ -1,7 +1,9 @@
 //! The bytes of a chunk of the log: commits that were applied one after the other, by rows or by columns.
 //!
 //! By rows is the canonical form of each; by columns (`engine::wire::columns`) takes a quarter of that, and is read as a
-//! whole. Invariants: what is read is what was written, hashes of commits before included; damage is an error.
+//! whole. Columns are deflated by themselves (`engine::wire::packed`): they come in frames like that, and go out in frames
+//! like that, with another front. Invariants: what is read is what was written, hashes of commits before included; damage is
+//! an error.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,11 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use engine::codec::{DecodeError, Reader, Writer};
 use engine::commit::Commit;
 use engine::config::{COMMIT_BYTES_MAX, DEFLATE_BYTES_MIN, INFLATED_BYTES_MAX, RUN_COMMITS_MAX};
-use engine::cost::Budget;
+use engine::cost::{self, Budget};
 use engine::identity::{AccountId, Dot, Sig};
 use engine::store::StoredCommit;
-use engine::wire::columns::{HashedCommit, decode_stretches, encode_stretches};
-use engine::wire::deflate::{deflate, inflate};
+use engine::wire::columns::{HashedCommit, decode_heads, decode_stretches, encode_heads, encode_stretches};
+use engine::wire::deflate::{Deflated, deflate, inflate, inflate_front, shortest};
+use engine::wire::packed::{PackedColumns, PackedLog, PackedRun, stretches};
 
 const ROWS: u8 = 0;
 const COLUMNS: u8 = 1;
@@ -72,6 +75,22 @@ pub(crate) fn encode(first: u64, entries: &[Entry<'_>]) -> Vec<u8> {
     writer.into_bytes()
 }
 
+/// Writes the chunk that begins with a position, of entries whose columns are there already. `None` if they are better
+/// written anew: a chunk is read as a whole for any of its commits, and who made these may have wasted space.
+pub(crate) fn encode_packed(first: u64, entries: &[Entry<'_>], columns: &PackedColumns) -> Option<Vec<u8>> {
+    let worth = columns.deflated.bytes.len() <= columns.bytes && columns.bytes <= 2 * CHUNK_BYTES_MAX;
+    if entries.len() < COLUMNS_COMMITS_MIN || !worth || columns.cost > COST_MAX {
+        return None;
+    }
+    let (mut writer, mut front) = (Writer::new(), lists(first, entries));
+    encode_heads(stretches(entries.iter().map(|entry| entry.commit)), &mut front);
+    if front.len() + columns.deflated.length > INFLATED_BYTES_MAX {
+        return None;
+    }
+    parted(front.as_bytes(), entries, columns, &mut writer);
+    Some(writer.into_bytes())
+}
+
 fn rows(first: u64, entries: &[Entry<'_>], writer: &mut Writer) {
     let (mut next, mut canonical) = (first, Writer::new());
     writer.u8(ROWS);
@@ -88,9 +107,9 @@ fn rows(first: u64, entries: &[Entry<'_>], writer: &mut Writer) {
     }
 }
 
-fn columns(first: u64, entries: &[Entry<'_>], writer: &mut Writer) {
+/// Which positions are left out, and the signatures.
+fn lists(first: u64, entries: &[Entry<'_>]) -> Writer {
     let (mut gaps, mut sigs) = (Listed::default(), Listed::default());
-    let mut stretches = Vec::<Vec<&Commit>>::new();
     for (at, (next, entry)) in after(first, entries).zip(entries).enumerate() {
         if entry.position > next {
             gaps.add(at, |writer| writer.varint(entry.position - next));
@@ -98,29 +117,47 @@ fn columns(first: u64, entries: &[Entry<'_>], writer: &mut Writer) {
         if let Some(sig) = entry.sig {
             sigs.add(at, |writer| writer.raw(&sig.0));
         }
-        match stretches.last_mut() {
-            Some(stretch) if stretch.last().is_some_and(|last| follows(last, entry.commit)) => {
-                stretch.push(entry.commit);
-            }
-            _ => stretches.push(vec![entry.commit]),
+    }
+    let mut lists = Writer::new();
+    gaps.write(&mut lists);
+    sigs.write(&mut lists);
+    lists
+}
+
+fn columns(first: u64, entries: &[Entry<'_>], writer: &mut Writer) {
+    let commits = || entries.iter().map(|entry| entry.commit);
+    debug_assert!(
+        commits().zip(commits().skip(1)).all(|(one, next)| chained(one, next)),
+        "the log is chained"
+    );
+    let mut body = lists(first, entries);
+    let places = encode_stretches(stretches(commits()), &mut body);
+    if let Some((front, columns)) = places.columns.and_then(|at| body.as_bytes().split_at_checked(at)) {
+        let cuts: Vec<usize> = places.cuts.iter().map(|cut| cut - front.len()).collect();
+        if let Some(bytes) = (body.len() >= DEFLATE_BYTES_MIN).then(|| deflate(columns, &cuts)).flatten() {
+            let columns = PackedColumns {
+                deflated: Deflated { bytes, length: columns.len() },
+                bytes: commits().map(Commit::encoded_len).sum(),
+                cost: commits().map(|commit| cost::of_commit(commit, commit.encoded_len())).sum(),
+            };
+            return parted(front, entries, &columns, writer);
         }
     }
-    let mut body = Writer::new();
-    gaps.write(&mut body);
-    sigs.write(&mut body);
-    let cuts = encode_stretches(stretches, &mut body);
-    let long = body.len() >= DEFLATE_BYTES_MIN;
-    match long.then(|| deflate(body.as_bytes(), &cuts)).flatten() {
-        Some(deflated) => {
-            writer.u8(DEFLATED);
-            writer.varint(body.len() as u64);
-            writer.raw(&deflated);
-        }
-        None => {
-            writer.u8(COLUMNS);
-            writer.raw(body.as_bytes());
-        }
-    }
+    writer.u8(COLUMNS);
+    writer.raw(body.as_bytes());
+}
+
+fn parted(front: &[u8], entries: &[Entry<'_>], columns: &PackedColumns, writer: &mut Writer) {
+    let deflated = shortest(front);
+    writer.u8(DEFLATED);
+    writer.varint(front.len() as u64);
+    writer.varint(columns.deflated.length as u64);
+    writer.varint(deflated.len() as u64);
+    writer.varint(columns.bytes as u64);
+    writer.varint(columns.cost as u64);
+    writer.varint(entries.iter().map(|entry| entry.commit.ops.len() as u64).sum());
+    writer.raw(&deflated);
+    writer.raw(&columns.deflated.bytes);
 }
 
 /// For each entry the position that it has if none is left out before it.
@@ -128,11 +165,10 @@ fn after(first: u64, entries: &[Entry<'_>]) -> impl Iterator<Item = u64> {
     std::iter::once(first).chain(entries.iter().map(|entry| entry.position + 1))
 }
 
-/// Whether a commit is the next of the same replica. That such commits are chained is up to the engine.
-fn follows(before: &Commit, after: &Commit) -> bool {
+/// Whether a commit that is the next of the same replica is chained to the one before, as the engine sees to.
+fn chained(before: &Commit, after: &Commit) -> bool {
     let next = Dot { seq: before.dot.seq + 1, ..before.dot } == after.dot;
-    debug_assert!(!next || before.hash() == after.prev, "commits of the log are chained");
-    next
+    !next || before.hash() == after.prev
 }
 
 /// Something that some of the commits have: for each, how many there are between it and the one before that has it.
@@ -187,10 +223,8 @@ pub(crate) fn decode(first: u64, bytes: &[u8], account: &AccountId) -> Result<Ve
         ROWS => decode_rows(first, &mut reader, account)?,
         COLUMNS => decode_columns(first, &mut reader, account)?,
         DEFLATED => {
-            let length =
-                usize::try_from(reader.varint()?).ok().filter(|length| *length <= INFLATED_BYTES_MAX);
-            let length = length.ok_or(DecodeError::TooLarge("a chunk"))?;
-            let inflated = inflate(reader.raw(reader.remaining())?, length);
+            let parts = Parts::read(&mut reader)?;
+            let inflated = inflate(parts.stream, parts.front_length + parts.columns_length);
             let inflated = inflated.ok_or(DecodeError::Invalid("what is deflated"))?;
             let mut inflated = Reader::new(&inflated);
             let logged = decode_columns(first, &mut inflated, account)?;
@@ -201,6 +235,74 @@ pub(crate) fn decode(first: u64, bytes: &[u8], account: &AccountId) -> Result<Ve
     };
     reader.finish()?;
     Ok(logged)
+}
+
+/// What a chunk says of its columns, and the one stream that is its front and its columns.
+struct Parts<'a> {
+    front_length: usize,
+    columns_length: usize,
+    /// What the front was deflated to.
+    front_bytes: usize,
+    bytes: usize,
+    cost: usize,
+    ops: u64,
+    stream: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    fn read(reader: &mut Reader<'a>) -> Result<Parts<'a>, DecodeError> {
+        let mut size = |max: usize| {
+            let size = usize::try_from(reader.varint()?).ok().filter(|size| *size <= max);
+            size.ok_or(DecodeError::TooLarge("a chunk"))
+        };
+        let front_length = size(INFLATED_BYTES_MAX)?;
+        let columns_length = size(INFLATED_BYTES_MAX - front_length)?;
+        let (front_bytes, bytes, cost) =
+            (size(INFLATED_BYTES_MAX)?, size(2 * CHUNK_BYTES_MAX)?, size(COST_MAX)?);
+        let (ops, stream) = (reader.varint()?, reader.raw(reader.remaining())?);
+        Ok(Parts { front_length, columns_length, front_bytes, bytes, cost, ops, stream })
+    }
+}
+
+/// The chunk that begins with a position, ready to be sent: `None` if it is not by columns, holds statements, has had commits
+/// taken out, or has a run that does not end in a signature.
+pub(crate) fn packed(
+    first: u64,
+    bytes: &[u8],
+    account: &AccountId,
+) -> Result<Option<PackedLog>, DecodeError> {
+    let mut reader = Reader::new(bytes);
+    if reader.u8()? != DEFLATED {
+        return Ok(None);
+    }
+    let parts = Parts::read(&mut reader)?;
+    let (front, columns) = parts.stream.split_at_checked(parts.front_bytes).ok_or(DecodeError::Truncated)?;
+    let front = inflate_front(front, parts.front_length);
+    let front = front.ok_or(DecodeError::Invalid("what is deflated"))?;
+    let mut reader = Reader::new(&front);
+    let gaps = get_listed(&mut reader, 2, |reader| reader.varint())?;
+    let sigs = get_listed(&mut reader, 65, |reader| reader.array().map(Sig))?;
+    let Some(heads) = decode_heads(reader.raw(reader.remaining())?, account)?.filter(|_| gaps.is_empty())
+    else {
+        return Ok(None);
+    };
+    let (mut runs, mut count, mut sigs) = (Vec::with_capacity(heads.len()), 0, sigs.into_iter().peekable());
+    for head in heads {
+        count += head.commits;
+        // Of several in a run the last is what counts.
+        while sigs.next_if(|(at, _)| at + 1 < count).is_some() {}
+        let Some((_, sig)) = sigs.next_if(|(at, _)| at + 1 == count) else { return Ok(None) };
+        runs.push(PackedRun {
+            first: head.first,
+            commits: head.commits as u64,
+            head: head.bytes.to_vec(),
+            sig,
+        });
+    }
+    let end = first.checked_add(count as u64).ok_or(DecodeError::BadInteger)?;
+    let deflated = Deflated { bytes: columns.to_vec(), length: parts.columns_length };
+    let columns = PackedColumns { deflated, bytes: parts.bytes, cost: parts.cost };
+    Ok(Some(PackedLog { first, end, ops: parts.ops, runs, columns }))
 }
 
 fn decode_rows(first: u64, reader: &mut Reader<'_>, account: &AccountId) -> Result<Vec<Logged>, DecodeError> {
@@ -347,7 +449,43 @@ mod tests {
             }
             let _ = decode(7, &bytes, &account());
             let _ = decode(u64::MAX, &bytes, &account());
+            let _ = packed(7, &bytes, &account());
+            let _ = packed(u64::MAX, &bytes, &account());
         }
+    }
+
+    /// Runs of a frame as a batch has them: of what came packed only the columns are taken, and they go out as they came.
+    #[test]
+    fn columns_that_came_go_out_as_they_came() {
+        let mut authors: Vec<Author> = (0..2).map(Author::new).collect();
+        let (mut logged, mut position) = (Vec::new(), 7);
+        for n in 0..200_u64 {
+            let value = Value::Text(format!("what the commit {n} says"));
+            let op = op("t", &format!("r{}", n % 9), OpKind::Put, [("f".to_owned(), value)].into());
+            let (commit, sig) =
+                authors[(n / 10 % 2) as usize].commit(Hlc::new(position, 0), Deps::new(), vec![op]);
+            let bytes = commit.encoded_len();
+            logged.push(Logged { position, commit, sig: (n % 10 == 9).then_some(sig), bytes });
+            position += 1;
+        }
+        let entries: Vec<Entry<'_>> = logged.iter().map(Logged::entry).collect();
+        let written = encode(7, &entries);
+        let first = packed(7, &written, &account()).expect("a chunk").expect("every run is signed");
+        assert_eq!((first.first, first.end, first.runs.len(), first.ops), (7, 207, 20, 200));
+        let taken = encode_packed(7, &entries, &first.columns).expect("as good as any");
+        assert_eq!(taken, written);
+        assert_eq!(decode(7, &taken, &account()), Ok(logged.clone()));
+
+        // Who wasted space does not waste ours.
+        let mut bloated = first.columns.clone();
+        bloated.bytes = bloated.deflated.bytes.len() - 1;
+        assert_eq!(encode_packed(7, &entries, &bloated), None);
+        // A run without its end cannot be told as one, nor what lacks a commit.
+        let cut = encode(7, &entries[..195]);
+        assert_eq!(packed(7, &cut, &account()), Ok(None));
+        let gap: Vec<Entry<'_>> = [&entries[..10], &entries[20..]].concat();
+        assert_eq!(packed(7, &encode(7, &gap), &account()), Ok(None));
+        assert_eq!(packed(7, &encode(7, &entries[..3]), &account()), Ok(None), "by rows");
     }
 
     /// The costliest of values there are, as many as a chunk has room for: what was written must be readable.
@@ -368,7 +506,7 @@ mod tests {
             logged.push(Logged { position, commit, sig: None, bytes });
         }
         let entries: Vec<Entry<'_>> = logged.iter().map(Logged::entry).collect();
-        let cost: usize = logged.iter().map(|one| engine::cost::of_commit(&one.commit, one.bytes)).sum();
+        let cost: usize = logged.iter().map(|one| cost::of_commit(&one.commit, one.bytes)).sum();
         assert!(logged.len() > COLUMNS_COMMITS_MIN && cost > engine::config::DECODED_BYTES_MAX);
         assert_eq!(decode(7, &encode(7, &entries), &account()), Ok(logged));
     }

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use engine::codec::{DecodeError, Reader, Writer};
 use engine::commit::Commit;
 use engine::identity::{AccountId, ReplicaId, Sig};
-use engine::store::{StoreError, StoredCommit};
+use engine::store::{Batch, StoreError, StoredCommit};
+use engine::wire::packed::PackedLog;
 use redb::{AccessGuard, ReadableTable, WriteTransaction};
 
 use crate::chunk::{self, CHUNK_BYTES_MAX, Entry, Logged, Recent};
@@ -160,7 +161,10 @@ fn bytes_of(log: &impl Readable, first: u64) -> Result<Vec<u8>, StoreError> {
 }
 
 fn put_chunk(log: &mut Table<'_>, first: u64, entries: &[Entry<'_>]) -> Result<(), StoreError> {
-    let bytes = chunk::encode(first, entries);
+    put_bytes(log, first, &chunk::encode(first, entries))
+}
+
+fn put_bytes(log: &mut Table<'_>, first: u64, bytes: &[u8]) -> Result<(), StoreError> {
     for (part, bytes) in (0..).zip(bytes.chunks(PART_BYTES)) {
         log.insert(part_key(first, part).as_slice(), bytes).map_err(redb)?;
     }
@@ -243,38 +247,57 @@ fn stretches<'a>(
     stretches
 }
 
-/// Appends commits, the first of which takes a position. Refuses a commit that the log has. Returns the bytes that they
-/// have in their canonical form.
+/// Appends the commits of a batch. Refuses a commit that the log has. Returns the bytes that they have in their canonical
+/// form. A chunk ends in a signature, if there is one since it began: so all its runs are whole, and may be sent as they are.
 pub(crate) fn append(
     txn: &WriteTransaction,
-    position: u64,
-    commits: &[(Commit, Option<Sig>)],
+    batch: &Batch,
     names: &mut Arc<Names>,
 ) -> Result<u64, StoreError> {
-    if commits.is_empty() {
+    if batch.commits.is_empty() {
         return Ok(0);
     }
     let mut log = txn.open_table(LOG).map_err(redb)?;
     let mut index = txn.open_table(INDEX).map_err(redb)?;
-    let mut put = |entries: &[Entry<'_>]| {
+    let mut put = |entries: &[Entry<'_>], packed: Option<Vec<u8>>| {
         let Some(first) = entries.first().map(|entry| entry.position) else { return Ok(()) };
-        put_chunk(&mut log, first, entries)?;
+        let bytes = packed.unwrap_or_else(|| chunk::encode(first, entries));
+        put_bytes(&mut log, first, &bytes)?;
         add_stretches(&mut index, stretches(first, entries.iter().map(|entry| entry.commit), names))
     };
-    let (mut entries, mut bytes, mut all) = (Vec::new(), 0, 0);
-    for (position, (commit, sig)) in (position..).zip(commits) {
-        let more = commit.encoded_len();
-        if bytes + more > CHUNK_BYTES_MAX {
-            put(&entries)?;
-            entries.clear();
-            bytes = 0;
-        }
-        entries.push(Entry { position, commit, sig: sig.as_ref() });
-        bytes += more;
-        all += more as u64;
+    let entries = (batch.position..).zip(&batch.commits);
+    let entries = entries.map(|(position, (commit, sig))| Entry { position, commit, sig: sig.as_ref() });
+    let mut entries: Vec<Entry<'_>> = entries.collect();
+    if let Some(columns) = &batch.columns
+        && let Some(packed) = chunk::encode_packed(batch.position, &entries, columns)
+    {
+        put(&entries, Some(packed))?;
+        return Ok(columns.bytes as u64);
     }
-    put(&entries)?;
+    let mut all = 0;
+    while !entries.is_empty() {
+        let (count, bytes) = chunk_len(&entries);
+        put(&entries[..count], None)?;
+        entries.drain(..count);
+        all += bytes as u64;
+    }
     Ok(all)
+}
+
+/// How many entries the next chunk is to have, and the bytes of their commits in canonical form.
+fn chunk_len(entries: &[Entry<'_>]) -> (usize, usize) {
+    let (mut signed, mut bytes) = ((0, 0), 0);
+    for (at, entry) in entries.iter().enumerate() {
+        let more = entry.commit.encoded_len();
+        if bytes + more > CHUNK_BYTES_MAX && at > 0 {
+            return if signed.0 > 0 { signed } else { (at, bytes) };
+        }
+        bytes += more;
+        if entry.sig.is_some() {
+            signed = (at + 1, bytes);
+        }
+    }
+    (entries.len(), bytes)
 }
 
 fn add_stretches(index: &mut Table<'_>, stretches: Vec<Stretch>) -> Result<(), StoreError> {
@@ -489,6 +512,13 @@ pub(crate) fn applied(
         Ok(true)
     })?;
     Ok(found)
+}
+
+/// The chunk that a position is in, ready to be sent.
+pub(crate) fn packed(log: &Log<'_, impl Readable>, position: u64) -> Result<Option<PackedLog>, StoreError> {
+    let Some(first) = chunk_before(&log.table, position)? else { return Ok(None) };
+    let packed = chunk::packed(first, &bytes_of(&log.table, first)?, log.account);
+    Ok(packed.map_err(damaged("a chunk of the log"))?.filter(|packed| position < packed.end))
 }
 
 /// Calls `with` for the commits from a position on, in order. Returns the bytes that they have in their canonical form.

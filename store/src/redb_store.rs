@@ -17,6 +17,7 @@ use engine::row::RowState;
 use engine::store::{
     Batch, Conflict, Quarantined, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit,
 };
+use engine::wire::packed::PackedLog;
 use redb::{Database, ReadableTable, WriteTransaction};
 
 use crate::chunk::Recent;
@@ -238,6 +239,10 @@ impl StoreRead for RedbStore {
         log::applied(&self.view()?.log(&self.account)?, from_position, limit)
     }
 
+    fn packed(&self, position: u64) -> Result<Option<PackedLog>, StoreError> {
+        log::packed(&self.view()?.log(&self.account)?, position)
+    }
+
     fn conflicts(&self, from_id: u64, limit: usize) -> Result<Vec<Conflict>, StoreError> {
         let view = self.view()?;
         let from = from_id.to_be_bytes();
@@ -400,7 +405,7 @@ impl Store for RedbStore {
         if state.position.checked_add(1) != Some(batch.position) {
             return Err(StoreError::Corrupt("a batch does not continue the log".into()));
         }
-        let bytes = log::append(txn, batch.position, &batch.commits, names)?;
+        let bytes = log::append(txn, batch, names)?;
         if quarantine::concerns(batch) {
             quarantine::write(txn, &self.account, batch, names)?;
             *recent = Arc::default();

@@ -188,8 +188,14 @@ fn records_of_format_5_have_the_bytes_that_the_specification_gives() {
     let chunk: Vec<u8> = parts.flat_map(|(_, part)| part.clone()).collect();
     let mut reader = Reader::new(&chunk);
     assert_eq!(reader.u8(), Ok(2));
-    let length = reader.varint().expect("a length") as usize;
-    let body = inflate(reader.raw(reader.remaining()).expect("the rest"), length).expect("it inflates");
+    let mut size = || reader.varint().expect("a size") as usize;
+    let [front, columns, front_bytes] = [size(), size(), size()];
+    let [bytes, cost, ops] = [size(), size(), size()];
+    assert!(bytes > columns && cost > bytes && ops > 0, "{bytes} {cost} {ops}");
+    let stream = reader.raw(reader.remaining()).expect("the rest");
+    let body = inflate(stream, front + columns).expect("it inflates");
+    let by_themselves = inflate(&stream[front_bytes..], columns).expect("they inflate by themselves");
+    assert_eq!(by_themselves, body[front..]);
     assert!(body[0] == 0 && (1..128).contains(&body[1]), "no gaps, some signatures: {:?}", &body[..2]);
     // A chunk by rows: its first commit leaves no position out, is signed, and is behind its length.
     let by_rows = log.iter().rfind(|(key, chunk)| key[9] == 0 && chunk[..3] == [0, 0, 1]);

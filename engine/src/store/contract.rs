@@ -15,9 +15,11 @@ use crate::testing::{Author, op, test_identity};
 use crate::value::Value;
 
 mod history;
+mod packed;
 mod random;
 
 pub use history::{History, state_follows_from_log};
+pub use packed::{a_batch_with_its_columns_reads_as_one_without, what_is_packed_is_what_the_log_holds};
 pub use random::random_histories_read_as_in_memory;
 
 /// Shows every property. `cases` is how many random histories are compared with [`MemStore`](super::MemStore).
@@ -43,6 +45,8 @@ pub fn run<S: Store>(cases: u32, open: impl Fn() -> S) {
     large_rows_come_back(&open());
     many_replicas_come_back(&open());
     readers_see_whole_batches(&open());
+    what_is_packed_is_what_the_log_holds(&open());
+    a_batch_with_its_columns_reads_as_one_without(&open);
     random_histories_read_as_in_memory(cases, &open);
 }
 
@@ -599,5 +603,6 @@ mod tests {
     #[test]
     fn the_store_in_memory_keeps_the_contract() {
         super::run(64, crate::store::MemStore::new);
+        super::run(8, || crate::store::MemStore::new().packing(8));
     }
 }

@@ -6,9 +6,11 @@ use std::ops::Bound;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use super::{Batch, Conflict, Quarantined, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit};
-use crate::identity::{Dot, ReplicaId};
+use crate::commit::Commit;
+use crate::identity::{Dot, ReplicaId, Sig};
 use crate::name::{RowKey, TableName};
 use crate::row::RowState;
+use crate::wire::packed::PackedLog;
 
 #[derive(Debug, Clone, Default)]
 struct Inner {
@@ -28,12 +30,14 @@ struct Inner {
 #[derive(Debug, Default)]
 pub struct MemStore {
     inner: RwLock<Inner>,
+    /// So many commits are shown packed together; none, if it is 0.
+    packs: u64,
 }
 
 impl Clone for MemStore {
     /// A copy that shares nothing with the original, as a backup would be.
     fn clone(&self) -> MemStore {
-        MemStore { inner: RwLock::new(self.read().clone()) }
+        MemStore { inner: RwLock::new(self.read().clone()), packs: self.packs }
     }
 }
 
@@ -48,6 +52,13 @@ impl MemStore {
     pub fn without_replica(self) -> MemStore {
         self.inner.write().unwrap_or_else(PoisonError::into_inner).recovered.replica = None;
         self
+    }
+
+    /// The same as if it had so many commits by columns together, as stores in files have thousands: for tests of what becomes
+    /// of these ([`StoreRead::packed`]). Here it is no gain.
+    #[must_use]
+    pub fn packing(self, commits: u64) -> MemStore {
+        MemStore { packs: commits, ..self }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
@@ -162,6 +173,20 @@ impl StoreRead for MemStore {
 
     fn applied(&self, from_position: u64, limit: usize) -> Result<Vec<StoredCommit>, StoreError> {
         Ok(self.read().log.range(from_position..).take(limit).map(|(_, stored)| stored.clone()).collect())
+    }
+
+    fn packed(&self, position: u64) -> Result<Option<PackedLog>, StoreError> {
+        let Some(before) = position.saturating_sub(1).checked_rem(self.packs) else { return Ok(None) };
+        let first = position - before;
+        let inner = self.read();
+        let mut commits: Vec<(&Commit, Option<Sig>)> = Vec::new();
+        for (at, (found, stored)) in (first..).zip(inner.log.range(first..first.saturating_add(self.packs))) {
+            if at != *found {
+                break;
+            }
+            commits.push((&stored.commit, stored.sig));
+        }
+        Ok(PackedLog::of(first, &commits).filter(|packed| packed.end > position))
     }
 
     fn conflicts(&self, from_id: u64, limit: usize) -> Result<Vec<Conflict>, StoreError> {

@@ -14,6 +14,7 @@ use crate::knowledge::Knowledge;
 use crate::name::{FieldName, RowKey, TableName};
 use crate::row::RowState;
 use crate::value::Value;
+use crate::wire::packed::{PackedColumns, PackedLog};
 
 #[cfg(any(test, feature = "testing"))]
 pub mod contract;
@@ -144,6 +145,8 @@ pub struct Batch {
     pub position: u64,
     /// Commits newly applied, in the order of application, each with the signature that is held for it.
     pub commits: Vec<(Commit, Option<Sig>)>,
+    /// The columns of just these commits, if they came as such: a store may keep them as they are.
+    pub columns: Option<PackedColumns>,
     /// The rows that changed, in their new state, by table, ascending by key. One in the default state is removed: nothing
     /// that stands has written to it.
     pub rows: BTreeMap<TableName, Vec<(RowKey, RowState)>>,
@@ -206,6 +209,13 @@ pub trait StoreRead {
     /// Up to `limit` commits from a position on, in the order in which this store applied them. Positions of
     /// retracted commits are skipped.
     fn applied(&self, from_position: u64, limit: usize) -> Result<Vec<StoredCommit>, StoreError>;
+
+    /// The commits among which the one with this position lies, if the store has them by columns, and each run of them ends in
+    /// a signature. A store for which that is no gain has none.
+    fn packed(&self, position: u64) -> Result<Option<PackedLog>, StoreError> {
+        let _ = position;
+        Ok(None)
+    }
 
     /// Up to `limit` conflicts from an id on, ascending.
     fn conflicts(&self, from_id: u64, limit: usize) -> Result<Vec<Conflict>, StoreError>;

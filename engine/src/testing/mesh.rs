@@ -115,6 +115,8 @@ pub struct Mesh {
     /// All that happened, if recorded.
     pub moments: Option<Vec<Moment>>,
     copies: u64,
+    /// How many commits each store shows packed together.
+    packs: u64,
     /// The conversation as text, if recorded.
     pub transcript: Option<Vec<String>>,
     /// What happened to frames and stores so far.
@@ -160,6 +162,7 @@ impl Mesh {
             audited: Vec::new(),
             moments: None,
             copies: 0,
+            packs: 0,
             transcript: None,
             counts: MeshCounts::default(),
             rounds: Rounds::default(),

@@ -9,6 +9,7 @@ use crate::row::RowState;
 use crate::store::{
     Batch, Conflict, Quarantined, Recovered, RowRange, Store, StoreError, StoreRead, StoredCommit,
 };
+use crate::wire::packed::PackedLog;
 
 /// What is done to a store. Nothing, where a method is not given.
 pub trait Spoil {
@@ -97,6 +98,10 @@ impl<S: Deref<Target: StoreRead>, P: Spoil> StoreRead for Spoilt<S, P> {
         let mut found = self.store.applied(from_position, limit)?;
         self.spoil.applied(&mut found);
         Ok(found)
+    }
+
+    fn packed(&self, position: u64) -> Result<Option<PackedLog>, StoreError> {
+        self.store.packed(position)
     }
 
     fn conflicts(&self, from_id: u64, limit: usize) -> Result<Vec<Conflict>, StoreError> {

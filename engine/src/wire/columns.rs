@@ -70,7 +70,7 @@ use crate::commit::{Commit, CommitHash, span};
 use crate::config::{COMMIT_BYTES_MAX, INFLATED_BYTES_MAX, RUN_COMMITS_MAX};
 use crate::cost::{self, Budget};
 use crate::hlc::Hlc;
-use crate::identity::{AccountId, Sig};
+use crate::identity::{AccountId, Dot, Sig};
 use crate::wire::message::Run;
 
 mod decode;
@@ -107,6 +107,15 @@ impl HashedCommit {
     }
 }
 
+/// Where what was written by columns lies in the writer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Places {
+    /// Where the columns begin; `None` if no run is by columns.
+    pub columns: Option<usize>,
+    /// Where long columns begin and end, ascending.
+    pub cuts: Vec<usize>,
+}
+
 /// Contiguous commits of one replica, and the signature that they end in, where one is told with them.
 struct Part<'a> {
     commits: Vec<&'a Commit>,
@@ -128,13 +137,12 @@ fn parts(runs: &[Run<Commit>]) -> Vec<Part<'_>> {
 }
 
 /// Writes runs, uncompressed. They take at most a few bytes more than the canonical encodings, each
-/// behind its length; [`decode_runs`] refuses them if these exceed [`RUNS_BYTES_MAX`] together. Gives the places in the
-/// writer where long columns begin and end, ascending.
+/// behind its length; [`decode_runs`] refuses them if these exceed [`RUNS_BYTES_MAX`] together.
 ///
 /// # Panics
 /// If a run has no commit or more than [`RUN_COMMITS_MAX`]. That they are contiguous commits of one replica is up to
 /// the caller: else what is read is not what was written.
-pub fn encode_runs(runs: &[Run<Commit>], writer: &mut Writer) -> Vec<usize> {
+pub fn encode_runs(runs: &[Run<Commit>], writer: &mut Writer) -> Places {
     let parts = parts(runs);
     parts.iter().for_each(Part::check);
     let mut commits = runs.iter().flat_map(|run| &run.commits);
@@ -142,33 +150,80 @@ pub fn encode_runs(runs: &[Run<Commit>], writer: &mut Writer) -> Vec<usize> {
     {
         // It repeats nothing, and by columns is longer. (A replica's first commit states no hash there.)
         encode::by_rows(&parts, writer);
-        return Vec::new();
+        return Places::default();
     }
     let mut columns = Writer::with_capacity(512);
-    let cuts = encode::by_columns(&parts, &mut columns);
+    let places = encode::by_columns(&parts, &mut columns);
     if runs.iter().map(|run| run.commits.len()).sum::<usize>() <= COMPARED_COMMITS_MAX {
         let mut rows = Writer::new();
         encode::by_rows(&parts, &mut rows);
         if rows.len() <= columns.len() {
             writer.raw(rows.as_bytes());
-            return Vec::new();
+            return Places::default();
         }
     }
     let start = writer.len();
     writer.raw(columns.as_bytes());
-    cuts.into_iter().map(|cut| start + cut).collect()
+    Places {
+        columns: places.columns.map(|begin| start + begin),
+        cuts: places.cuts.into_iter().map(|cut| start + cut).collect(),
+    }
 }
 
 /// Writes *stretches* for a store: like runs by columns, but whether they end in a signature is not told.
-/// [`decode_stretches`] refuses more than [`RUNS_BYTES_MAX`] together in canonical form. Gives the places in the writer
-/// where long columns begin and end, ascending.
+/// [`decode_stretches`] refuses more than [`RUNS_BYTES_MAX`] together in canonical form.
 ///
 /// # Panics
 /// As [`encode_runs`].
-pub fn encode_stretches(stretches: Vec<Vec<&Commit>>, writer: &mut Writer) -> Vec<usize> {
+pub fn encode_stretches(stretches: Vec<Vec<&Commit>>, writer: &mut Writer) -> Places {
+    encode::by_columns(&unsigned(stretches), writer)
+}
+
+/// Writes what stands in front of the columns of such stretches. The columns themselves are the same however their commits
+/// are cut into stretches, as long as these follow each other as before.
+///
+/// # Panics
+/// As [`encode_runs`].
+pub fn encode_heads(stretches: Vec<Vec<&Commit>>, writer: &mut Writer) {
+    encode::heads(&unsigned(stretches), writer);
+}
+
+fn unsigned(stretches: Vec<Vec<&Commit>>) -> Vec<Part<'_>> {
     let parts: Vec<Part<'_>> = stretches.into_iter().map(|commits| Part { commits, sig: None }).collect();
     parts.iter().for_each(Part::check);
-    encode::by_columns(&parts, writer)
+    parts
+}
+
+/// What stands in front of the columns of a stretch, as it travels with a run but for the signature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StretchHead<'a> {
+    /// The first of its commits.
+    pub first: Dot,
+    /// How many commits it has.
+    pub commits: usize,
+    /// Its bytes.
+    pub bytes: &'a [u8],
+}
+
+/// Reads what [`encode_heads`] wrote: `None` if some of it is not by columns.
+pub fn decode_heads<'a>(
+    heads: &'a [u8],
+    account: &AccountId,
+) -> Result<Option<Vec<StretchHead<'a>>>, DecodeError> {
+    let mut reader = Reader::new(heads);
+    let count = reader.count(RUN_COMMITS_MAX, 2, "stretches")?;
+    let mut read = Vec::new();
+    for _ in 0..count {
+        let begin = heads.len() - reader.remaining();
+        if reader.u8()? != COLUMNS {
+            return Ok(None);
+        }
+        let (first, commits) = Head::read(&mut reader, 0, account, &mut Budget::default())?.place();
+        let end = heads.len() - reader.remaining();
+        read.push(StretchHead { first, commits, bytes: heads.get(begin..end).unwrap_or_default() });
+    }
+    reader.finish()?;
+    Ok(Some(read))
 }
 
 /// Reads runs of the account: each 1 to [`RUN_COMMITS_MAX`] commits of one replica, within a span, contiguous and chained by
@@ -185,7 +240,16 @@ fn decode_runs_within(
     account: &AccountId,
     budget: &mut Budget,
 ) -> Result<Vec<Run<HashedCommit>>, DecodeError> {
-    let parts = decode_parts(reader, account, budget, 66, |reader| reader.array().map(Sig))?;
+    Ok(decode_runs_and_place(reader, account, budget)?.0)
+}
+
+/// Reads runs, and tells how many bytes were left where their columns begin, if all are by columns.
+pub(super) fn decode_runs_and_place(
+    reader: &mut Reader<'_>,
+    account: &AccountId,
+    budget: &mut Budget,
+) -> Result<(Vec<Run<HashedCommit>>, Option<usize>), DecodeError> {
+    let (parts, place) = decode_parts(reader, account, budget, 66, |reader| reader.array().map(Sig))?;
     let beyond = |(run, _): &(Vec<HashedCommit>, Sig)| {
         let of = |hashed: Option<&HashedCommit>| hashed.map(|hashed| span(hashed.commit.dot.seq));
         of(run.first()) != of(run.last())
@@ -193,7 +257,7 @@ fn decode_runs_within(
     if parts.iter().any(beyond) {
         return Err(DecodeError::Invalid("a run beyond the end of a span"));
     }
-    Ok(parts.into_iter().map(|(commits, sig)| Run { commits, sig }).collect())
+    Ok((parts.into_iter().map(|(commits, sig)| Run { commits, sig }).collect(), place))
 }
 
 /// Reads what [`encode_stretches`] wrote, within a budget of memory.
@@ -202,18 +266,19 @@ pub fn decode_stretches(
     account: &AccountId,
     budget: &mut Budget,
 ) -> Result<Vec<Vec<HashedCommit>>, DecodeError> {
-    let parts = decode_parts(reader, account, budget, 2, |_| Ok(()))?;
+    let (parts, _) = decode_parts(reader, account, budget, 2, |_| Ok(()))?;
     Ok(parts.into_iter().map(|(commits, ())| commits).collect())
 }
 
-/// Reads runs, each with what `sig` reads behind it. Each takes `bytes_each_min` bytes at least.
+/// Reads runs, each with what `sig` reads behind it. Each takes `bytes_each_min` bytes at least. Tells how many bytes were
+/// left where the columns begin, if all are by columns.
 fn decode_parts<S>(
     reader: &mut Reader<'_>,
     account: &AccountId,
     budget: &mut Budget,
     bytes_each_min: usize,
     sig: impl Fn(&mut Reader<'_>) -> Result<S, DecodeError>,
-) -> Result<Vec<(Vec<HashedCommit>, S)>, DecodeError> {
+) -> Result<(Vec<(Vec<HashedCommit>, S)>, Option<usize>), DecodeError> {
     /// A run that has been read, or whose commits are in the columns.
     enum Read {
         Commits(Vec<HashedCommit>),
@@ -224,12 +289,15 @@ fn decode_parts<S>(
     for _ in 0..count {
         let part = match reader.u8()? {
             ROWS => Read::Commits(decode_rows(reader, account, &mut bytes, budget)?),
-            COLUMNS => Read::Head(Box::new(Head::read(reader, account, budget)?)),
+            // Each commit takes a byte at least in each of four columns.
+            COLUMNS => Read::Head(Box::new(Head::read(reader, 4, account, budget)?)),
             tag => return Err(DecodeError::UnknownTag(tag)),
         };
         parts.push((part, sig(reader)?));
     }
     let by_columns = parts.iter().any(|(part, _)| matches!(part, Read::Head(_)));
+    let all = by_columns && parts.iter().all(|(part, _)| matches!(part, Read::Head(_)));
+    let place = all.then(|| reader.remaining());
     let mut columns = by_columns.then(|| Columns::open(reader, budget.left())).transpose()?;
     let mut runs = Vec::with_capacity(parts.len());
     for (part, sig) in parts {
@@ -241,7 +309,7 @@ fn decode_parts<S>(
         runs.push((commits, sig));
     }
     columns.map_or(Ok(()), Columns::finish)?;
-    Ok(runs)
+    Ok((runs, place))
 }
 
 /// Counts canonical bytes of the runs of a frame.

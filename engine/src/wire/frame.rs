@@ -17,7 +17,8 @@ use std::borrow::Cow;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::config::{DEFLATE_BYTES_MIN, FRAME_BYTES_MAX, INFLATED_BYTES_MAX};
 
-use super::deflate::{deflate, inflate};
+use super::columns::Places;
+use super::deflate::{Deflated, deflate, deflate_front, inflate_parts};
 
 /// Major version of the protocol. Devices with different ones cannot talk, and say so.
 pub const MAJOR: u8 = 3;
@@ -51,7 +52,7 @@ pub enum FrameError {
 pub fn pack(session: u32, payload: &[u8]) -> Option<Vec<u8>> {
     let mut frame = begin(payload.len());
     frame.extend_from_slice(payload);
-    finish(session, frame, &[])
+    finish(session, frame, &Places::default())
 }
 
 /// A frame in the making, to which its payload is to be appended, of about so many bytes.
@@ -66,20 +67,55 @@ pub(super) fn payload_bytes(frame: &[u8]) -> usize {
     frame.len() - HEADER_BYTES
 }
 
-/// Ends a frame that was begun. `cuts` are ascending places in it behind which the payload's bytes are of another kind: a
-/// DEFLATE block ends there, so that each kind has codes of its own.
-pub(super) fn finish(session: u32, mut frame: Vec<u8>, cuts: &[usize]) -> Option<Vec<u8>> {
+/// Ends a frame that was begun. Columns in it are deflated by themselves, if that pays. At the cuts, behind which the bytes
+/// are of another kind, a DEFLATE block ends, so that each kind has codes of its own. All places are those in the frame.
+pub(super) fn finish(session: u32, mut frame: Vec<u8>, places: &Places) -> Option<Vec<u8>> {
     let payload = frame.get(HEADER_BYTES..).filter(|payload| payload.len() <= INFLATED_BYTES_MAX)?;
-    let cuts: Vec<usize> = cuts.iter().map(|cut| cut - HEADER_BYTES).collect();
-    let deflated = (payload.len() >= DEFLATE_BYTES_MIN).then(|| deflate(payload, &cuts)).flatten();
-    let start = [MAJOR, if deflated.is_some() { DEFLATED } else { 0 }];
-    if let Some(bytes) = deflated {
-        let mut writer = Writer::new();
-        writer.varint(payload.len() as u64);
+    let length = payload.len();
+    let deflated = deflate_payload(&frame, places);
+    if let Some([front, columns]) = &deflated {
         frame.truncate(HEADER_BYTES);
-        frame.extend_from_slice(writer.as_bytes());
-        frame.extend_from_slice(&bytes);
+        append_deflated(&mut frame, length, front, columns);
     }
+    seal(session, frame, deflated.is_some())
+}
+
+/// Ends a frame that was begun, whose payload goes on with columns that are deflated already.
+pub(super) fn finish_with(session: u32, mut frame: Vec<u8>, columns: &Deflated) -> Option<Vec<u8>> {
+    let front = frame.split_off(HEADER_BYTES);
+    let length = front.len() + columns.length;
+    if length > INFLATED_BYTES_MAX {
+        return None;
+    }
+    append_deflated(&mut frame, length, &deflate_front(&front, columns.bytes.len()), &columns.bytes);
+    seal(session, frame, true)
+}
+
+/// The payload of a frame in the making in two parts, each of which is deflated, the second by itself; `None` if that does
+/// not pay.
+fn deflate_payload(frame: &[u8], places: &Places) -> Option<[Vec<u8>; 2]> {
+    let cuts = |from: usize| places.cuts.iter().map(|cut| cut - from).collect::<Vec<_>>();
+    if let Some(at) = places.columns
+        && let Some(columns) = frame.get(at..).filter(|columns| columns.len() >= DEFLATE_BYTES_MIN)
+        && let Some(columns) = deflate(columns, &cuts(at))
+    {
+        return Some([deflate_front(frame.get(HEADER_BYTES..at)?, columns.len()), columns]);
+    }
+    let payload = frame.get(HEADER_BYTES..).filter(|payload| payload.len() >= DEFLATE_BYTES_MIN)?;
+    Some([deflate(payload, &cuts(HEADER_BYTES))?, Vec::new()])
+}
+
+fn append_deflated(frame: &mut Vec<u8>, length: usize, front: &[u8], columns: &[u8]) {
+    let mut writer = Writer::new();
+    writer.varint(length as u64);
+    frame.extend_from_slice(writer.as_bytes());
+    frame.extend_from_slice(front);
+    frame.extend_from_slice(columns);
+}
+
+/// Writes what stands in front of the payload.
+fn seal(session: u32, mut frame: Vec<u8>, deflated: bool) -> Option<Vec<u8>> {
+    let start = [MAJOR, if deflated { DEFLATED } else { 0 }];
     frame[..2].copy_from_slice(&start);
     frame[6..HEADER_BYTES].copy_from_slice(&session.to_be_bytes());
     let sum = checksum(start, &frame[6..]);
@@ -87,13 +123,23 @@ pub(super) fn finish(session: u32, mut frame: Vec<u8>, cuts: &[usize]) -> Option
     (frame.len() <= FRAME_BYTES_MAX).then_some(frame)
 }
 
-/// Unpacks a frame into the sender's session number and the payload.
-pub fn unpack(frame: &[u8]) -> Result<(u32, Vec<u8>), FrameError> {
-    open(frame).map(|(session, payload)| (session, payload.into_owned()))
+/// What a frame holds.
+#[derive(Debug)]
+pub(super) struct Opened<'a> {
+    pub(super) session: u32,
+    /// One that was not deflated stays where it is.
+    pub(super) payload: Cow<'a, [u8]>,
+    /// Where in the payload what was deflated by itself begins, and what it was deflated to.
+    pub(super) parted: Option<(usize, &'a [u8])>,
 }
 
-/// The same; a payload that was not deflated stays where it is.
-pub(super) fn open(frame: &[u8]) -> Result<(u32, Cow<'_, [u8]>), FrameError> {
+/// Unpacks a frame into the sender's session number and the payload.
+pub fn unpack(frame: &[u8]) -> Result<(u32, Vec<u8>), FrameError> {
+    open(frame).map(|opened| (opened.session, opened.payload.into_owned()))
+}
+
+/// Unpacks a frame.
+pub(super) fn open(frame: &[u8]) -> Result<Opened<'_>, FrameError> {
     if frame.len() > FRAME_BYTES_MAX {
         return Err(FrameError::TooLarge);
     }
@@ -113,17 +159,19 @@ pub(super) fn open(frame: &[u8]) -> Result<(u32, Cow<'_, [u8]>), FrameError> {
     }
     let mut reader = Reader::new(body);
     let session = u32::from_be_bytes(reader.array()?);
-    let payload = match start[1] {
-        0 => Cow::Borrowed(reader.raw(reader.remaining())?),
+    let (payload, parted) = match start[1] {
+        0 => (Cow::Borrowed(reader.raw(reader.remaining())?), None),
         DEFLATED => {
             let length = reader.varint()?;
             let length = usize::try_from(length).ok().filter(|len| *len <= INFLATED_BYTES_MAX);
             let length = length.ok_or(FrameError::TooLarge)?;
-            Cow::Owned(inflate(reader.raw(reader.remaining())?, length).ok_or(FrameError::Inflate)?)
+            let inflated = inflate_parts(reader.raw(reader.remaining())?, length);
+            let (payload, parted) = inflated.ok_or(FrameError::Inflate)?;
+            (Cow::Owned(payload), parted)
         }
         flags => return Err(DecodeError::UnknownTag(flags).into()),
     };
-    Ok((session, payload))
+    Ok(Opened { session, payload, parted })
 }
 
 fn checksum(start: [u8; 2], body: &[u8]) -> u32 {
@@ -150,7 +198,7 @@ mod tests {
         ) {
             let cuts: Vec<usize> = cuts.into_iter().map(|cut| HEADER_BYTES + cut).collect();
             let frame = [begin(0), payload.clone()].concat();
-            prop_assert_eq!(unpack(&finish(session, frame, &cuts).unwrap()), Ok((session, payload)));
+            prop_assert_eq!(unpack(&finish(session, frame, &Places { columns: None, cuts }).unwrap()), Ok((session, payload)));
         }
 
         #[test]

@@ -8,11 +8,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::columns::{HashedCommit, decode_runs, encode_runs};
-use super::frame::{FrameError, begin, finish, open, payload_bytes};
+use super::columns::{HashedCommit, Places, decode_runs_and_place, encode_runs};
+use super::deflate::Deflated;
+use super::frame::{FrameError, Opened, begin, finish, finish_with, open, payload_bytes};
+use super::packed::{PackedColumns, PackedLog};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::commit::Commit;
-use crate::config::CONTROL_BYTES_MAX;
+use crate::config::{CONTROL_BYTES_MAX, DECODED_BYTES_MAX};
+use crate::cost::Budget;
 use crate::identity::{AccountId, DeviceCert, ReplicaId, SecretKey, Sig};
 use crate::knowledge::Knowledge;
 
@@ -307,7 +310,7 @@ pub fn pack_control(session: u32, message: &Control) -> Option<Vec<u8>> {
         Control::Audited(body) => with_kind(AUDITED, body),
     }?;
     let payload = payload_bytes(&frame);
-    finish(session, frame, &[]).filter(|frame| frame.len().max(payload) <= CONTROL_BYTES_MAX)
+    finish(session, frame, &Places::default()).filter(|frame| frame.len().max(payload) <= CONTROL_BYTES_MAX)
 }
 
 /// A frame in the making with a small message.
@@ -320,18 +323,49 @@ fn with_kind<T: Serialize>(kind: u8, body: &T) -> Option<Vec<u8>> {
 /// Packs commits. `None` if they do not fit a frame.
 pub fn pack_ops(session: u32, ops: &Ops<Commit>) -> Option<Vec<u8>> {
     let mut writer = Writer::over(begin(OPS_BYTES));
+    put_ops_head(&mut writer, ops.want, ops.offset, ops.done);
+    let places = encode_runs(&ops.runs, &mut writer);
+    finish(session, writer.into_bytes(), &places)
+}
+
+/// Packs commits by columns as a store has them, in answer to a request. `None` if they do not fit a frame.
+pub(crate) fn pack_stored(
+    session: u32,
+    want: u32,
+    offset: u64,
+    done: bool,
+    stored: &PackedLog,
+) -> Option<Vec<u8>> {
+    let mut writer = Writer::over(begin(OPS_BYTES));
+    put_ops_head(&mut writer, want, offset, done);
+    writer.varint(stored.runs.len() as u64);
+    for run in &stored.runs {
+        writer.raw(&run.head);
+        writer.raw(&run.sig.0);
+    }
+    finish_with(session, writer.into_bytes(), &stored.columns.deflated)
+}
+
+fn put_ops_head(writer: &mut Writer, want: u32, offset: u64, done: bool) {
     writer.u8(OPS);
-    writer.varint(u64::from(ops.want));
-    writer.varint(ops.offset);
-    writer.u8(u8::from(ops.done));
-    let cuts = encode_runs(&ops.runs, &mut writer);
-    finish(session, writer.into_bytes(), &cuts)
+    writer.varint(u64::from(want));
+    writer.varint(offset);
+    writer.u8(u8::from(done));
 }
 
 /// Reads a frame: the sender's session number and the message. Certificates inside are not verified, those
 /// of commits excepted; runs are well-formed and chained, their signatures not verified.
 pub fn parse(frame: &[u8], account: &AccountId) -> Result<(u32, Message), FrameError> {
-    let (session, payload) = open(frame)?;
+    parse_parts(frame, account).map(|(session, message, _)| (session, message))
+}
+
+/// The same, and the columns of all commits of the message, where they were deflated by themselves.
+pub(crate) fn parse_parts(
+    frame: &[u8],
+    account: &AccountId,
+) -> Result<(u32, Message, Option<PackedColumns>), FrameError> {
+    let Opened { session, payload, parted } = open(frame)?;
+    let mut columns = None;
     let mut reader = Reader::new(&payload);
     let kind = reader.u8()?;
     if kind != OPS && frame.len().max(payload.len()) > CONTROL_BYTES_MAX {
@@ -343,7 +377,19 @@ pub fn parse(frame: &[u8], account: &AccountId) -> Result<(u32, Message), FrameE
         HAVE => Message::Have(control(body)?),
         SUMMARY => Message::Summary(control(body)?),
         WANT => Message::Want(control(body)?),
-        OPS => Message::Ops(read_ops(&mut reader, account)?),
+        OPS => {
+            let mut budget = Budget::default();
+            let (ops, place) = read_ops(&mut reader, account, &mut budget)?;
+            let begin = place.map(|left| payload.len() - left);
+            // What a later version puts behind them would be deflated with them.
+            let just = parted.filter(|(front, _)| Some(*front) == begin && reader.remaining() == 0);
+            columns = just.map(|(front, bytes)| PackedColumns {
+                deflated: Deflated { bytes: bytes.to_vec(), length: payload.len() - front },
+                bytes: ops.runs.iter().flat_map(|run| &run.commits).map(|hashed| hashed.bytes).sum(),
+                cost: DECODED_BYTES_MAX - budget.left(),
+            });
+            Message::Ops(ops)
+        }
         ACK => Message::Ack(control::<Ack>(body).and_then(|ack| heads_ok(&ack.heads).map(|()| ack))?),
         ANNOUNCE => Message::Announce(
             control::<Announce>(body).and_then(|body| heads_ok(&body.heads).map(|()| body))?,
@@ -360,7 +406,7 @@ pub fn parse(frame: &[u8], account: &AccountId) -> Result<(u32, Message), FrameE
         AUDITED => Message::Audited(control(body)?),
         kind => Message::Unknown(kind),
     };
-    Ok((session, message))
+    Ok((session, message, columns))
 }
 
 /// postcard allocates for sequences as elements arrive, so a body takes memory in proportion to its length,
@@ -385,7 +431,12 @@ fn printable(text: &str) -> String {
     line
 }
 
-fn read_ops(reader: &mut Reader<'_>, account: &AccountId) -> Result<Ops<HashedCommit>, DecodeError> {
+/// Tells also how many bytes are left where the columns begin, if all runs are by columns.
+fn read_ops(
+    reader: &mut Reader<'_>,
+    account: &AccountId,
+    budget: &mut Budget,
+) -> Result<(Ops<HashedCommit>, Option<usize>), DecodeError> {
     let want = u32::try_from(reader.varint()?).map_err(|_| DecodeError::BadInteger)?;
     let offset = reader.varint()?;
     let done = match reader.u8()? {
@@ -393,6 +444,6 @@ fn read_ops(reader: &mut Reader<'_>, account: &AccountId) -> Result<Ops<HashedCo
         1 => true,
         tag => return Err(DecodeError::UnknownTag(tag)),
     };
-    let runs = decode_runs(reader, account)?;
-    Ok(Ops { want, offset, done, runs })
+    let (runs, place) = decode_runs_and_place(reader, account, budget)?;
+    Ok((Ops { want, offset, done, runs }, place))
 }

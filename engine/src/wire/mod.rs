@@ -5,3 +5,4 @@ pub mod columns;
 pub mod deflate;
 pub mod frame;
 pub mod message;
+pub mod packed;

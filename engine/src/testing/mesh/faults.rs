@@ -46,6 +46,14 @@ impl Mesh {
         self.nodes[node].drift_ppm = ppm;
     }
 
+    /// Lets all stores show so many commits packed together; 0 for none.
+    pub fn set_packing(&mut self, commits: u64) {
+        self.packs = commits;
+        for node in &mut self.nodes {
+            node.store = std::mem::take(&mut node.store).packing(commits);
+        }
+    }
+
     /// Sets how many bytes pass each way of each link in a second; 0 for any number.
     pub fn set_bandwidth(&mut self, bytes_per_second: u64) {
         self.bytes_per_second = bytes_per_second;
@@ -144,7 +152,7 @@ impl Mesh {
     pub fn become_device(&mut self, node: usize, identity: Identity) {
         assert!(self.nodes[node].engine.is_none(), "the node is stopped");
         self.nodes[node].identity = identity;
-        self.nodes[node].store = MemStore::new();
+        self.nodes[node].store = MemStore::new().packing(self.packs);
         if let Some(kept) = &mut self.kept {
             kept.retain(|(from, to, _)| *from != node && *to != node);
         }

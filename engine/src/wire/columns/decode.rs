@@ -28,13 +28,14 @@ pub(super) struct Head {
 }
 
 impl Head {
+    /// Each commit takes `bytes_each_min` bytes at least of what else is to be read.
     pub(super) fn read(
         reader: &mut Reader<'_>,
+        bytes_each_min: usize,
         account: &AccountId,
         budget: &mut Budget,
     ) -> Result<Head, DecodeError> {
-        // Each commit takes a byte at least in each of four columns.
-        let count = super::run_len(reader, 4)?;
+        let count = super::run_len(reader, bytes_each_min)?;
         let dot = Dot { replica: get_replica(reader)?, seq: reader.varint()? };
         let (mut introduces, mut prev) = (None, CommitHash::default());
         if dot.seq == 1 {
@@ -43,6 +44,11 @@ impl Head {
             prev = CommitHash(reader.array()?);
         }
         Ok(Head { count, dot, prev, introduces })
+    }
+
+    /// The first commit, and how many there are.
+    pub(super) fn place(&self) -> (Dot, usize) {
+        (self.dot, self.count)
     }
 }
 

@@ -9,18 +9,19 @@ use crate::identity::ReplicaId;
 use crate::name::{FieldName, RowKey, TableName};
 use crate::value::Value;
 
-use super::{COLUMNS, Part, ROWS};
+use super::{COLUMNS, Part, Places, ROWS};
 
 /// Shared starts of values shorter than this are not worth telling.
 const SHARED_BYTES_MIN: usize = 3;
 /// A column of so many bytes is worth a DEFLATE block of its own.
 const LONG_COLUMN_BYTES: usize = 1024;
 
-/// Writes runs by columns, except those of statements. Gives the places where long columns begin and end.
-pub(super) fn by_columns(parts: &[Part<'_>], writer: &mut Writer) -> Vec<usize> {
-    let stated = |part: &&Part<'_>| part.commits.iter().any(|commit| commit.statement.is_some());
-    let in_columns = parts.iter().filter(|part| !stated(part));
-    let mut columns = Columns::of(&in_columns.flat_map(|part| part.commits.iter().copied()));
+fn stated(part: &&Part<'_>) -> bool {
+    part.commits.iter().any(|commit| commit.statement.is_some())
+}
+
+/// Writes what stands in front of the columns: of runs of statements, which are not by columns, all.
+pub(super) fn heads(parts: &[Part<'_>], writer: &mut Writer) {
     writer.varint(parts.len() as u64);
     for part in parts {
         if stated(&part) {
@@ -38,9 +39,21 @@ pub(super) fn by_columns(parts: &[Part<'_>], writer: &mut Writer) -> Vec<usize> 
             writer.raw(&first.prev.0);
         }
         put_sig(part, writer);
-        part.commits.iter().for_each(|commit| columns.commit(commit));
     }
-    if parts.iter().all(|part| stated(&part)) { Vec::new() } else { columns.write(writer) }
+}
+
+/// Writes runs by columns, except those of statements.
+pub(super) fn by_columns(parts: &[Part<'_>], writer: &mut Writer) -> Places {
+    heads(parts, writer);
+    if parts.iter().all(|part| stated(&part)) {
+        return Places::default();
+    }
+    let in_columns =
+        || parts.iter().filter(|part| !stated(part)).flat_map(|part| part.commits.iter().copied());
+    let mut columns = Columns::of(&in_columns());
+    in_columns().for_each(|commit| columns.commit(commit));
+    let begin = writer.len();
+    Places { columns: Some(begin), cuts: columns.write(writer) }
 }
 
 /// Writes runs by rows.
