@@ -477,7 +477,7 @@ mod tests {
         assert_eq!(decode(7, &taken, &account()), Ok(logged.clone()));
 
         // Who wasted space does not waste ours.
-        let mut bloated = first.columns.clone();
+        let mut bloated = first.columns;
         bloated.bytes = bloated.deflated.bytes.len() - 1;
         assert_eq!(encode_packed(7, &entries, &bloated), None);
         // A run without its end cannot be told as one, nor what lacks a commit.

@@ -270,6 +270,9 @@ pub fn decode_stretches(
     Ok(parts.into_iter().map(|(commits, ())| commits).collect())
 }
 
+/// Runs, each with what is told behind it.
+type Parted<S> = Vec<(Vec<HashedCommit>, S)>;
+
 /// Reads runs, each with what `sig` reads behind it. Each takes `bytes_each_min` bytes at least. Tells how many bytes were
 /// left where the columns begin, if all are by columns.
 fn decode_parts<S>(
@@ -278,7 +281,7 @@ fn decode_parts<S>(
     budget: &mut Budget,
     bytes_each_min: usize,
     sig: impl Fn(&mut Reader<'_>) -> Result<S, DecodeError>,
-) -> Result<(Vec<(Vec<HashedCommit>, S)>, Option<usize>), DecodeError> {
+) -> Result<(Parted<S>, Option<usize>), DecodeError> {
     /// A run that has been read, or whose commits are in the columns.
     enum Read {
         Commits(Vec<HashedCommit>),
