@@ -304,11 +304,11 @@ fn tamper(device: &Device, table: &str, row: &str) {
     let stamp = Stamp { hlc: Hlc::new(1, 0), dot: Dot { replica, seq: 1 } };
     let mut state = engine::row::RowState::default();
     state.apply(stamp, &engine::testing::op(table, row, OpKind::Put, [].into()), &mut Vec::new());
-    let key = (TableName::new(table).expect("a table"), RowKey::new(row).expect("a key"));
-    let digest = recovered.digest.wrapping_add(state.digest(&key.0, &key.1));
+    let (table, row) = (TableName::new(table).expect("a table"), RowKey::new(row).expect("a key"));
+    let digest = recovered.digest.wrapping_add(state.digest(&table, &row));
     let batch = Batch {
         position: recovered.position + 1,
-        rows: [(key, state)].into(),
+        rows: [(table, vec![(row, state)])].into(),
         clock: recovered.clock,
         digest,
         ..Batch::default()

@@ -21,7 +21,9 @@ use crate::config::{
 use crate::cost::{self, Budget};
 use crate::fields::FieldValues;
 use crate::hlc::Hlc;
-use crate::identity::{AccountId, DeviceCert, DeviceId, Dot, Identity, PeerKey, ReplicaId, Sig, hex, verify};
+use crate::identity::{
+    AccountId, DeviceCert, DeviceId, Dot, Identity, PeerKey, ReplicaId, Sig, Verifiers, hex, verify,
+};
 use crate::name::{FieldName, RowKey, TableName};
 use crate::planted::{self, Bug};
 use crate::statement::{Statement, incarnation_of};
@@ -363,6 +365,19 @@ pub fn sign_commit(identity: &Identity, hash: &CommitHash) -> Sig {
 /// Verifies the author's signature.
 pub fn verify_commit(account: &AccountId, author: &PeerKey, hash: &CommitHash, sig: &Sig) -> bool {
     verify(&author.0, &signed_message(account, hash), sig)
+}
+
+impl Verifiers {
+    /// As [`verify_commit`].
+    pub(crate) fn verify_commit(
+        &mut self,
+        account: &AccountId,
+        author: &PeerKey,
+        hash: &CommitHash,
+        sig: &Sig,
+    ) -> bool {
+        self.verify(&author.0, &signed_message(account, hash), sig)
+    }
 }
 
 pub(crate) fn put_replica(writer: &mut Writer, replica: &ReplicaId) {

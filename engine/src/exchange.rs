@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use crate::commit::verify_commit;
 use crate::config::{REPLICAS_FOR_STATEMENTS, REPLICAS_MAX};
 use crate::engine::Engine;
 use crate::hlc::Hlc;
@@ -201,7 +200,8 @@ impl Engine {
         let known =
             reached && self.state.hash_at(&replica, last_seq, draft.store)?.is_none_or(|ours| ours == hash);
         let trusted = known || planted::is(Bug::SignatureUnchecked);
-        let signed = trusted || verify_commit(&self.state.account, &author, &hash, &run.sig);
+        let signed =
+            trusted || self.state.authors.verify_commit(&self.state.account, &author, &hash, &run.sig);
         let vouched = !signed && self.state.fences.vouch(&run);
         if !signed && !vouched && run.sig == NO_SIG {
             // It ends at a fence of which we have not heard. The statement comes too, and then it is asked for again.
@@ -536,8 +536,16 @@ fn planted_pieces(mut batch: Batch) -> Vec<Batch> {
     } else {
         return vec![batch];
     };
-    let late = batch.rows.keys().nth(whole).cloned().map(|key| batch.rows.split_off(&key));
-    let Some(rows) = late else { return vec![batch] };
+    if batch.rows().count() <= whole {
+        return vec![batch];
+    }
+    let mut left = whole;
+    let rows = batch.rows.iter_mut().map(|(table, rows)| {
+        let late = rows.split_off(left.min(rows.len()));
+        left -= rows.len();
+        (table.clone(), late)
+    });
+    let rows = rows.collect();
     let position = batch.position + batch.commits.len() as u64;
     let Batch { replica, clock, digest, conflicts_from, .. } = batch;
     vec![batch, Batch { position, rows, replica, clock, digest, conflicts_from, ..Batch::default() }]

@@ -4,6 +4,7 @@
 //! a [`DeviceCert`] in memory has been verified against its account's root key.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
@@ -174,13 +175,39 @@ fn array32(slice: &[u8]) -> [u8; 32] {
     array
 }
 
+/// Keys that are remembered, more than an account has devices.
+const VERIFIERS_MAX: usize = 256;
+
 /// Verifies by the one rule used everywhere (`verify_strict`: canonical points, no small-order keys).
 /// Differing rules between devices would let them diverge.
 pub fn verify(key: &[u8; 32], message: &[u8], sig: &Sig) -> bool {
-    remembered::verify(key, message, &sig.0, || {
-        let Ok(key) = VerifyingKey::from_bytes(key) else { return false };
-        key.verify_strict(message, &Signature::from_bytes(&sig.0)).is_ok()
-    })
+    Verifiers::default().verify(key, message, sig)
+}
+
+/// Public keys as points of the curve: finding the point is a tenth of verifying, and the same few authors sign again and
+/// again.
+#[derive(Debug, Default)]
+pub(crate) struct Verifiers(BTreeMap<[u8; 32], VerifyingKey>);
+
+impl Verifiers {
+    /// As [`verify`].
+    pub(crate) fn verify(&mut self, key: &[u8; 32], message: &[u8], sig: &Sig) -> bool {
+        remembered::verify(key, message, &sig.0, || {
+            let Some(point) = self.point(key) else { return false };
+            point.verify_strict(message, &Signature::from_bytes(&sig.0)).is_ok()
+        })
+    }
+
+    fn point(&mut self, key: &[u8; 32]) -> Option<&VerifyingKey> {
+        if !self.0.contains_key(key) {
+            let point = VerifyingKey::from_bytes(key).ok()?;
+            if self.0.len() >= VERIFIERS_MAX {
+                self.0.clear();
+            }
+            self.0.insert(*key, point);
+        }
+        self.0.get(key)
+    }
 }
 
 /// A private Ed25519 key. Wiped from memory when dropped.

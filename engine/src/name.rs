@@ -4,6 +4,7 @@
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use smol_str::SmolStr;
 
@@ -54,10 +55,17 @@ macro_rules! name {
         $(#[$doc:meta])* $type:ident, $what:literal, $max:expr, control: $control:literal, $beginning:ty
     ) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
         pub struct $type {
             beginning: $beginning,
             text: SmolStr,
+        }
+
+        impl Hash for $type {
+            /// As the text does, for which it can be borrowed.
+            fn hash<H: Hasher>(&self, hasher: &mut H) {
+                self.as_str().hash(hasher);
+            }
         }
 
         impl $type {
@@ -123,6 +131,8 @@ name!(
 
 #[cfg(test)]
 mod tests {
+    use std::hash::DefaultHasher;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -138,6 +148,13 @@ mod tests {
             let (a, b) = (RowKey::new(&one).expect("a key"), RowKey::new(&other).expect("a key"));
             prop_assert_eq!(a.cmp(&b), one.cmp(&other));
             prop_assert_eq!(a == b, one == other);
+            // As `Borrow` demands.
+            let hash = |hashed: &dyn Fn(&mut DefaultHasher)| {
+                let mut hasher = DefaultHasher::new();
+                hashed(&mut hasher);
+                hasher.finish()
+            };
+            prop_assert_eq!(hash(&|hasher| a.hash(hasher)), hash(&|hasher| one.hash(hasher)));
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::config::{Config, DECODED_BYTES_MAX};
 use crate::cost;
 use crate::fences::Fences;
 use crate::hlc::{Hlc, LocalClock};
-use crate::identity::{AccountId, DeviceCert, DeviceId, Dot, Identity, ReplicaId, Sig};
+use crate::identity::{AccountId, DeviceCert, DeviceId, Dot, Identity, ReplicaId, Sig, Verifiers};
 use crate::knowledge::Knowledge;
 use crate::marks::mark;
 use crate::name::{RowKey, TableName};
@@ -37,6 +37,8 @@ pub(crate) struct Replicated {
     pub(crate) members: BTreeMap<DeviceId, DeviceCert>,
     pub(crate) clock: LocalClock,
     pub(crate) digest: u128,
+    /// Keys of authors whose signatures were verified.
+    pub(crate) authors: Verifiers,
     position: u64,
     conflict_next: u64,
     conflicts_max: u64,
@@ -106,6 +108,7 @@ impl Replicated {
             members,
             clock: LocalClock::new(clock, config.drift_ms_max),
             digest: recovered.digest,
+            authors: Verifiers::default(),
             position: recovered.position,
             conflict_next: recovered.conflict_next.max(1),
             conflicts_max: config.conflicts_max,
@@ -185,9 +188,16 @@ impl Replicated {
         known: usize,
     ) -> Result<(), StoreError> {
         let last = run.commits.len() - 1;
+        let dots = run.commits.get(known).zip(run.commits.get(last));
+        let Some((first, end)) = dots.map(|(first, last)| (first.commit.dot, last.commit.dot.seq)) else {
+            return Ok(());
+        };
+        draft.batch.commits.reserve(run.commits.len() - known);
         for (index, hashed) in run.commits.into_iter().enumerate().skip(known) {
-            self.apply_remote(draft, now, hashed, (index == last).then_some(run.sig))?;
+            self.clock.observe(now.wall, hashed.commit.hlc);
+            self.merge(draft, now, hashed.commit, hashed.hash, (index == last).then_some(run.sig))?;
         }
+        self.know(first, end);
         Ok(())
     }
 
@@ -204,6 +214,27 @@ impl Replicated {
     }
 
     pub(crate) fn apply(
+        &mut self,
+        draft: &mut Draft<'_>,
+        now: Now,
+        commit: Commit,
+        hash: CommitHash,
+        sig: Option<Sig>,
+    ) -> Result<(), StoreError> {
+        let dot = commit.dot;
+        self.merge(draft, now, commit, hash, sig)?;
+        self.know(dot, dot.seq);
+        Ok(())
+    }
+
+    /// Notes that commits of a replica are applied, from one on.
+    fn know(&mut self, first: Dot, last: u64) {
+        let from = if planted::is(Bug::GaplessVector) { 1 } else { first.seq };
+        self.knowledge.insert(first.replica, from, last);
+    }
+
+    /// Applies a commit, but does not note that.
+    fn merge(
         &mut self,
         draft: &mut Draft<'_>,
         now: Now,
@@ -246,8 +277,6 @@ impl Replicated {
                 self.judge(draft, now, stamp, op, superseded);
             }
         }
-        let first = if planted::is(Bug::GaplessVector) { 1 } else { commit.dot.seq };
-        self.knowledge.insert(replica, first, commit.dot.seq);
         self.position += 1;
         draft.batch.commits.push((commit, sig));
         Ok(())
@@ -357,19 +386,22 @@ impl Replicated {
         if batch.commits.is_empty() && batch.members.is_empty() && batch.released.is_empty() {
             return None;
         }
-        let places = rows
-            .into_iter()
-            .flat_map(|(table, rows)| rows.into_iter().map(move |(row, at)| ((table.clone(), row), at)));
-        // They ascend already: the map is built in one go.
-        let changed = places.filter_map(|((table, row), at)| {
-            let touched = std::mem::take(touched.get_mut(at)?);
-            let change = touched.state.digest_since(&touched.before, &table, &row)?;
-            if touched.state.del().is_none() || !planted::is(Bug::DigestForgetsDeletes) {
-                self.digest = self.digest.wrapping_add(change);
+        for (table, rows) in rows {
+            let mut changed = Vec::with_capacity(rows.len());
+            for (row, at) in rows {
+                let Some(Touched { state, before }) = touched.get_mut(at).map(std::mem::take) else {
+                    continue;
+                };
+                let Some(change) = state.digest_since(&before, &table, &row) else { continue };
+                if state.del().is_none() || !planted::is(Bug::DigestForgetsDeletes) {
+                    self.digest = self.digest.wrapping_add(change);
+                }
+                changed.push((row, state));
             }
-            Some(((table, row), touched.state))
-        });
-        batch.rows = changed.collect();
+            if !changed.is_empty() {
+                batch.rows.insert(table, changed);
+            }
+        }
         let mut last = None;
         for replica in batch.commits.iter().map(|(commit, _)| commit.dot.replica) {
             if last.replace(replica) != Some(replica)

@@ -3,7 +3,6 @@
 //! Invariant: decoding accepts exactly what encoding writes, allocates no more than the record's size
 //! allows, and never panics.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use engine::codec::{DecodeError, Reader, Writer};
@@ -22,6 +21,8 @@ use crate::names::{Names, replica_number};
 /// Most entries of a list in a record: far above what any can gather. Memory is bounded by the record's
 /// own size, which the reader checks.
 const ENTRIES_MAX: usize = 1 << 24;
+/// Room is made for so many fields of a row at once.
+const FIELDS_AT_ONCE: usize = 64;
 
 pub(crate) fn put_replica(writer: &mut Writer, replica: &ReplicaId) {
     writer.raw(replica.device.0.as_bytes());
@@ -98,11 +99,12 @@ fn stamps_of(ins: Option<Stamp>, del: Option<Stamp>, cells: &Cells) -> impl Iter
 /// A row. Its distinct stamps come first, ascending, and are referred to by index: most fields of a row
 /// are written together.
 pub(crate) fn row_record(row: &RowState, names: &mut Arc<Names>) -> Vec<u8> {
-    let stamps: BTreeSet<Stamp> = stamps_of(row.ins(), row.del(), row.cells()).collect();
-    let stamps: Vec<Stamp> = stamps.into_iter().collect();
+    let mut stamps: Vec<Stamp> = stamps_of(row.ins(), row.del(), row.cells()).collect();
+    stamps.sort_unstable();
+    stamps.dedup();
     let index = |stamp: &Stamp| stamps.partition_point(|other| other < stamp) as u64;
     let mark = |stamp: Option<Stamp>| stamp.map_or(0, |stamp| index(&stamp) + 1);
-    let mut writer = Writer::new();
+    let mut writer = Writer::with_capacity(16 + 24 * stamps.len() + 48 * row.cells().len());
     writer.varint(stamps.len() as u64);
     for stamp in &stamps {
         put_stamp(&mut writer, stamp, names);
@@ -133,14 +135,17 @@ fn get_row(bytes: &[u8], names: &Names) -> Result<RowState, DecodeError> {
         }
         stamps.push(stamp);
     }
-    let stamp_at = |index: u64| {
-        let stamp = usize::try_from(index).ok().and_then(|index| stamps.get(index));
-        stamp.copied().ok_or(DecodeError::Invalid("a stamp's index"))
+    let mut used = vec![false; count];
+    let mut stamp_at = |index: u64| {
+        let index = usize::try_from(index).ok().filter(|index| *index < count);
+        let index = index.ok_or(DecodeError::Invalid("a stamp's index"))?;
+        used[index] = true;
+        Ok(stamps[index])
     };
-    let mark = |index: u64| index.checked_sub(1).map(stamp_at).transpose();
+    let mut mark = |index: u64| index.checked_sub(1).map(&mut stamp_at).transpose();
     let (ins, del) = (mark(reader.varint()?)?, mark(reader.varint()?)?);
     let count = reader.count(ENTRIES_MAX, 4, "fields of a row")?;
-    let mut fields = Vec::<(FieldName, Cell)>::new();
+    let mut fields = Vec::<(FieldName, Cell)>::with_capacity(count.min(FIELDS_AT_ONCE));
     for _ in 0..count {
         let field = get_field(&mut reader)?;
         if fields.last().is_some_and(|(last, _)| *last >= field) {
@@ -151,8 +156,7 @@ fn get_row(bytes: &[u8], names: &Names) -> Result<RowState, DecodeError> {
     }
     reader.finish()?;
     let cells: Cells = fields.into_iter().collect();
-    let used: BTreeSet<Stamp> = stamps_of(ins, del, &cells).collect();
-    if used.len() != stamps.len() {
+    if !used.into_iter().all(|used| used) {
         return Err(DecodeError::Invalid("a stamp without use"));
     }
     RowState::from_parts(ins, del, cells).ok_or(DecodeError::Invalid("a row's normal form"))

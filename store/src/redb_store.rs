@@ -1,9 +1,10 @@
 //! [`RedbStore`]: the engine's store traits over one redb database.
 //!
 //! A batch appends to the log; the rows it changes are kept in memory (`pending`) and written into the table of rows
-//! many at a time, in a *checkpoint*, which is part of some batch's transaction.
+//! many at a time: in a *sweep*, a part of them with each batch once they take too much memory, or all at once, in a
+//! *checkpoint*. Both are part of some batch's transaction.
 //! Architecture invariants: a batch is one write transaction, durable when `apply` returns; each read is of one batch;
-//! the table of rows is what the log amounts to up to the checkpoint.
+//! each row in the table has what the log amounts to up to the checkpoint or a later position.
 
 use std::ops::Bound;
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ use crate::key::DataKey;
 use crate::limits::StoreOptions;
 use crate::log::{self, Limits};
 use crate::names::{self, Names, replica_number, table_number};
+use crate::pending::Place;
 use crate::quarantine;
 use crate::record;
 use crate::schema::{CONFLICTS, HEADS, INDEX, LOCAL, MEMBERS, META, META_STATE, QUARANTINE, ROWS, State};
@@ -35,6 +37,8 @@ use crate::view::{self, Open, View};
 const TAIL_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Bytes of the log after the last checkpoint that are not worth one when the database is closed.
 const TAIL_BYTES_LEFT_MAX: u64 = 256 * 1024;
+/// The part of the rows that may wait that is written when there are too many.
+const SWEPT_PART: usize = 8;
 
 /// A durable store in one file. Shared by reference: reads run beside each other and beside the one
 /// writer, each on its own snapshot.
@@ -320,16 +324,51 @@ impl RedbStore {
     /// the last checkpoint.
     fn write_checkpoint(&self, writing: &mut Writing, batch: &Batch) -> Result<(), StoreError> {
         let mut rows = writing.txn.open_table(ROWS).map_err(redb)?;
-        self.with(|open| write_rows(&mut rows, open.pending.iter(), &mut writing.names))??;
-        let tables = numbers(&mut writing.names, batch);
-        let new = batch.rows.iter().zip(tables).map(|(((_, row), state), table)| (table, row, state));
-        write_rows(&mut rows, new, &mut writing.names)?;
+        let pending = |open: &Open| {
+            let all = open.pending.from(None).map(|(table, row, state, _)| (table, row, state));
+            write_rows(&mut rows, all, &mut writing.names)
+        };
+        self.with(pending)??;
+        for (table, new) in &batch.rows {
+            let table = table_number(&mut writing.names, table);
+            write_rows(&mut rows, new.iter().map(|(row, state)| (table, row, state)), &mut writing.names)?;
+        }
+        drop(rows);
+        let position = writing.state.position;
+        self.checkpoint_at(writing, position)
+    }
+
+    /// Moves the checkpoint, and gathers what the log has grown by since the last one.
+    fn checkpoint_at(&self, writing: &mut Writing, position: u64) -> Result<(), StoreError> {
         let from = writing.state.checkpoint + 1;
         if log::gather(&writing.txn, &self.account, from, &mut writing.names)? {
             writing.recent = Arc::default();
         }
-        writing.state.checkpoint = writing.state.position;
+        writing.state.checkpoint = position;
         Ok(())
+    }
+
+    /// Writes the part of the rows that wait that comes next, so many that they take so much memory less. Gives where it
+    /// ended; at the end of all, where the checkpoint moves, `None`.
+    fn write_swept(&self, writing: &mut Writing, bytes_min: usize) -> Result<Option<Place>, StoreError> {
+        let mut rows = writing.txn.open_table(ROWS).map_err(redb)?;
+        let names = &mut writing.names;
+        let (to, position) = self.with(|open| {
+            let mut bytes = 0;
+            for (table, row, state, weight) in open.pending.from(open.sweep.next.as_ref()) {
+                if bytes >= bytes_min {
+                    return Ok((Some((table, row.clone())), open.sweep.position));
+                }
+                write_rows(&mut rows, std::iter::once((table, row, state)), names)?;
+                bytes += weight;
+            }
+            Ok::<_, StoreError>((None, open.sweep.position))
+        })??;
+        drop(rows);
+        if to.is_none() {
+            self.checkpoint_at(writing, position)?;
+        }
+        Ok(to)
     }
 }
 
@@ -381,18 +420,26 @@ impl Store for RedbStore {
         let (pending_bytes, tail_bytes) = self.with(|open| (open.pending.bytes(), open.tail_bytes))?;
         let replayable = batch.retractions.is_empty()
             && (batch.rows.is_empty() || !batch.commits.is_empty())
-            && batch.rows.values().all(|row| *row != RowState::default());
-        let full = pending_bytes >= self.options.limits.pending_bytes_max
-            || tail_bytes + bytes >= self.tail_bytes_max;
-        if full || !replayable {
+            && batch.rows().all(|(_, _, row)| *row != RowState::default());
+        if tail_bytes + bytes >= self.tail_bytes_max || !replayable {
             self.write_checkpoint(&mut writing, batch)?;
             return self.commit(writing, Open::forget_pending);
         }
-        let tables = numbers(&mut writing.names, batch);
+        let max = self.options.limits.pending_bytes_max;
+        let swept = match pending_bytes.checked_sub(max) {
+            Some(beyond) => Some(self.write_swept(&mut writing, beyond + max / SWEPT_PART)?),
+            None => None,
+        };
+        let tables: Vec<u32> =
+            batch.rows.keys().map(|table| table_number(&mut writing.names, table)).collect();
         self.commit(writing, |open| {
             open.tail_bytes += bytes;
-            for (((_, row), state), table) in batch.rows.iter().zip(tables) {
-                open.pending.insert(table, row.clone(), state.clone());
+            open.sweep.bytes += bytes;
+            if let Some(to) = swept {
+                open.swept(to);
+            }
+            for (table, rows) in tables.into_iter().zip(batch.rows.values()) {
+                rows.iter().for_each(|(row, state)| open.pending.insert(table, row.clone(), state.clone()));
             }
         })
     }
@@ -409,16 +456,6 @@ impl Store for RedbStore {
         }
         self.commit(writing, |_| {})
     }
-}
-
-/// The number of the table of each row of a batch.
-fn numbers(names: &mut Arc<Names>, batch: &Batch) -> Vec<u32> {
-    let mut last = None;
-    let mut number = |table| match last {
-        Some((last, number)) if last == table => number,
-        _ => last.insert((table, table_number(names, table))).1,
-    };
-    batch.rows.keys().map(|(table, _)| number(table)).collect()
 }
 
 fn write_rows<'a>(

@@ -16,7 +16,7 @@ use crate::chunk::Recent;
 use crate::error::redb;
 use crate::log::{self, Log};
 use crate::names::{self, Names};
-use crate::pending::Pending;
+use crate::pending::{Pending, Place};
 use crate::record;
 use crate::schema::{self, Definition, LOG, META, REPLICAS, ROWS, State, TABLES};
 
@@ -79,8 +79,21 @@ pub(crate) struct Open {
     pub(crate) pending: Pending,
     /// Bytes of the log that `pending` follows from: what would have to be replayed.
     pub(crate) tail_bytes: u64,
+    pub(crate) sweep: Sweep,
     // Last, so that it is dropped last.
     pub(crate) db: Arc<Database>,
+}
+
+/// How far the pending rows have been gone through since it was last begun with. When the end is reached, the table has what
+/// the log amounted to then.
+#[derive(Debug, Default)]
+pub(crate) struct Sweep {
+    /// The first row that has not been written; `None` for the first of all.
+    pub(crate) next: Option<Place>,
+    /// The position that the log had when it began.
+    pub(crate) position: u64,
+    /// Bytes that the log has grown by since.
+    pub(crate) bytes: u64,
 }
 
 impl fmt::Debug for Open {
@@ -98,7 +111,8 @@ impl Open {
         let state = schema::state(&table(META)?)?;
         let view = View { txn, rows: OnceLock::new(), names, state, recent: Arc::default() };
         let (pending, tail_bytes) = replay(&view, account)?;
-        Ok(Open { view: Arc::new(view), pending, tail_bytes, db: Arc::new(db) })
+        let sweep = Sweep { position: state.position, ..Sweep::default() };
+        Ok(Open { view: Arc::new(view), pending, tail_bytes, sweep, db: Arc::new(db) })
     }
 }
 
@@ -107,10 +121,22 @@ impl Open {
     pub(crate) fn forget_pending(&mut self) {
         self.pending = Pending::default();
         self.tail_bytes = 0;
+        self.sweep = Sweep { position: self.view.state.position, ..Sweep::default() };
+    }
+
+    /// After a part of a sweep, which went as far as a place, or to the end.
+    pub(crate) fn swept(&mut self, to: Option<Place>) {
+        self.pending.forget(self.sweep.next.as_ref(), to.as_ref());
+        self.sweep.next = to;
+        if self.sweep.next.is_none() {
+            self.tail_bytes = self.sweep.bytes;
+            self.sweep = Sweep { position: self.view.state.position, ..Sweep::default() };
+        }
     }
 }
 
-/// Applies the commits after the last checkpoint to the rows.
+/// Applies the commits after the last checkpoint to the rows. Some rows may have what they wrote already, from a sweep that did not
+/// reach its end; a write that is applied once more changes nothing.
 fn replay(view: &View, account: &AccountId) -> Result<(Pending, u64), StoreError> {
     let mut pending = Pending::default();
     if view.state.checkpoint == view.state.position {

@@ -145,6 +145,9 @@ impl StorageBackend for Disk {
 /// Rows wait for the log to have so many bytes more: of three batches here, about one writes a checkpoint.
 const TAIL_BYTES: u64 = 1_500;
 
+/// Rows wait until they take so much memory, which a few do.
+const SWEPT_BYTES: usize = 1_200;
+
 /// The key, on an encrypted database.
 type Key = Option<DataKey>;
 
@@ -164,6 +167,7 @@ macro_rules! plain_and_encrypted {
 plain_and_encrypted!(
     a_power_cut_at_any_write_leaves_what_was_acknowledged,
     a_power_cut_while_recovering_from_a_power_cut_loses_nothing,
+    a_power_cut_at_any_write_while_rows_are_swept_leaves_what_was_acknowledged,
     a_power_cut_at_any_write_of_a_retraction_leaves_it_done_or_not_begun,
     a_full_disk_is_said_so_and_loses_nothing,
     after_a_failed_write_the_store_refuses_more_until_reopened,
@@ -225,6 +229,38 @@ fn a_power_cut_at_any_write_leaves_what_was_acknowledged(key: &Key) {
     }
     assert!(cuts > 40, "only {cuts} cuts");
     assert!(kept_unacknowledged > 0, "no cut came between writing and acknowledging");
+}
+
+/// Rows are written in parts, so that some are newer in their table than the checkpoint: what follows it is applied to them
+/// once more.
+fn a_power_cut_at_any_write_while_rows_are_swept_leaves_what_was_acknowledged(key: &Key) {
+    let start = filled(3, key);
+    let write = |disk: &Disk| {
+        let Ok(store) = opened(disk.clone(), key) else { return (3, Vec::new()) };
+        let (store, mut history) = (store.with_checkpoint_at(SWEPT_BYTES, u64::MAX), history_to(3));
+        let mut unsaved = vec![store.unsaved_bytes().expect("open")];
+        let failed = (3..12).find(|n| {
+            let failed = store.apply(&batch(&mut history, *n)).is_err();
+            unsaved.push(store.unsaved_bytes().unwrap_or(0));
+            failed
+        });
+        (failed.unwrap_or(12), unsaved)
+    };
+    let (batches, unsaved) = write(&Disk::new(start.clone(), Fault::None));
+    assert_eq!(batches, 12);
+    // Sweeps that went on, and sweeps that came to their end.
+    assert!(unsaved.windows(2).any(|pair| pair[0] < pair[1]), "{unsaved:?}");
+    assert!(unsaved.windows(2).any(|pair| pair[0] > pair[1] && pair[1] > 0), "{unsaved:?}");
+    for at in 1.. {
+        let disk = Disk::new(start.clone(), Fault::Cut(at));
+        let (acknowledged, _) = write(&disk);
+        if disk.medium().operations < at {
+            break;
+        }
+        let left = Disk::new(disk.after_power_cut(mix(at)), Fault::None);
+        let held = batches_held(&opened(left, key).expect("it opens after a power cut"));
+        assert!((acknowledged..=acknowledged + 1).contains(&held), "cut {at}: {acknowledged}, {held}");
+    }
 }
 
 fn a_power_cut_while_recovering_from_a_power_cut_loses_nothing(key: &Key) {

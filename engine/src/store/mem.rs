@@ -231,12 +231,14 @@ impl Store for MemStore {
             inner.log.insert(position, StoredCommit { position, commit: commit.clone(), sig: *sig });
         }
         inner.retract(batch);
-        for ((table, row), state) in &batch.rows {
+        for (table, changed) in &batch.rows {
             let rows = inner.rows.entry(table.clone()).or_default();
-            if *state == RowState::default() {
-                rows.remove(row);
-            } else {
-                rows.insert(row.clone(), state.clone());
+            for (row, state) in changed {
+                if *state == RowState::default() {
+                    rows.remove(row);
+                } else {
+                    rows.insert(row.clone(), state.clone());
+                }
             }
             if rows.is_empty() {
                 inner.rows.remove(table);

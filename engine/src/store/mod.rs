@@ -147,9 +147,9 @@ pub struct Batch {
     pub commits: Vec<(Commit, Option<Sig>)>,
     /// The columns of just these commits, if they came as such: a store may keep them as they are.
     pub columns: Option<PackedColumns>,
-    /// The rows that changed, in their new state. One in the default state is removed: nothing that stands has
-    /// written to it.
-    pub rows: BTreeMap<(TableName, RowKey), RowState>,
+    /// The rows that changed, in their new state, by table, ascending by key. One in the default state is removed: nothing
+    /// that stands has written to it.
+    pub rows: BTreeMap<TableName, Vec<(RowKey, RowState)>>,
     /// The new heads of the replicas concerned. One with sequence number 0 is removed.
     pub heads: BTreeMap<ReplicaId, Head>,
     /// The replica to write as from now on.
@@ -249,6 +249,13 @@ pub trait Store: StoreRead + Send + Sync + 'static {
 
     /// Keeps a value on this device only; `None` removes it. Keys have at most 256 bytes.
     fn set_local(&self, key: &str, value: Option<&[u8]>) -> Result<(), StoreError>;
+}
+
+impl Batch {
+    /// The rows that changed, each behind the name of its table.
+    pub fn rows(&self) -> impl Iterator<Item = (&TableName, &RowKey, &RowState)> {
+        self.rows.iter().flat_map(|(table, rows)| rows.iter().map(move |(row, state)| (table, row, state)))
+    }
 }
 
 impl StoredCommit {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::put;
+use super::put as put_op;
 use crate::commit::{Commit, Deps, Op};
 use crate::hlc::Hlc;
 use crate::identity::{DeviceId, ReplicaId};
@@ -53,7 +53,7 @@ impl History {
                 }
                 let mut row = self.rows.remove(&key).unwrap_or_default();
                 row.apply(commit.stamp(), op, &mut Vec::new());
-                batch.rows.insert(key.clone(), row.clone());
+                put(&mut batch, &key, &row);
                 // An update of no fields writes nothing.
                 if row != RowState::default() {
                     self.digest = self.digest.wrapping_add(row.digest(&op.table, &op.row));
@@ -90,7 +90,7 @@ impl History {
                     commit.ops.iter().filter(|other| (&other.table, &other.row) == (&op.table, &op.row));
                 same.for_each(|op| row.apply(commit.stamp(), op, &mut Vec::new()));
             }
-            batch.rows.insert(key.clone(), row.clone());
+            put(&mut batch, &key, &row);
             if row != RowState::default() {
                 self.digest = self.digest.wrapping_add(row.digest(&op.table, &op.row));
                 self.rows.insert(key, row);
@@ -115,7 +115,16 @@ impl History {
 
     /// One batch of one commit of author 1.
     pub fn put(&mut self, table: &str, row: &str, value: impl Into<Value>) -> Batch {
-        self.batch(vec![(1, vec![put(table, row, value)])], |_| true)
+        self.batch(vec![(1, vec![put_op(table, row, value)])], |_| true)
+    }
+}
+
+/// Sets the new state of a row, in place of another.
+fn put(batch: &mut Batch, (table, row): &(TableName, RowKey), state: &RowState) {
+    let rows = batch.rows.entry(table.clone()).or_default();
+    match rows.binary_search_by(|(other, _)| other.cmp(row)) {
+        Ok(place) => rows[place].1 = state.clone(),
+        Err(place) => rows.insert(place, (row.clone(), state.clone())),
     }
 }
 
