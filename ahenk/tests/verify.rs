@@ -1,5 +1,6 @@
 //! Comparing rows with a peer: equal rows are found equal, and each row that differs is named.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ahenk::{DIFFERENCES_MAX, Db, Fields, MemoryNet, Node, Options, SystemClock, Verdict};
@@ -30,11 +31,16 @@ fn tamper(db: &Db<MemStore>, rows: &[(&str, &str)]) {
         let stamp = Stamp { hlc: Hlc::new(n as u64 + 1, 0), dot: Dot { replica, seq: 1 } };
         let mut state = RowState::default();
         state.apply(stamp, &op(table, row, OpKind::Put, [].into()), &mut Vec::new());
-        ((TableName::new(table).unwrap(), RowKey::new(row).unwrap()), state)
+        (RowKey::new(row).unwrap(), state)
     };
+    let mut by_table: BTreeMap<TableName, Vec<(RowKey, RowState)>> = BTreeMap::new();
+    for (n, (table, row)) in rows.iter().enumerate() {
+        by_table.entry(TableName::new(table).unwrap()).or_default().push(state(n, table, row));
+    }
+    by_table.values_mut().for_each(|rows| rows.sort_by(|(a, _), (b, _)| a.cmp(b)));
     let batch = Batch {
         position: recovered.position + 1,
-        rows: rows.iter().enumerate().map(|(n, (table, row))| state(n, table, row)).collect(),
+        rows: by_table,
         clock: recovered.clock,
         digest: recovered.digest,
         ..Batch::default()
