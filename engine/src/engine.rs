@@ -411,7 +411,9 @@ impl Engine {
         if !again {
             self.event(Event::Connected { device: key.device() });
         }
-        self.say_ping(now, key);
+        if self.pings_first(key) {
+            self.say_ping(now, key);
+        }
         let digest = self.state.knowledge.digest();
         let equal = hello.digest == digest && hello.heads_digest == self.state.heads_digest();
         if equal || planted::is(Bug::EqualAssumed) {
@@ -547,10 +549,15 @@ impl Engine {
         }
     }
 
+    /// Of two devices one pings: that tells both that the other is there, and what time it is. The other's turn comes only
+    /// if it is not heard for long.
+    fn pings_first(&self, key: PeerKey) -> bool {
+        self.identity.peer_key() < key
+    }
+
     /// Any good frame of a session is a sign of life.
     fn heard(&mut self, now: Now, key: PeerKey) {
-        // One ping tells both sides: the other's comes first, unless it is lost.
-        let later_ms = if self.identity.peer_key() < key { 0 } else { self.config.ping_ms / 4 };
+        let later_ms = if self.pings_first(key) { 0 } else { self.config.ping_ms / 4 };
         self.timers.set(Timer::Ping(key), now.mono.plus_ms(self.config.ping_ms + later_ms));
         self.timers.set(Timer::Silence(key), now.mono.plus_ms(self.config.silence_ms_max));
     }

@@ -130,7 +130,7 @@ fn devices_converge_over_datagrams_that_are_lost_doubled_reordered_and_damaged()
 #[test]
 fn devices_that_ask_for_news_at_any_time_converge_and_know_it_over_bad_datagrams() {
     let mut given = 0;
-    for seed in 0..30 {
+    for seed in 0..60 {
         let mut mesh = Mesh::new(3, seed, Config::default());
         [(0, 1), (1, 2), (2, 0)].into_iter().for_each(|(a, b)| mesh.connect(a, b));
         assert_converges(&mut mesh, 60_000);
@@ -347,8 +347,8 @@ fn a_quiescent_mesh_exchanges_signs_of_life_only() {
     let frames = |mesh: &Mesh| (0..5).map(|node| mesh.engine(node).stats().total.frames_sent).sum::<u64>();
     let before = frames(&mesh);
     mesh.run_ms(60_000);
-    // Ten links; a ping and a pong from either side every 15 s at most.
-    assert!(frames(&mesh) - before <= 10 * 4 * 5, "{} frames", frames(&mesh) - before);
+    // Ten links; a ping and a pong every 15 s.
+    assert!(frames(&mesh) - before <= 10 * 2 * 4, "{} frames", frames(&mesh) - before);
     (0..5).for_each(|node| assert!(mesh.engine(node).stats().peers.iter().all(|peer| peer.synced)));
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,6 +21,9 @@ use crate::{Harness, plan};
 
 /// Of a mark that fewer seeds hit than this the summary names one.
 const RARE: u64 = 10;
+
+/// Numbers of devices whose cost is told together, too: a pair is no group.
+const SEVERAL: RangeInclusive<usize> = 3..=6;
 
 /// How often things happened, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -172,6 +175,19 @@ pub struct Cost {
 }
 
 impl Cost {
+    /// What as many runs of each kind cost, if there were two kinds at least.
+    fn alike<'a>(kinds: impl Iterator<Item = &'a Cost>) -> Option<Cost> {
+        let kinds: Vec<&Cost> = kinds.filter(|cost| cost.runs > 0).collect();
+        let runs = kinds.iter().map(|cost| cost.runs).max()?;
+        let mut all = Cost::default();
+        for cost in &kinds {
+            let times = runs as f64 / cost.runs as f64;
+            let simulated_ms = (cost.simulated_ms as f64 * times) as u64;
+            all.join(Cost { runs, simulated_ms, cpu: cost.cpu.mul_f64(times) });
+        }
+        (kinds.len() > 1).then_some(all)
+    }
+
     fn join(&mut self, other: Cost) {
         self.runs += other.runs;
         self.simulated_ms += other.simulated_ms;
@@ -238,6 +254,12 @@ impl fmt::Display for Summary {
         )?;
         writeln!(f, "on one core: {all}")?;
         self.costs.iter().try_for_each(|(devices, cost)| writeln!(f, "  {devices} devices: {cost}"))?;
+        let several = || self.costs.range(SEVERAL);
+        if let (Some((least, _)), Some((most, _))) = (several().next(), several().next_back())
+            && let Some(alike) = Cost::alike(several().map(|(_, cost)| cost))
+        {
+            writeln!(f, "  {least} to {most} devices, as many of each: {alike}")?;
+        }
         for (title, counts) in [("what happened", &self.counts), ("faults injected", &self.faults)] {
             writeln!(f, "{title}:")?;
             for (name, times) in &counts.0 {
@@ -345,4 +367,26 @@ pub fn run_seeds(ask: &Seeds, progress: &(dyn Fn(u64) + Sync)) -> Summary {
     let mut summary = summary.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     summary.took = start.elapsed();
     summary
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cost_over_several_kinds_does_not_depend_on_how_many_runs_each_had() {
+        let cost = |runs: u64, ms_each: u64| Cost {
+            runs,
+            simulated_ms: runs * 60_000,
+            cpu: Duration::from_millis(runs * ms_each),
+        };
+        let few = Cost::alike([cost(10, 1), cost(40, 3)].iter()).map(|cost| cost.to_string());
+        let many = Cost::alike([cost(1_000, 1), cost(40, 3)].iter()).map(|cost| cost.to_string());
+        assert_eq!(few, many);
+        assert_eq!(
+            few.as_deref(),
+            Some("500 seeds/s and 30000 simulated s per s, a seed having 60 simulated s")
+        );
+        assert_eq!(Cost::alike([cost(10, 1)].iter()), None, "of one kind nothing is joined");
+    }
 }
