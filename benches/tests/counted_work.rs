@@ -27,9 +27,9 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const OPERATIONS: u64 = 10_000;
 /// Allocations for an operation that arrives in a frame and is applied to a store in memory.
-const ALLOCATIONS_MEMORY_MAX: f64 = 15.2;
+const ALLOCATIONS_MEMORY_MAX: f64 = 13.5;
 /// The same for redb.
-const ALLOCATIONS_REDB_MAX: f64 = 12.8;
+const ALLOCATIONS_REDB_MAX: f64 = 10.7;
 /// Bytes of frames for an operation.
 const WIRE_BYTES_MAX: f64 = 18.5;
 /// Bytes both ways for a commit that was lost, beyond the commit and its signature.
