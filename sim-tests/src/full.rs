@@ -126,12 +126,15 @@ impl<'a> Full<'a> {
             let disk = SimDisk::new(plan.seed ^ (node as u64) << 56);
             // A first creation that is interrupted can leave storage that never opens; files are created in a way that
             // cannot, so the machines come with a database.
-            drop(SimStore::open(disk.clone(), identity.account()).expect("an empty disk takes a database"));
+            drop(
+                SimStore::open(disk.clone(), identity.account(), 0).expect("an empty disk takes a database"),
+            );
             disk.power_on();
             let setup = Setup {
                 seed: plan.seed,
                 node,
                 config: config.clone(),
+                checkpoint_bytes: plan.knobs.checkpoint_bytes,
                 identity: Rc::new(RefCell::new(identity.clone())),
                 suspects: Suspects::default(),
                 members: Rc::new(RefCell::new(members.clone())),

@@ -60,6 +60,10 @@ pub struct Knobs {
     /// How many commits the stores of the pure harness show packed together, as a file's does; 0 for none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub packed_commits: u64,
+    /// Bytes of rows, and four times as many of the log, from which on the stores of the full harness write rows into
+    /// their table and gather the log by columns; 0 for the limits of a real device, which no plan reaches.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub checkpoint_bytes: u64,
     /// How fast each device's wall clock runs, in parts per million beside true time.
     pub drift_ppm: Vec<i64>,
 }

@@ -20,6 +20,8 @@ use crate::recorder::Recording;
 pub(crate) struct SimStore {
     disk: SimDisk,
     account: AccountId,
+    /// See [`crate::plan::Knobs::checkpoint_bytes`].
+    checkpoint_bytes: u64,
     /// Empty only if opening again failed.
     store: RwLock<Option<Arc<RedbStore>>>,
     /// Whose it is, and where its batches are noted, if they are.
@@ -27,9 +29,14 @@ pub(crate) struct SimStore {
 }
 
 impl SimStore {
-    pub(crate) fn open(disk: SimDisk, account: AccountId) -> Result<SimStore, OpenError> {
-        let store = RedbStore::with_backend(disk.attach(), account)?;
-        Ok(SimStore { disk, account, store: RwLock::new(Some(Arc::new(store))), recording: None })
+    pub(crate) fn open(
+        disk: SimDisk,
+        account: AccountId,
+        checkpoint_bytes: u64,
+    ) -> Result<SimStore, OpenError> {
+        let store = database(&disk, account, checkpoint_bytes)?;
+        let store = RwLock::new(Some(Arc::new(store)));
+        Ok(SimStore { disk, account, checkpoint_bytes, store, recording: None })
     }
 
     /// Has a machine's batches noted.
@@ -48,6 +55,15 @@ impl SimStore {
         let store = self.store.read().unwrap_or_else(PoisonError::into_inner).clone();
         store.ok_or_else(|| StoreError::Io("the database is not open".into()))
     }
+}
+
+fn database(disk: &SimDisk, account: AccountId, checkpoint_bytes: u64) -> Result<RedbStore, OpenError> {
+    let store = RedbStore::with_backend(disk.attach(), account)?;
+    if checkpoint_bytes == 0 {
+        return Ok(store);
+    }
+    let pending = usize::try_from(checkpoint_bytes).unwrap_or(usize::MAX);
+    Ok(store.with_checkpoint_at(pending, checkpoint_bytes.saturating_mul(4)))
 }
 
 impl StoreRead for SimStore {
@@ -125,7 +141,7 @@ impl Store for SimStore {
         let mut slot = self.store.write().unwrap_or_else(PoisonError::into_inner);
         // The old one must be gone before the new one reads.
         *slot = None;
-        let store = RedbStore::with_backend(self.disk.attach(), self.account);
+        let store = database(&self.disk, self.account, self.checkpoint_bytes);
         *slot = Some(Arc::new(store.map_err(|error| StoreError::Io(error.to_string()))?));
         Ok(())
     }

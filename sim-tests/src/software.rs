@@ -119,6 +119,7 @@ pub(crate) struct Setup {
     pub(crate) seed: u64,
     pub(crate) node: usize,
     pub(crate) config: Config,
+    pub(crate) checkpoint_bytes: u64,
     /// Who it is; a machine that begins another life may be another.
     pub(crate) identity: Rc<RefCell<Identity>>,
     pub(crate) suspects: Suspects,
@@ -161,7 +162,7 @@ impl Setup {
 
     fn start(&self, boots: u32) -> Result<Started, StartError> {
         let identity = self.identity();
-        let store = SimStore::open(self.disk.clone(), identity.account())
+        let store = SimStore::open(self.disk.clone(), identity.account(), self.checkpoint_bytes)
             .map_err(|error| StartError::Open(error.to_string()))?
             .recorded(self.node, self.recording.clone());
         let elapsed_ms = turmoil::sim_elapsed().map_or(0, |elapsed| elapsed.as_millis() as u64);

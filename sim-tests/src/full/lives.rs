@@ -67,7 +67,7 @@ impl Full<'_> {
         *machine.identity.borrow_mut() = identity;
         self.global.admit(device);
         let blank = SimDisk::new(self.plan.seed);
-        drop(SimStore::open(blank.clone(), account).expect("an empty disk takes a database"));
+        drop(SimStore::open(blank.clone(), account, 0).expect("an empty disk takes a database"));
         blank.power_on();
         self.change_life(node, &blank.image(), true)
     }
@@ -80,7 +80,7 @@ impl Full<'_> {
         disk.power_on();
         let account = test_identity(node as u8).account();
         let opened =
-            SimStore::open(self.machines[node].disk.clone(), account).map_err(|error| error.to_string());
+            SimStore::open(self.machines[node].disk.clone(), account, 0).map_err(|error| error.to_string());
         let recovered = opened.and_then(|store| store.recover().map_err(|error| error.to_string()));
         let Ok(recovered) = recovered else {
             return violation("a backup can be opened", format!("{}: {recovered:?}", letter(node)));
