@@ -225,8 +225,9 @@ impl Engine {
         Some(done)
     }
 
-    /// Takes from a peer's request the next runs that fill a frame, of commits that have positions before `until`. That the first one fits follows from its having come
-    /// in one frame, or from our having written its commits, each of which fits, and signed each.
+    /// Takes from a peer's request the next runs that fill a frame, of commits that have positions before `until`. That the
+    /// first one fits follows from its having come in one frame, or from our having written its commits, each of which fits,
+    /// and signed each.
     fn gather(&mut self, key: PeerKey, until: u64, store: &impl StoreRead) -> Result<Vec<Piece>, StoreError> {
         let (mut pieces, mut bytes, mut commits, mut cost) = (Vec::new(), 0, 0, 0);
         let commits_max = self.config.batch_commits_max;
