@@ -7,6 +7,7 @@
 use crate::codec::DecodeError;
 use crate::commit::{Commit, Op};
 use crate::config::DECODED_BYTES_MAX;
+use crate::planted::{self, Bug};
 use crate::value::Value;
 use crate::wire::columns::HashedCommit;
 
@@ -39,7 +40,7 @@ pub struct Budget {
 
 impl Default for Budget {
     fn default() -> Budget {
-        Budget::of(DECODED_BYTES_MAX)
+        Budget::of(if planted::is(Bug::CostIgnored) { usize::MAX } else { DECODED_BYTES_MAX })
     }
 }
 
