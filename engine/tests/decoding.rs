@@ -1,8 +1,6 @@
 //! What one frame can make a device hold while it is decoded, counted by the allocator: the frames that take most memory
 //! for their bytes, made as an honest device would not.
 
-use std::collections::BTreeMap;
-
 use engine::commit::{Commit, CommitHash, ContentHash, Op};
 use engine::config::{DECODED_BYTES_MAX, INFLATED_BYTES_MAX, REPLICAS_MAX, RUN_COMMITS_MAX};
 use engine::cost;

@@ -39,12 +39,7 @@ pub fn nested_maps(session: u32, author: Author) -> Vec<u8> {
 }
 
 /// A frame of so many commits, all of which do the same, in runs as long as may be.
-pub fn frame_of(
-    session: u32,
-    mut author: Author,
-    commits: usize,
-    ops: &dyn Fn() -> Vec<Op>,
-) -> Vec<u8> {
+pub fn frame_of(session: u32, mut author: Author, commits: usize, ops: &dyn Fn() -> Vec<Op>) -> Vec<u8> {
     let at = Hlc::new(1_700_000_000_000, 0);
     let commits: Vec<_> = (0..commits).map(|_| author.commit(at, BTreeMap::new(), ops())).collect();
     let run = |span: &[(_, _)]| Run {
@@ -76,7 +71,7 @@ fn nest(depth: usize) -> Value {
 }
 
 /// Frames that are nearly nothing but dictionaries: of names of fields, names of tables, and shapes of operations.
-pub fn dictionaries(session: u32) -> Vec<(&'static str, Vec<u8>)> {
+fn dictionaries(session: u32) -> Vec<(&'static str, Vec<u8>)> {
     let fields = |writer: &mut Writer| {
         names(writer, 1, 1);
         names(writer, 200_000, 3);
