@@ -4,7 +4,7 @@ mod common;
 
 use common::{LONG_MS, change, equal, full_mesh, put, quarantined, read};
 use engine::commit::OpKind;
-use engine::config::{Config, REVOKED_REPLICAS_MAX};
+use engine::config::{Config, REPLICAS_FOR_STATEMENTS, REPLICAS_MAX, REVOKED_REPLICAS_MAX};
 use engine::hlc::Hlc;
 use engine::identity::SecretKey;
 use engine::io::{AdminError, Event, Input, Order};
@@ -386,8 +386,9 @@ fn of_a_device_with_hundreds_of_lives_the_first_count_when_it_is_revoked_and_the
         let ops = Ops { want: 0, offset: 0, done: true, runs };
         mesh.inject(node, peer, pack_ops(7, &ops).expect("a frame"));
     };
-    // Other lives at one device than at the other; the numbers of the later ones are the smaller.
-    const LIVES: u64 = 300;
+    // As many as there is room for, and others at one device than at the other; the numbers of the later ones are the
+    // smaller.
+    const LIVES: u64 = (REPLICAS_MAX - REPLICAS_FOR_STATEMENTS - 1) as u64;
     for node in 0..2 {
         for n in 0..LIVES {
             let life = Author::of(hostile.identity.clone(), 10_000 * (node as u64 + 1) - n);

@@ -257,7 +257,7 @@ pub(crate) fn by_stranger(by: Intrusion, number: u64, mut fate: Prng) -> Option<
 
 /// A device with a certificate of this very account, signed by itself.
 fn self_made(number: u64) -> Identity {
-    let account = engine::testing::test_identity(0).account();
+    let account = test_identity(0).account();
     let secret = SecretKey::from_bytes(&[77 + number as u8; 32]);
     let key = PeerKey(secret.public());
     let mut cert = DeviceCert::issue(&secret, key, "stranger", EPOCH_MS, true).expect("a valid name");
@@ -269,7 +269,8 @@ fn self_made(number: u64) -> Identity {
 /// who wrote it.
 fn commits(session: u32, mut author: Author, fate: &mut Prng, forged: bool) -> Vec<u8> {
     let (commit, sig) = written(&mut author, fate);
-    let sig = if forged { Sig([fate.next_u64() as u8; 64]) } else { sig };
+    // Zeros are no signature, and another matter.
+    let sig = if forged { Sig([fate.next_u64() as u8 | 1; 64]) } else { sig };
     run(session, vec![commit], sig)
 }
 

@@ -123,10 +123,9 @@ impl Full<'_> {
         seed[8..16].copy_from_slice(&self.intrusions.to_be_bytes());
         // Whoever it is that speaks, it knows these.
         let mut heads = self.machines[node].observer.heads().clone();
-        let everywhere = |replica, head| {
+        heads.retain(|replica, head| {
             self.machines.iter().all(|machine| machine.observer.heads().get(replica) == Some(head))
-        };
-        heads.retain(|replica, head| everywhere(replica, head));
+        });
         let visit = Visit { by, number: self.intrusions, fate: Prng::new(seed), heads };
         let visited = self.machines[node].board.borrow().visits.as_ref().map(|visits| visits.send(visit));
         self.report.marks.note(Situation::ActedWhileDown, visited.is_none());
