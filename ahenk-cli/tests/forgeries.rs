@@ -401,8 +401,7 @@ async fn frames_of_which_a_few_kilobytes_become_hundreds_of_megabytes_end_the_se
     for (name, frame) in costly_frames(SESSION, &scene.author(7)) {
         assert_eq!(scene.refused([frame]).await, [Fault::Protocol], "{name}");
         let more = scene.memory_peak_mib() - peak;
-        println!("{name}: {more} MiB more than before");
-        assert!(more <= FRAMES_MIB_MAX, "{name}: {more} MiB");
+        assert!(more <= FRAMES_MIB_MAX, "{name}: {more} MiB more than before");
     }
     assert_eq!(state(&scene.a), before);
     scene.assert_b_is_served();
@@ -430,8 +429,7 @@ async fn what_waits_for_what_never_comes_stays_within_its_memory_and_others_are_
     attacker.send_all([push(vec![put(&mut scene.author(8), "behind")])]).await;
     until("what comes behind is there", || scene.has("behind"));
     let more = scene.memory_peak_mib() - peak;
-    println!("{more} MiB more than before");
-    assert!(more <= WAITING_MIB_MAX, "{more} MiB");
+    assert!(more <= WAITING_MIB_MAX, "{more} MiB more than before");
     assert_eq!(scene.a.run(&["get", "t", "row"]).code, 3, "nothing of it is applied");
     scene.assert_b_is_served();
 }

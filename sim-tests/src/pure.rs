@@ -393,7 +393,7 @@ impl<'a> Pure<'a> {
         let standing = |mesh: &Mesh| (mesh.engine(node).knowledge().clone(), mesh.engine(node).digest());
         // The frames that were dropped in the session with whoever speaks, if there is one.
         let session = |mesh: &Mesh| {
-            let peers = mesh.running(node).then(|| mesh.engine(node).stats().peers).unwrap_or_default();
+            let peers = if mesh.running(node) { mesh.engine(node).stats().peers } else { Vec::new() };
             let peer = peers.into_iter().find(|stats| stats.ready && stats.peer == attack.peer);
             peer.map(|stats| stats.traffic.frames_dropped)
         };
