@@ -21,7 +21,7 @@ use super::columns::Places;
 use super::deflate::{Deflated, deflate, deflate_front, inflate_parts};
 
 /// Major version of the protocol. Devices with different ones cannot talk, and say so.
-pub const MAJOR: u8 = 3;
+pub const MAJOR: u8 = 4;
 const DEFLATED: u8 = 1;
 const HEADER_BYTES: usize = 10;
 
