@@ -35,6 +35,7 @@ const ENTRY: usize = 112;
 /// Memory that decoding may still take.
 #[derive(Debug)]
 pub struct Budget {
+    whole: usize,
     left: usize,
 }
 
@@ -47,12 +48,17 @@ impl Default for Budget {
 impl Budget {
     /// So many bytes.
     pub fn of(bytes: usize) -> Budget {
-        Budget { left: bytes }
+        Budget { whole: bytes, left: bytes }
     }
 
     /// What is left of it.
     pub fn left(&self) -> usize {
         self.left
+    }
+
+    /// What was taken of it.
+    pub(crate) fn taken(&self) -> usize {
+        self.whole.saturating_sub(self.left)
     }
 
     /// Takes some of it, before the memory is taken.
