@@ -461,7 +461,9 @@ impl Engine {
         }
         let mut draft = self.state.draft(store);
         // Within all limits: it has no operations. Our own certificate is recorded with it.
-        let _ = self.state.write(&mut draft, now, &self.identity, Vec::new(), usize::MAX)?;
+        if let Ok(written) = self.state.write(&mut draft, now, &self.identity, Vec::new(), usize::MAX)? {
+            self.sign(&mut draft, &[written]);
+        }
         draft.batch.members.push(self.identity.cert.clone());
         self.settle(draft, false);
         Ok(())
@@ -502,10 +504,13 @@ impl Engine {
         if planted::is(Bug::AnsweredBeforeDurable) {
             self.outputs.extend(results.drain(..));
         }
+        let pieces = self.sign(&mut draft, &written);
         self.settle(draft, false);
         self.outputs.extend(results);
         mark!(RevokedWrites if !written.is_empty() && self.revoked());
         if !written.is_empty() && !self.revoked() {
+            // The commits first: gossip is for those who are connected elsewhere, and takes the transport more work.
+            self.push(now, &before, &pieces);
             let head = (self.state.replica, self.state.knowledge.prefix_len(&self.state.replica));
             if let Some(frame) = pack_control(
                 0,
@@ -513,7 +518,6 @@ impl Engine {
             ) {
                 self.outputs.push_back(Output::Broadcast(frame));
             }
-            self.push(now, &before, &written);
         }
         Ok(())
     }
