@@ -509,17 +509,29 @@ impl Engine {
         self.outputs.extend(results);
         mark!(RevokedWrites if !written.is_empty() && self.revoked());
         if !written.is_empty() && !self.revoked() {
-            // The commits first: gossip is for those who are connected elsewhere, and takes the transport more work.
+            // The commits first: gossip is a hint, and takes the transport more work.
             self.push(now, &before, &pieces);
-            let head = (self.state.replica, self.state.knowledge.prefix_len(&self.state.replica));
-            if let Some(frame) = pack_control(
-                0,
-                &Control::Announce(Announce { heads: vec![head], tags: vec![self.state.tag(&head.0)] }),
-            ) {
-                self.outputs.push_back(Output::Broadcast(frame));
-            }
+            self.publish();
         }
         Ok(())
+    }
+
+    /// Tells of what was written by gossip, if there are devices connected elsewhere: who has a session with us has been given
+    /// the commits, or was told of them. A message of gossip is signed, and verified by each who hears it.
+    fn publish(&mut self) {
+        let elsewhere = |key: &PeerKey| {
+            let (device, peer) = (key.device(), self.peers.get(key));
+            device != self.state.own && !self.state.revoked(&device) && !peer.is_some_and(Peer::ready)
+        };
+        if !self.state.members.values().any(|cert| elsewhere(&cert.key)) {
+            mark!(AllConnected);
+            return;
+        }
+        let head = (self.state.replica, self.state.knowledge.prefix_len(&self.state.replica));
+        let announce = Announce { heads: vec![head], tags: vec![self.state.tag(&head.0)] };
+        if let Some(frame) = pack_control(0, &Control::Announce(announce)) {
+            self.outputs.push_back(Output::Broadcast(frame));
+        }
     }
 }
 

@@ -507,3 +507,20 @@ fn of_three_devices_only_the_one_whose_clock_is_wrong_is_told() {
     let told: Vec<usize> = (0..3).filter(told).collect();
     assert_eq!(told, [1]);
 }
+
+#[test]
+fn gossip_goes_out_only_while_a_device_is_connected_elsewhere() {
+    let mut mesh = Mesh::new(3, 23, Config::default());
+    (0..2).for_each(|n| mesh.connect(n, n + 1));
+    assert_converges(&mut mesh, 5_000);
+    let published = |mesh: &mut Mesh, node: usize| {
+        let before = mesh.counts.published;
+        mesh.write(node, put("r", &[("x", 1)]));
+        mesh.counts.published - before
+    };
+    assert_eq!(published(&mut mesh, 0), 1, "the third is connected to the second only");
+    assert_eq!(published(&mut mesh, 1), 0);
+    mesh.cut(1, 2);
+    mesh.run_ms(120_000);
+    assert_eq!(published(&mut mesh, 1), 1);
+}
