@@ -506,11 +506,15 @@ impl Engine {
         }
         let pieces = self.sign(&mut draft, &written);
         self.settle(draft, false);
-        self.outputs.extend(results);
         mark!(RevokedWrites if !written.is_empty() && self.revoked());
-        if !written.is_empty() && !self.revoked() {
-            // The commits first: gossip is a hint, and takes the transport more work.
+        // The commits first: answers wake as many tasks as there are writers, and gossip is a hint that takes the transport more
+        // work.
+        let spread = !written.is_empty() && !self.revoked();
+        if spread {
             self.push(now, &before, &pieces);
+        }
+        self.outputs.extend(results);
+        if spread {
             self.publish();
         }
         Ok(())
