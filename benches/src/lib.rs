@@ -2,6 +2,7 @@
 //!
 //! Invariant: the same arguments give the same history, so figures of two runs compare.
 
+pub mod disk;
 pub mod e2e;
 pub mod measure;
 #[cfg(feature = "peers")]

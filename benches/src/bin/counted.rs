@@ -9,6 +9,7 @@
 use std::alloc::System;
 use std::collections::HashMap;
 
+use benches::disk::{CountingDisk, Done};
 use benches::measure::{Goal, Table};
 use benches::receiver::Receiver;
 use benches::workload::{Choice, Workload};
@@ -65,14 +66,43 @@ fn receive<S: Store>(table: &mut Table, what: &str, frames: &[Vec<u8>], operatio
     show(table, what, &stats, operations);
 }
 
+/// Local transactions.
+const TRANSACTIONS: u64 = 1_024;
+
 /// Local transactions from the engine to a database in memory, with a peer to whom they are pushed.
 fn write(table: &mut Table, account: AccountId, group: usize) {
-    const COUNT: u64 = 1_024;
-    let mut receiver = Receiver::new(RedbStore::in_memory(account).expect("a database"));
-    let inputs: Vec<Input> = groups(COUNT, group).into_iter().map(Input::Write).collect();
+    let (disk, counts) = CountingDisk::new();
+    let mut receiver = Receiver::new(RedbStore::with_backend(disk, account).expect("a database"));
+    let inputs: Vec<Input> = groups(TRANSACTIONS, group).into_iter().map(Input::Write).collect();
+    let before = counts.done();
     let ((), stats) = count(|| inputs.into_iter().for_each(|input| receiver.input(input)));
-    assert_eq!(receiver.applied(), COUNT + 1);
-    show(table, &format!("a local transaction, {group} together"), &stats, COUNT);
+    assert_eq!(receiver.applied(), TRANSACTIONS + 1);
+    show(table, &format!("a local transaction, {group} together"), &stats, TRANSACTIONS);
+    written(table, counts.done().since(before));
+}
+
+fn written(table: &mut Table, done: Done) {
+    let each = |count: u64| count as f64 / TRANSACTIONS as f64;
+    table.row("  writes of the disk", each(done.writes), "", Goal::None);
+    table.row("  bytes in them", each(done.bytes), "B", Goal::None);
+    table.row("  syncs", each(done.syncs), "", Goal::None);
+}
+
+/// The same number of transactions of one small record, on redb alone.
+fn bare_redb(table: &mut Table) {
+    const LOG: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("log");
+    let (disk, counts) = CountingDisk::new();
+    let db = redb::Builder::new().create_with_backend(disk).expect("a database");
+    let commit = |n| {
+        let txn = db.begin_write().expect("a transaction");
+        txn.open_table(LOG).expect("a table").insert(n, [7; 150].as_slice()).expect("a write");
+        txn.commit().expect("a commit");
+    };
+    commit(0);
+    let before = counts.done();
+    let ((), stats) = count(|| (1..=TRANSACTIONS).for_each(commit));
+    show(table, "redb alone, a small record", &stats, TRANSACTIONS);
+    written(table, counts.done().since(before));
 }
 
 /// What merging writes and holding the rows takes, beside a bare map.
@@ -119,4 +149,5 @@ fn main() {
     }
     moved(table, account, operations);
     [1, 8, 64].into_iter().for_each(|group| write(table, account, group));
+    bare_redb(table);
 }
