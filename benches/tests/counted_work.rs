@@ -168,7 +168,7 @@ fn frames_of_a_session() {
         mesh.write(0, change(0));
     };
     assert_eq!(count(&mut mesh, &write), [1, 1]);
-    let ask = |mesh: &mut Mesh| mesh.input(1, engine::io::Input::SyncNow);
+    let ask = |mesh: &mut Mesh| mesh.input(1, Input::SyncNow);
     assert_eq!(count(&mut mesh, &ask), [1, 1]);
     mesh.cut(0, 1);
     (0..100).for_each(|n| {
