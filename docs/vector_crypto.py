@@ -1,4 +1,4 @@
-"""BLAKE3, Ed25519 and ChaCha20-Poly1305 for check_vectors.py, since Python's standard library lacks them.
+"""BLAKE3, SipHash, Ed25519 and ChaCha20-Poly1305 for check_vectors.py, since Python's standard library lacks them.
 
 Short and slow, and not constant in time: for checking test vectors, never for secrets.
 """
@@ -54,6 +54,36 @@ def blake3(data, key=None, flags=0, length=32):
 
     chain, block, _, size, last = node(data, 0)
     return struct.pack("<16I", *compress_block(chain, block, 0, size, last | ROOT))[:length]
+
+
+# ----- SipHash-1-3 with 128 bits of output
+
+def siphash(key, data):
+    """The key has 16 bytes."""
+    mask = (1 << 64) - 1
+    k0, k1 = struct.unpack("<2Q", key)
+    v = [k0 ^ 0x736F6D6570736575, k1 ^ 0x646F72616E646F6D ^ 0xEE, k0 ^ 0x6C7967656E657261, k1 ^ 0x7465646279746573]
+
+    def rounds(count):
+        for _ in range(count):
+            for a, b, turn, c, d, other in ((0, 1, 13, 2, 3, 16), (2, 1, 17, 0, 3, 21)):
+                for x, y, by in ((a, b, turn), (c, d, other)):
+                    v[x] = v[x] + v[y] & mask
+                    v[y] = (v[y] << by | v[y] >> 64 - by) & mask ^ v[x]
+                v[a] = (v[a] << 32 | v[a] >> 32) & mask
+
+    tail = len(data) % 8
+    padded = data + bytes(7 - tail) + bytes([len(data) & 0xFF])
+    for (word,) in struct.iter_unpack("<Q", padded):
+        v[3] ^= word
+        rounds(1)
+        v[0] ^= word
+    out = b""
+    for at, mark in ((2, 0xEE), (1, 0xDD)):
+        v[at] ^= mark
+        rounds(3)
+        out += struct.pack("<Q", v[0] ^ v[1] ^ v[2] ^ v[3])
+    return out
 
 
 # ----- Ed25519 (RFC 8032, section 5.1); points are in extended coordinates

@@ -12,6 +12,8 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use siphasher::sip128::SipHasher13;
+
 pub use crate::cells::{Cell, Cells};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::commit::{Op, Stamp, get_field, get_replica, put_replica};
@@ -235,8 +237,11 @@ impl RowState {
     }
 
     /// This row's share in the state digest: the sum of the digests of its parts, modulo 2^128. A part is its last
-    /// create, its last delete, or a field; its digest is the first 16 bytes of a BLAKE3 hash, as an integer. Shares are
+    /// create, its last delete, or a field; its digest is SipHash-1-3 with 128 bits, as an integer. Shares are
     /// added modulo 2^128 too, so that the digest of everything follows each write in constant time.
+    ///
+    /// It is to find faults, of disks and of code. Against forgers a sum would be no use, whatever is summed up: what was
+    /// written is told by the hashes of commits, which are signed.
     pub fn digest(&self, table: &TableName, row: &RowKey) -> u128 {
         self.digest_since(&RowState::default(), table, row).unwrap_or(0)
     }
@@ -275,6 +280,8 @@ impl RowState {
     }
 }
 
+/// The key of the hash of a part. It is no secret.
+const PART_KEY: &[u8; 16] = b"ahenk row part 3";
 const INS: u8 = 0;
 const DEL: u8 = 1;
 const CELL: u8 = 2;
@@ -291,7 +298,6 @@ struct Parts {
 impl Parts {
     fn new(table: &TableName, row: &RowKey) -> Parts {
         let mut writer = Writer::with_capacity(192);
-        writer.raw(b"ahenk row 2");
         writer.bytes(table.as_str().as_bytes());
         writer.bytes(row.as_str().as_bytes());
         Parts { sum: 0, any: false, start: writer.len(), writer }
@@ -306,9 +312,8 @@ impl Parts {
         self.any = true;
         self.writer.truncate(self.start);
         put(&mut self.writer);
-        let mut bytes = [0; 16];
-        bytes.copy_from_slice(&blake3::hash(self.writer.as_bytes()).as_bytes()[..16]);
-        u128::from_be_bytes(bytes)
+        let hash = SipHasher13::new_with_key(PART_KEY).hash(self.writer.as_bytes());
+        u128::from_le_bytes(hash.as_bytes())
     }
 
     fn add(&mut self, put: impl FnOnce(&mut Writer)) {

@@ -13,7 +13,7 @@ use crate::error::{damaged, redb};
 use crate::record::{get_replica, put_replica};
 
 /// The format that this version writes, and the newest that it reads.
-pub const FORMAT: u32 = 5;
+pub const FORMAT: u32 = 6;
 
 pub(crate) type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
@@ -29,7 +29,7 @@ pub(crate) const CONFLICTS: Definition = Definition::new("conflicts");
 pub(crate) const QUARANTINE: Definition = Definition::new("quarantine");
 pub(crate) const LOCAL: Definition = Definition::new("local");
 
-/// All tables of format 5. A valid file has each of them.
+/// All tables of format 6. A valid file has each of them.
 pub(crate) const ALL: [Definition; 11] =
     [META, REPLICAS, TABLES, LOG, INDEX, ROWS, HEADS, MEMBERS, CONFLICTS, QUARANTINE, LOCAL];
 

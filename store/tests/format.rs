@@ -25,7 +25,7 @@ const TAIL_BYTES: u64 = 3_000;
 const KEEP: &str = "AHENK_WRITE_FIXTURE";
 
 fn fixture(kind: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-5").with_extension(kind)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-6").with_extension(kind)
 }
 
 fn conflicts(history: &History) -> Vec<Conflict> {
@@ -115,11 +115,11 @@ fn summary(store: &RedbStore) -> String {
 }
 
 #[test]
-fn the_fixture_of_format_5_reads_exactly_and_can_be_written() {
+fn the_fixture_of_format_6_reads_exactly_and_can_be_written() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("db");
     fs::copy(fixture("redb"), &path).expect("a copy of the fixture");
-    let store = open(&path).expect("format 5 opens");
+    let store = open(&path).expect("format 6 opens");
     assert_eq!(summary(&store), fs::read_to_string(fixture("txt")).expect("its summary"));
     let recovered = store.recover().expect("recovered");
     assert_eq!(recovered.replica, None, "a copy is a new life");
@@ -138,14 +138,14 @@ fn the_fixture_of_format_5_reads_exactly_and_can_be_written() {
 
 #[test]
 fn the_fixture_of_this_format_can_be_written_anew() {
-    assert_eq!(FORMAT, 5, "a new format needs its own fixture");
+    assert_eq!(FORMAT, 6, "a new format needs its own fixture");
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("db");
     write(&path);
     if let Some(keep) = std::env::var_os(KEEP).map(PathBuf::from) {
-        fs::copy(&path, keep.join("format-5.redb")).expect("kept");
+        fs::copy(&path, keep.join("format-6.redb")).expect("kept");
         let summary = summary(&open(&path).expect("it opens"));
-        fs::write(keep.join("format-5.txt"), summary).expect("kept");
+        fs::write(keep.join("format-6.txt"), summary).expect("kept");
     }
     let store = open(&path).expect("it opens");
     assert_eq!(batches_held(&store), BATCHES);
@@ -154,7 +154,7 @@ fn the_fixture_of_this_format_can_be_written_anew() {
 
 /// The meaning of bytes is fixed, whatever redb or this code become.
 #[test]
-fn records_of_format_5_have_the_bytes_that_the_specification_gives() {
+fn records_of_format_6_have_the_bytes_that_the_specification_gives() {
     use redb::{ReadableDatabase, ReadableTable, TableDefinition};
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("db");
@@ -165,7 +165,7 @@ fn records_of_format_5_have_the_bytes_that_the_specification_gives() {
         let table = txn.open_table(TableDefinition::<&[u8], &[u8]>::new(table)).expect("a table");
         table.get(key).expect("a read").expect("an entry").value().to_vec()
     };
-    assert_eq!(get("meta", b"format"), [0, 0, 0, 5]);
+    assert_eq!(get("meta", b"format"), [0, 0, 0, 6]);
     assert_eq!(get("meta", b"account"), account().0);
     // The state: a replica follows (24 bytes), clock, digest, next conflict, position, checkpoint.
     let state = get("meta", b"state");

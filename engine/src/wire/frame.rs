@@ -21,7 +21,7 @@ use super::columns::Places;
 use super::deflate::{Deflated, deflate, deflate_front, inflate_parts};
 
 /// Major version of the protocol. Devices with different ones cannot talk, and say so.
-pub const MAJOR: u8 = 3;
+pub const MAJOR: u8 = 4;
 const DEFLATED: u8 = 1;
 const HEADER_BYTES: usize = 10;
 
@@ -75,7 +75,7 @@ pub(super) fn finish(session: u32, mut frame: Vec<u8>, places: &Places) -> Optio
     let deflated = deflate_payload(&frame, places);
     if let Some([front, columns]) = &deflated {
         frame.truncate(HEADER_BYTES);
-        append_deflated(&mut frame, length, front, columns);
+        frame = append_deflated(frame, length, front, columns);
     }
     seal(session, frame, deflated.is_some())
 }
@@ -87,8 +87,8 @@ pub(super) fn finish_with(session: u32, mut frame: Vec<u8>, columns: &Deflated) 
     if length > INFLATED_BYTES_MAX {
         return None;
     }
-    append_deflated(&mut frame, length, &deflate_front(&front, columns.bytes.len()), &columns.bytes);
-    seal(session, frame, true)
+    let front = deflate_front(&front, columns.bytes.len());
+    seal(session, append_deflated(frame, length, &front, &columns.bytes), true)
 }
 
 /// The payload of a frame in the making in two parts, each of which is deflated, the second by itself; `None` if that does
@@ -105,12 +105,12 @@ fn deflate_payload(frame: &[u8], places: &Places) -> Option<[Vec<u8>; 2]> {
     Some([deflate(payload, &cuts(HEADER_BYTES))?, Vec::new()])
 }
 
-fn append_deflated(frame: &mut Vec<u8>, length: usize, front: &[u8], columns: &[u8]) {
-    let mut writer = Writer::new();
+fn append_deflated(frame: Vec<u8>, length: usize, front: &[u8], columns: &[u8]) -> Vec<u8> {
+    let mut writer = Writer::over(frame);
     writer.varint(length as u64);
-    frame.extend_from_slice(writer.as_bytes());
-    frame.extend_from_slice(front);
-    frame.extend_from_slice(columns);
+    writer.raw(front);
+    writer.raw(columns);
+    writer.into_bytes()
 }
 
 /// Writes what stands in front of the payload.

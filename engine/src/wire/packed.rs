@@ -81,6 +81,10 @@ impl PackedLog {
     pub fn of(first: u64, commits: &[(&Commit, Option<Sig>)]) -> Option<PackedLog> {
         let signed = commits.iter().rposition(|(_, sig)| sig.is_some())?;
         let commits = commits.get(..=signed)?;
+        // A statement of the account travels by rows, as `docs/protocol.md` says.
+        if commits.iter().any(|(commit, _)| commit.statement.is_some()) {
+            return None;
+        }
         let mut at = 0;
         let mut runs = Vec::new();
         for stretch in stretches(commits.iter().map(|(commit, _)| *commit)) {
@@ -93,11 +97,9 @@ impl PackedLog {
             let head = head.as_bytes().get(1..)?.to_vec();
             runs.push(PackedRun { first: dot, commits: count, head, sig });
         }
-        let plain = |commit: &&Commit| commit.statement.is_none();
         let all = || commits.iter().map(|(commit, _)| *commit);
         let mut body = Writer::new();
-        let columns =
-            encode_stretches(stretches(all()), &mut body).columns.filter(|_| all().all(|one| plain(&one)))?;
+        let columns = encode_stretches(stretches(all()), &mut body).columns?;
         let columns = body.as_bytes().get(columns..)?;
         let columns = PackedColumns {
             deflated: Deflated { bytes: stored_whole(columns), length: columns.len() },
