@@ -67,6 +67,7 @@ marks! {
     PushesRepeated "pushes-repeated" "Pushes that nobody confirmed were taken for lost."
     // Taking in.
     AuthorUnknown "author-unknown" "A run arrived whose author's certificate had not come yet."
+    VerifiedAhead "verified-ahead" "The signature of a run had been verified before its frame's turn came."
     ForgedRun "forged-run" "A run without a valid signature was refused."
     RunDoubled "run-doubled" "A run arrived that was applied already."
     RunHalfKnown "run-half-known" "Only the end of a run was new."

@@ -71,6 +71,7 @@ bugs! {
     LedgerForgets "ledger-forgets" "The loser of a conflict is not listed."
     AuthorUnchecked "author-unchecked" "A certificate in a commit is believed, whoever signed it."
     SignatureUnchecked "signature-unchecked" "A commit is taken from a member without checking its author's signature."
+    ReadAheadBelieved "read-ahead-believed" "A signature that was looked at before its frame's turn counts, whatever it proved."
     StrangerAdmitted "stranger-admitted" "The certificate in a greeting is believed, whoever signed it."
     CodeReusable "code-reusable" "A pairing code admits more than one device."
     AttemptsUncounted "attempts-uncounted" "A pairing code may be guessed at any number of times."

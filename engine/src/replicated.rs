@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::sync::Arc;
 
 use crate::codec::{DecodeError, Writer};
 use crate::commit::{Commit, CommitHash, Deps, Op, OpKind, Stamp};
@@ -34,7 +35,8 @@ pub(crate) struct Replicated {
     pub(crate) replica: ReplicaId,
     pub(crate) heads: BTreeMap<ReplicaId, Head>,
     pub(crate) knowledge: Knowledge,
-    pub(crate) members: BTreeMap<DeviceId, DeviceCert>,
+    /// Shared with those who read frames ahead.
+    pub(crate) members: Arc<BTreeMap<DeviceId, DeviceCert>>,
     pub(crate) clock: LocalClock,
     pub(crate) digest: u128,
     /// Keys of authors whose signatures were verified.
@@ -105,7 +107,7 @@ impl Replicated {
             replica,
             knowledge: recovered.knowledge(),
             heads: recovered.heads,
-            members,
+            members: Arc::new(members),
             clock: LocalClock::new(clock, config.drift_ms_max),
             digest: recovered.digest,
             authors: Verifiers::default(),
@@ -292,7 +294,7 @@ impl Replicated {
         let new = !self.members.contains_key(&cert.device());
         let newer = self.members.get(&cert.device()).is_none_or(|known| later(cert, known));
         if newer {
-            self.members.insert(cert.device(), cert.clone());
+            Arc::make_mut(&mut self.members).insert(cert.device(), cert.clone());
             draft.batch.members.push(cert.clone());
         }
         if new {

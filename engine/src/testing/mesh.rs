@@ -23,6 +23,7 @@ use crate::identity::{Dot, Identity, PeerKey};
 use crate::io::{
     AdminError, Change, Event, Input, Order, Output, PeerPage, WriteError, WriteRequest, Written,
 };
+use crate::reading::FrameReader;
 use crate::store::{MemStore, Store, StoreError, StoreRead};
 use crate::time::{Instant, Now, WallMs};
 
@@ -50,6 +51,8 @@ struct Node {
     boots: u8,
     fail_commits: u32,
     cut: Option<Cut>,
+    /// What reads frames ahead, and for how many more.
+    reader: Option<(FrameReader, u64)>,
 }
 
 /// A power cut at a batch to come.
@@ -97,6 +100,7 @@ pub struct Mesh {
     seed: u64,
     config: Config,
     faults: LinkFaults,
+    read_ahead: u64,
     latency_micros: u64,
     bytes_per_second: u64,
     /// The session numbers that devices use towards each other, by sender and receiver.
@@ -142,6 +146,7 @@ impl Mesh {
             boots: 0,
             fail_commits: 0,
             cut: None,
+            reader: None,
         };
         let mut mesh = Mesh {
             nodes: identities.into_iter().map(node).collect(),
@@ -151,6 +156,7 @@ impl Mesh {
             seed,
             config,
             faults: LinkFaults::default(),
+            read_ahead: 0,
             latency_micros: 5_000,
             bytes_per_second: 0,
             sessions: BTreeMap::new(),
@@ -328,8 +334,18 @@ impl Mesh {
     pub fn input(&mut self, node: usize, input: Input) {
         let now = self.node_now(node);
         self.note(node, now, &input);
-        let Node { engine, store, .. } = &mut self.nodes[node];
+        let read_ahead = self.read_ahead;
+        let Node { engine, store, reader, .. } = &mut self.nodes[node];
         let Some(engine) = engine else { return };
+        let input = match input {
+            Input::Frame { peer, bytes } if read_ahead > 0 && engine.reads_ahead(&peer) => {
+                let (with, left) = reader.take().unwrap_or_else(|| (engine.reader(), read_ahead));
+                let frame = with.read(&bytes);
+                *reader = (left > 1).then(|| (with, left - 1));
+                Input::Read { peer, frame }
+            }
+            input => input,
+        };
         match engine.handle(now, input, store) {
             Ok(()) => self.perform(node),
             Err(_) => self.reboot(node),
