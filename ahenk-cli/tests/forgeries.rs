@@ -275,6 +275,8 @@ async fn heads_and_second_commits_that_a_member_makes_up_raise_no_alarm() {
     assert_eq!(state(&scene.a), before);
     let doctor = scene.a.run(&["doctor"]).stdout;
     assert!(!doctor.contains("ran twice"), "{doctor}");
+    let log = fs::read_to_string(scene.a.home.join("logs/ahenk.log")).expect("a log");
+    assert!(log.contains("BadSignature") && !log.contains("needs attention"), "{log}");
     scene.assert_b_is_served();
 }
 
