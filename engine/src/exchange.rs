@@ -469,7 +469,9 @@ impl Engine {
         }
         let mut draft = self.state.draft(store);
         // Within all limits: it has no operations. Our own certificate is recorded with it.
-        let _ = self.state.write(&mut draft, now, &self.identity, Vec::new(), usize::MAX)?;
+        if let Ok(written) = self.state.write(&mut draft, now, &self.identity, Vec::new(), usize::MAX)? {
+            self.sign(&mut draft, &[written]);
+        }
         draft.batch.members.push(self.identity.cert.clone());
         self.settle(draft, false);
         Ok(())
@@ -510,20 +512,38 @@ impl Engine {
         if planted::is(Bug::AnsweredBeforeDurable) {
             self.outputs.extend(results.drain(..));
         }
+        let pieces = self.sign(&mut draft, &written);
         self.settle(draft, false);
-        self.outputs.extend(results);
         mark!(RevokedWrites if !written.is_empty() && self.revoked());
-        if !written.is_empty() && !self.revoked() {
-            let head = (self.state.replica, self.state.knowledge.prefix_len(&self.state.replica));
-            if let Some(frame) = pack_control(
-                0,
-                &Control::Announce(Announce { heads: vec![head], tags: vec![self.state.tag(&head.0)] }),
-            ) {
-                self.outputs.push_back(Output::Broadcast(frame));
-            }
-            self.push(now, &before, &written);
+        // The commits first: answers wake as many tasks as there are writers, and gossip is a hint that takes the transport more
+        // work.
+        let spread = !written.is_empty() && !self.revoked();
+        if spread {
+            self.push(now, &before, &pieces);
+        }
+        self.outputs.extend(results);
+        if spread {
+            self.publish();
         }
         Ok(())
+    }
+
+    /// Tells of what was written by gossip, if there are devices connected elsewhere: who has a session with us has been given
+    /// the commits, or was told of them. A message of gossip is signed, and verified by each who hears it.
+    fn publish(&mut self) {
+        let elsewhere = |key: &PeerKey| {
+            let (device, peer) = (key.device(), self.peers.get(key));
+            device != self.state.own && !self.state.revoked(&device) && !peer.is_some_and(Peer::ready)
+        };
+        if !self.state.members.values().any(|cert| elsewhere(&cert.key)) {
+            mark!(AllConnected);
+            return;
+        }
+        let head = (self.state.replica, self.state.knowledge.prefix_len(&self.state.replica));
+        let announce = Announce { heads: vec![head], tags: vec![self.state.tag(&head.0)] };
+        if let Some(frame) = pack_control(0, &Control::Announce(announce)) {
+            self.outputs.push_back(Output::Broadcast(frame));
+        }
     }
 }
 

@@ -96,6 +96,9 @@ marks! {
     PushWhileServing "push-while-serving" "A commit was announced, because an answer was under way."
     PushPeerBehind "push-peer-behind" "A commit was announced, because the peer lacked what came before."
     Pushed "pushed" "A commit was pushed."
+    SignedTogether "signed-together" "Transactions that became durable together were signed once, at their end."
+    GroupOfRuns "group-of-runs" "Transactions that became durable together did not fit one run, and each run was signed."
+    AllConnected "all-connected" "Nothing was published by gossip, because all devices had sessions."
     PushedAgain "pushed-again" "A peer that asks whether there is news was given at once what it lacks."
     // Merge and clocks.
     ConflictListed "conflict-listed" "A value lost a true conflict."

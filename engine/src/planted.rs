@@ -66,6 +66,7 @@ bugs! {
     WantNeverRetried "want-never-retried" "A request whose answer was lost is under way for ever."
     PushTakenAsKnown "push-taken-as-known" "What was pushed counts as known by the peer, and a lost push is not repeated."
     RepeatedOnce "repeated-once" "A statement is repeated once and then never again."
+    GroupEndUnsigned "group-end-unsigned" "Of transactions that become durable together the log has the first signed, and not the last."
     RestoredReusesNumbers "restored-reuses-numbers" "A restored database goes on under its old incarnation."
     LedgerForgets "ledger-forgets" "The loser of a conflict is not listed."
     AuthorUnchecked "author-unchecked" "A certificate in a commit is believed, whoever signed it."

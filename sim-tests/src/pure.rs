@@ -282,7 +282,13 @@ impl<'a> Pure<'a> {
         let Ok(Some((node, changes))) = event.changes() else {
             return violation("a plan's names are valid", event.to_string());
         };
-        let id = self.mesh.write(node, changes);
+        let together = 1 + self.plan.knobs.repeated_writes as usize;
+        let ids = self.mesh.write_group(node, vec![changes; together]);
+        ids.into_iter().try_for_each(|id| self.written(node, id))
+    }
+
+    /// Takes in what became of a transaction.
+    fn written(&mut self, node: usize, id: u64) -> Result<(), Violation> {
         match self.mesh.results.get(&id) {
             Some(Ok(written)) => {
                 let written: Written = *written;

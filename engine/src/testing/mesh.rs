@@ -307,10 +307,19 @@ impl Mesh {
 
     /// Hands a device a transaction. The id is the key of its outcome in `results`.
     pub fn write(&mut self, node: usize, changes: Vec<Change>) -> u64 {
-        self.requests += 1;
-        let id = self.requests;
-        self.input(node, Input::Write(vec![WriteRequest { id, changes, ..WriteRequest::default() }]));
-        id
+        self.write_group(node, vec![changes])[0]
+    }
+
+    /// Hands a device transactions that become durable together. The ids are the keys of their outcomes in `results`.
+    pub fn write_group(&mut self, node: usize, transactions: Vec<Vec<Change>>) -> Vec<u64> {
+        let first = self.requests + 1;
+        self.requests += transactions.len() as u64;
+        let ids: Vec<u64> = (first..=self.requests).collect();
+        let requests = ids.iter().zip(transactions);
+        let requests =
+            requests.map(|(id, changes)| WriteRequest { id: *id, changes, ..WriteRequest::default() });
+        self.input(node, Input::Write(requests.collect()));
+        ids
     }
 
     /// Has an administrator do something. The id is the key of its outcome in `administered`.
