@@ -1,5 +1,5 @@
 //! Frames that wait are read ahead: while the node merges one and waits for the disk, the next are inflated, decoded, hashed
-//! and verified, on another thread where there is one.
+//! and verified, on another thread where there is one. What that thread made it also lets go of, once it is applied.
 //!
 //! Invariants: what the transport says comes out in the order in which it was said, so that the engine is told the same as if
 //! nothing were read ahead; at most [`FRAMES_MAX`] frames are read before their turn, which bounds the memory that they take;
@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use engine::Engine;
 use engine::identity::PeerKey;
 use engine::reading::{FrameReader, ReadFrame};
+use engine::store::Batch;
 use engine::transport::{Transport, TransportEvent};
 use tokio::sync::oneshot;
 
@@ -23,6 +24,9 @@ use tokio::sync::oneshot;
 const FRAMES_MAX: usize = 2;
 /// Shorter frames are not handed to another thread, which takes as long as reading them, in bytes.
 const FRAME_BYTES_MIN: usize = 4 * 1024;
+
+/// Fewer commits are let go of where they are.
+const COMMITS_MIN: usize = 64;
 
 /// What the transport said next.
 #[derive(Debug)]
@@ -48,10 +52,9 @@ enum By {
 }
 
 #[derive(Debug)]
-struct Task {
-    reader: FrameReader,
-    bytes: Vec<u8>,
-    reply: oneshot::Sender<ReadFrame>,
+enum Task {
+    Read { reader: FrameReader, bytes: Vec<u8>, reply: oneshot::Sender<ReadFrame> },
+    LetGo(Box<Batch>),
 }
 
 /// A thread that reads. It ends with this.
@@ -93,9 +96,12 @@ impl Ahead {
     pub(crate) fn by_thread() -> std::io::Result<Ahead> {
         let (sender, tasks) = mpsc::channel::<Task>();
         let work = move || {
-            for Task { reader, bytes, reply } in tasks {
-                // Nobody waits any more when the node has ended.
-                let _ = reply.send(reader.read(&bytes));
+            for task in tasks {
+                match task {
+                    // Nobody waits any more when the node has ended.
+                    Task::Read { reader, bytes, reply } => drop(reply.send(reader.read(&bytes))),
+                    Task::LetGo(batch) => drop(batch),
+                }
             }
         };
         let thread = std::thread::Builder::new().name("ahenk-read".into()).spawn(work)?;
@@ -151,11 +157,21 @@ impl Ahead {
             return Waiting::Arrived(Arrived::Read { peer, frame: reader.read(&bytes) });
         };
         let (reply, frame) = oneshot::channel();
-        match tasks.send(Task { reader, bytes, reply }) {
-            Ok(()) => Waiting::Reading { peer, frame },
-            Err(mpsc::SendError(Task { bytes, .. })) => {
-                Waiting::Arrived(Arrived::Event(TransportEvent::Frame { peer, bytes }))
-            }
+        // Where the thread is gone nothing will come, and the node ends.
+        let _ = tasks.send(Task::Read { reader, bytes, reply });
+        Waiting::Reading { peer, frame }
+    }
+
+    /// Lets go of what a batch held, commits in small pieces. The thread that made them of a frame does that, which is
+    /// quicker for it, too. What it still has to let go of is bounded: it comes to that before it reads another frame, and
+    /// the node waits for those.
+    pub(crate) fn let_go(&self, batch: Box<Batch>) {
+        if let By::Thread(Reading { tasks: Some(tasks), .. }) = &self.by
+            && batch.commits.len() >= COMMITS_MIN
+            && !self.waiting.is_empty()
+        {
+            // If it is gone, the batch is let go of here.
+            let _ = tasks.send(Task::LetGo(batch));
         }
     }
 

@@ -523,6 +523,7 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
                         *position += batch.commits.len() as u64;
                         !batch.commits.is_empty()
                     });
+                    self.ahead.let_go(batch);
                 }
                 Output::Wrote { id, result } => {
                     if let Some(reply) = self.replies.remove(&id) {

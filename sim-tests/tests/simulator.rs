@@ -49,6 +49,16 @@ fn a_plan_has_the_same_course_whether_frames_are_read_before_their_turn_or_not()
 }
 
 #[test]
+fn the_driver_of_the_full_harness_reads_frames_ahead_too() {
+    let ahead = |seed: &u64| {
+        let (report, result) = run_plan(&plan(*seed, Harness::Full), Harness::Full, false);
+        assert_eq!(result, Ok(()), "seed {seed}");
+        report.marks.names().any(|name| name == "verified-ahead")
+    };
+    assert!((5..25).filter(|seed| seed % 2 == 1).any(|seed| ahead(&seed)));
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run_in_two_processes() {
     let output = Command::new(env!("CARGO_BIN_EXE_ahenk-sim")).args(["meta", "--seeds", "0..4"]).output();
     let output = output.expect("the simulator runs");
