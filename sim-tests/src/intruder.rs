@@ -14,7 +14,7 @@ use engine::identity::{DeviceCert, Identity, PeerKey, ReplicaId, SecretKey, Sig}
 use engine::io::Input;
 use engine::prng::Prng;
 use engine::statement::{Branch, ForkProof, Revocation, Statement, fork_commit};
-use engine::testing::{Author, EPOCH_MS, identity_of, nested_maps, op, row, test_identity, test_root};
+use engine::testing::{Author, EPOCH_MS, frame_of, identity_of, nests, op, row, test_identity, test_root};
 use engine::value::Value;
 use engine::wire::frame::{MAJOR, pack};
 use engine::wire::message::{Announce, Control, Hello, MINOR, Ops, Run, pack_control, pack_ops};
@@ -33,6 +33,10 @@ const OUTSIDER: u8 = 200;
 /// megabyte at least, before that of bytes.
 const FILLERS: usize = 24;
 const FILLER_ITEMS: usize = 2_000;
+
+/// What a costly frame holds: 37 MB by the rule, where 34 may be; more would only take longer to make.
+const COSTLY_COMMITS: usize = 30;
+const COSTLY_NESTS: usize = 50;
 
 /// Damaged frames in a row that a device puts up with.
 const DAMAGED_FRAMES: usize = 64;
@@ -221,7 +225,9 @@ pub(crate) fn by_peer(by: Intrusion, neighbour: &Neighbour<'_>, mut fate: Prng) 
             run(session, vec![commit], Sig([0; 64]))
         }
         Intrusion::Filler => fillers(session, &mut fate),
-        Intrusion::Costly => nested_maps(session, Author::new(OUTSIDER)),
+        Intrusion::Costly => {
+            frame_of(session, Author::new(OUTSIDER), COSTLY_COMMITS, &|| nests(COSTLY_NESTS))
+        }
         _ => (0..20 + fate.below(200)).map(|_| fate.next_u64() as u8).collect(),
     };
     Some(Attack { peer, inputs: vec![Input::Frame { peer, bytes: frame }] })
