@@ -71,7 +71,7 @@ fn losing_and_repeated_writes_cost_no_memory(workload: &Workload) {
         let row = rows.get_mut(&op.row).expect("a row");
         row.apply(*stamp, op, &mut ());
         // Fields that are not there yet would be added, and a row without a delete keeps an old one.
-        if op.fields.keys().all(|field| row.cells().get(field.as_str()).is_some()) && !op.fields.is_empty() {
+        if op.fields.keys().all(|field| row.cells().find(field.as_str()).is_some()) && !op.fields.is_empty() {
             row.apply(earlier, op, &mut ());
         }
     }

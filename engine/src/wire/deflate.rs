@@ -86,8 +86,7 @@ pub fn deflate_front(front: &[u8], columns_bytes: usize) -> Vec<u8> {
     if front.len() <= columns_bytes / STORED_FRONT_PART { stored(front) } else { shortest(front) }
 }
 
-/// The same where nobody has to find the end of it.
-pub fn shortest(front: &[u8]) -> Vec<u8> {
+fn shortest(front: &[u8]) -> Vec<u8> {
     let mut compressor =
         CompressorOxide::with_params(DataFormat::Raw, DEFLATE_LEVEL, CompressionStrategy::Filtered, 15);
     let mut bytes = vec![0; front.len() + STORED_HEAD_BYTES];
