@@ -84,7 +84,6 @@ macro_rules! name {
             }
 
             /// Keeps a copy of a text that was checked before.
-            #[allow(dead_code, reason = "not every kind of name is read from where it is known to be one")]
             pub(crate) fn checked(text: &str) -> $type {
                 $type { beginning: Beginning::of(text), text: text.into() }
             }
