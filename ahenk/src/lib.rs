@@ -55,6 +55,7 @@
 //! # }
 //! ```
 
+mod ahead;
 mod clock;
 mod db;
 mod memory;

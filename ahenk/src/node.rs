@@ -24,6 +24,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, error, info, warn};
 
+use crate::ahead::{Ahead, Arrived};
 use crate::db::{Db, OrderFailed, SyncError, SyncReport, WriteFailed};
 use crate::outbox::Outboxes;
 use crate::pace::Pace;
@@ -142,6 +143,7 @@ struct SyncWaiter {
 pub struct Node<T, S, C> {
     engine: Engine,
     transport: T,
+    ahead: Ahead,
     store: Arc<S>,
     clock: C,
     options: Options,
@@ -200,6 +202,7 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
         let mut node = Node {
             engine,
             transport,
+            ahead: Ahead::nothing(),
             store,
             clock,
             options,
@@ -230,20 +233,29 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
         Ok((node, db))
     }
 
+    /// Reads frames that wait before their turn comes, as [`Node::spawn`] does, but on the thread that runs it: for
+    /// simulations, where that must work and cannot depend on another thread.
+    #[must_use]
+    pub fn reading_ahead(self) -> Self {
+        Node { ahead: Ahead::by_caller(), ..self }
+    }
+
     /// Runs it on a thread of its own among the blocking ones of the current tokio runtime, until it ends as [`Node::run`]
-    /// does: while it decodes, merges and waits for the disk, the runtime goes on moving what the network brings and takes.
+    /// does: while it merges and waits for the disk, the runtime goes on moving what the network brings and takes, and
+    /// one more thread reads the frames that wait.
     ///
     /// # Errors
-    /// If the system has no means for another runtime, which the thread needs for its timers.
+    /// If the system has no means for another runtime, which the thread needs for its timers, or for another thread.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn spawn(self) -> std::io::Result<JoinHandle<()>>
+    pub fn spawn(mut self) -> std::io::Result<JoinHandle<()>>
     where
         T: Send + 'static,
         C: Send + 'static,
     {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        self.ahead = Ahead::by_thread()?;
         Ok(tokio::task::spawn_blocking(move || runtime.block_on(self.run())))
     }
 
@@ -271,12 +283,15 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
         };
         // While it takes nothing, the transport fills up, and then the peers' do.
         let open = self.receiving.ready(self.clock.now().mono);
+        // What has to be paid for is not taken before its turn.
+        let more = !self.receiving.limited();
+        let engine = self.broken.is_none().then_some(&self.engine);
         // Biased: the order in which ready branches are taken must not depend on chance.
         tokio::select! {
             biased;
-            event = poll_fn(|cx| self.transport.poll_event(cx)), if open => match event {
-                Some(event) => {
-                    self.transport_event(event);
+            arrived = poll_fn(|cx| self.ahead.poll(cx, &mut self.transport, engine, more)), if open => match arrived {
+                Some(arrived) => {
+                    self.arrived(arrived);
                     self.take_turns();
                 }
                 None => return false,
@@ -334,6 +349,16 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
         }
         self.input(Input::Timeout);
         self.drain();
+    }
+
+    fn arrived(&mut self, arrived: Arrived) {
+        match arrived {
+            Arrived::Event(event) => self.transport_event(event),
+            Arrived::Read { peer, frame } => {
+                self.receiving.spend(frame.bytes(), self.clock.now().mono);
+                self.input(Input::Read { peer, frame });
+            }
+        }
     }
 
     fn transport_event(&mut self, event: TransportEvent) {
@@ -498,6 +523,7 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
                         *position += batch.commits.len() as u64;
                         !batch.commits.is_empty()
                     });
+                    self.ahead.let_go(batch);
                 }
                 Output::Wrote { id, result } => {
                     if let Some(reply) = self.replies.remove(&id) {

@@ -416,3 +416,48 @@ async fn a_page_never_starts_before_the_rows_that_were_asked_for() {
     assert_eq!(db.scan("t", &Scan::range("k", "z").after("a")).unwrap().len(), 2);
     assert_eq!(db.scan("t", &Scan::range("k", "z").after("ka")).unwrap().len(), 1);
 }
+
+/// How many threads of this process read frames.
+#[cfg(target_os = "linux")]
+fn readers() -> usize {
+    let threads = std::fs::read_dir("/proc/self/task").unwrap().filter_map(Result::ok);
+    let name = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("comm")).ok();
+    threads.filter_map(name).filter(|name| name.trim() == "ahenk-read").count()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_on_its_own_threads_gets_all_of_a_long_log_and_leaves_none_of_them_behind() {
+    let net = MemoryNet::new();
+    let mut nodes = Vec::new();
+    for n in 0..2 {
+        let identity = test_identity(n);
+        let transport = net.join(identity.peer_key());
+        let options = Options::new(identity, [n; 32]);
+        let (node, db) = Node::new(options, transport, MemStore::new(), SystemClock::new()).unwrap();
+        nodes.push((node.spawn().unwrap(), db));
+    }
+    // Text that does not deflate to nothing, or no frame would be long enough to be handed to another thread.
+    let mut state = 1u64;
+    for n in 0..1500 {
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            format!("{state:016x}")
+        };
+        let value: String = (0..60).map(|_| next()).collect();
+        nodes[0].1.put("t", &format!("row-{n}"), text(&value)).await.unwrap();
+    }
+    net.connect_all();
+    for (_, db) in &nodes {
+        db.sync(SECONDS).await.unwrap();
+    }
+    let (a, b) = (nodes[0].1.status().await.unwrap(), nodes[1].1.status().await.unwrap());
+    assert_eq!((a.digest, a.position), (b.digest, b.position));
+    assert!(b.stats.total.bytes_received > 500_000, "long frames: {:?}", b.stats.total);
+    assert_eq!(readers(), 2);
+    for (node, db) in nodes {
+        db.close().await.unwrap();
+        node.await.unwrap();
+    }
+    assert_eq!(readers(), 0);
+}

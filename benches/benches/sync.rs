@@ -19,9 +19,10 @@ fn merging(c: &mut Criterion) {
     let mut group = c.benchmark_group("merge in memory");
     group.throughput(Throughput::Elements(OPERATIONS)).sample_size(20);
     for devices in [2, 8] {
-        let ordered = writes(&history(devices, OPERATIONS));
+        let history = history(devices, OPERATIONS);
+        let ordered = writes(&history);
         let mixed = shuffled(&ordered);
-        let doubled: Vec<_> = mixed.iter().flat_map(|write| [write.clone(), write.clone()]).collect();
+        let doubled: Vec<_> = mixed.iter().flat_map(|write| [*write, *write]).collect();
         assert!(merge(&ordered) == merge(&mixed) && merge(&mixed) == merge(&doubled), "merge commutes");
         for (name, writes) in [("in order", &ordered), ("shuffled", &mixed), ("each twice", &doubled)] {
             group.bench_function(format!("{devices} devices, {name}"), |b| {

@@ -1,7 +1,7 @@
 //! Two real devices that sync: driver, redb and a transport, in one process.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ahenk::{Db, Fields, MemoryNet, Node, Options, SystemClock};
 use engine::io::Event;
@@ -13,6 +13,7 @@ use transport_libp2p::{Libp2pConfig, Libp2pTransport};
 
 use crate::measure::{Spent, Stopwatch};
 use crate::receiver::Receiver;
+use crate::timed::Timed;
 use crate::workload::{Choice, Workload};
 
 /// Longest time that a sync may take.
@@ -40,20 +41,40 @@ pub struct Synced {
     pub received_bytes: u64,
     /// Size of its database, in bytes.
     pub disk_bytes: u64,
-    /// From a write on the first device until the second has applied it, once both are in sync: the median and what one
-    /// in a hundred exceeds, in nanoseconds.
-    pub live_ns: [f64; 2],
+    /// Writes on the first device until the second has applied them, once both are in sync.
+    pub live: Live,
 }
+
+/// What a write takes from one device to another, in nanoseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Live {
+    /// The median.
+    pub median_ns: f64,
+    /// What one in a hundred exceeds.
+    pub late_ns: f64,
+    /// The medians of its stages, which end as [`STAGES`] says.
+    pub stages_ns: [f64; 5],
+}
+
+/// The stages of a write: what has happened at the end of each.
+pub const STAGES: [&str; 5] = [
+    "until the writer's store has the batch",
+    "until it is durable there",
+    "until the other store has it",
+    "until it is durable there, too",
+    "until the application has been told",
+];
 
 /// Writes whose way is timed.
 const LIVE_WRITES: usize = 200;
 
 /// Writes on one device, and waits for the other to apply it, again and again.
-async fn live(dbs: &[Db<RedbStore>; 2]) -> [f64; 2] {
+async fn live(dbs: &[Db<Timed<RedbStore>>; 2]) -> Live {
     let mut events = dbs[1].events();
-    let mut times = Vec::new();
+    let (mut times, mut stages) = (Vec::new(), [const { Vec::new() }; STAGES.len()]);
     for n in 0..LIVE_WRITES {
-        let begun = std::time::Instant::now();
+        dbs.iter().for_each(|db| drop(db.store().take()));
+        let begun = Instant::now();
         let fields = Fields::new().set("title", "a value of some length");
         dbs[0].put("live", &format!("row-{n}"), fields).await.expect("a write");
         loop {
@@ -63,10 +84,23 @@ async fn live(dbs: &[Db<RedbStore>; 2]) -> [f64; 2] {
                 Err(error) => panic!("an event was missed: {error}"),
             }
         }
-        times.push(begun.elapsed().as_nanos() as f64);
+        let told = Instant::now();
+        let [ours, theirs] = [0, 1].map(|device: usize| dbs[device].store().take()[0]);
+        let moments = [begun, ours.begun, ours.durable, theirs.begun, theirs.durable, told];
+        for (stage, pair) in stages.iter_mut().zip(moments.windows(2)) {
+            stage.push((pair[1] - pair[0]).as_nanos() as f64);
+        }
+        times.push((told - begun).as_nanos() as f64);
     }
-    times.sort_by(f64::total_cmp);
-    [times[LIVE_WRITES / 2], times[LIVE_WRITES - 1 - LIVE_WRITES / 100]]
+    let at = |times: &mut Vec<f64>, place: usize| {
+        times.sort_by(f64::total_cmp);
+        times[place]
+    };
+    Live {
+        late_ns: at(&mut times, LIVE_WRITES - 1 - LIVE_WRITES / 100),
+        median_ns: at(&mut times, LIVE_WRITES / 2),
+        stages_ns: stages.map(|mut stage| at(&mut stage, LIVE_WRITES / 2)),
+    }
 }
 
 /// A figure in kibibytes that the kernel keeps of this process (`VmHWM`, `VmRSS`), in bytes.
@@ -96,13 +130,13 @@ pub fn prepare(folder: &Path, operations: u64) {
     assert_eq!(receiver.applied(), operations + 1);
 }
 
-fn node<T>(folder: &Path, device: u8, transport: T) -> Db<RedbStore>
+fn node<T>(folder: &Path, device: u8, transport: T) -> Db<Timed<RedbStore>>
 where
     T: Transport + Send + 'static,
 {
     let members = DEVICES.map(|device| identity_of(&test_root(), device).cert).to_vec();
     let options = Options { members, ..Options::new(test_identity(device), [device; 32]) };
-    let store = store_of(folder, device);
+    let store = Timed::new(store_of(folder, device));
     let (node, db) = Node::new(options, transport, store, SystemClock::new()).expect("a node");
     node.spawn().expect("a thread");
     db
@@ -159,11 +193,53 @@ pub async fn initial_sync(folder: &Path, way: Way) -> Synced {
     let spent = stopwatch.spent();
     let received_bytes = dbs[1].status().await.map_or(0, |status| status.stats.total.bytes_received);
     let memory_bytes = memory("VmHWM").saturating_sub(before);
-    let live_ns = live(&dbs).await;
+    let live = live(&dbs).await;
     for db in &dbs {
         db.close().await.expect("it closes");
     }
     let disk_bytes = std::fs::metadata(folder.join(format!("device-{}.redb", DEVICES[1])));
     let disk_bytes = disk_bytes.map_or(0, |metadata| metadata.len());
-    Synced { spent, memory_bytes, received_bytes, disk_bytes, live_ns }
+    Synced { spent, memory_bytes, received_bytes, disk_bytes, live }
+}
+
+/// What it takes that so many writers write, each one transaction after the other, to one device that nobody else is connected to.
+#[derive(Debug, Clone, Copy)]
+pub struct Together {
+    /// All of them.
+    pub spent: Spent,
+    /// Batches in which they became durable.
+    pub batches: u64,
+}
+
+async fn put(db: &Db<Timed<RedbStore>>, n: u64) {
+    let fields = Fields::new().set("title", "a value of some length");
+    db.put("tasks", &format!("row-{n}"), fields).await.expect("a write");
+}
+
+/// Has writers commit `transactions` of one field each, in all.
+pub async fn write_together(folder: &Path, writers: u64, transactions: u64) -> Together {
+    let net = MemoryNet::new();
+    let db = node(folder, DEVICES[0], net.join(test_identity(DEVICES[0]).peer_key()));
+    // So that neither file nor thread is new.
+    for n in 0..64 {
+        put(&db, n).await;
+    }
+    drop(db.store().take());
+    let stopwatch = Stopwatch::start();
+    let mut tasks = tokio::task::JoinSet::new();
+    for writer in 0..writers {
+        let db = db.clone();
+        tasks.spawn(async move {
+            for n in 0..transactions / writers {
+                put(&db, n * writers + writer).await;
+            }
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.expect("no panic");
+    }
+    let spent = stopwatch.spent();
+    let batches = db.store().take().len() as u64;
+    db.close().await.expect("it closes");
+    Together { spent, batches }
 }

@@ -2,15 +2,17 @@
 //!
 //! Invariant: the same arguments give the same history, so figures of two runs compare.
 
+pub mod disk;
 pub mod e2e;
 pub mod measure;
 #[cfg(feature = "peers")]
 pub mod peers;
 pub mod plot;
 pub mod receiver;
+pub mod timed;
 pub mod workload;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use engine::Engine;
@@ -70,39 +72,48 @@ pub fn shuffled<T: Clone>(of: &[T]) -> Vec<T> {
 }
 
 /// The writes of a history, as merge sees them.
-pub fn writes(history: &[(Commit, Sig)]) -> Vec<(Stamp, Op)> {
-    history.iter().flat_map(|(commit, _)| commit.ops.iter().map(|op| (commit.stamp(), op.clone()))).collect()
+pub fn writes(history: &[(Commit, Sig)]) -> Vec<(Stamp, &Op)> {
+    history.iter().flat_map(|(commit, _)| commit.ops.iter().map(|op| (commit.stamp(), op))).collect()
 }
 
-/// Merges writes into rows by the engine's rules; returns the rows.
-pub fn merge(writes: &[(Stamp, Op)]) -> BTreeMap<(TableName, RowKey), RowState> {
-    let (mut rows, mut lost) = (BTreeMap::<_, RowState>::new(), Vec::new());
+/// Merges writes to one table into rows by the engine's rules; returns the rows.
+pub fn merge(writes: &[(Stamp, &Op)]) -> HashMap<RowKey, RowState> {
+    let (mut rows, mut lost) = (HashMap::<RowKey, RowState>::new(), Vec::new());
     for (stamp, op) in writes {
-        rows.entry((op.table.clone(), op.row.clone())).or_default().apply(*stamp, op, &mut lost);
+        let row = match rows.get_mut(&op.row) {
+            Some(row) => row,
+            None => rows.entry(op.row.clone()).or_default(),
+        };
+        row.apply(*stamp, op, &mut lost);
         lost.clear();
     }
     rows
 }
 
+/// Local transactions, in groups that become durable together.
+pub fn groups(transactions: u64, group: usize) -> Vec<Vec<WriteRequest>> {
+    let mut prng = Prng::new([3; 32]);
+    let request = |id| {
+        let op = operation(id, &mut prng);
+        let kind = if op.kind == OpKind::Update { OpKind::Put } else { op.kind };
+        let changes =
+            vec![Change { table: op.table, row: op.row, kind, fields: op.fields.into_iter().collect() }];
+        WriteRequest { id, changes, ..WriteRequest::default() }
+    };
+    let requests: Vec<WriteRequest> = (0..transactions).map(request).collect();
+    requests.chunks(group).map(<[_]>::to_vec).collect()
+}
+
 /// Batches as an engine gives them, of local transactions that become durable in groups.
 pub fn batches(transactions: u64, group: usize) -> Vec<Batch> {
-    let (identity, store, mut prng) = (test_identity(0), MemStore::new(), Prng::new([3; 32]));
+    let (identity, store) = (test_identity(0), MemStore::new());
     let now = |n: u64| Now { mono: Instant(n * 1000), wall: WallMs(EPOCH_MS + n) };
     let recovered = engine::store::StoreRead::recover(&store).expect("memory");
     let engine = Engine::new(Config::default(), identity, [1; 32], recovered, now(0), &store);
     let mut engine = engine.expect("an engine");
     let mut all = drain(&mut engine, &store);
-    let requests: Vec<WriteRequest> = (0..transactions)
-        .map(|id| {
-            let op = operation(id, &mut prng);
-            let kind = if op.kind == OpKind::Update { OpKind::Put } else { op.kind };
-            let changes =
-                vec![Change { table: op.table, row: op.row, kind, fields: op.fields.into_iter().collect() }];
-            WriteRequest { id, changes, ..WriteRequest::default() }
-        })
-        .collect();
-    for (n, group) in requests.chunks(group).enumerate() {
-        engine.handle(now(n as u64 + 1), Input::Write(group.to_vec()), &store).expect("memory");
+    for (n, group) in groups(transactions, group).into_iter().enumerate() {
+        engine.handle(now(n as u64 + 1), Input::Write(group), &store).expect("memory");
         all.extend(drain(&mut engine, &store));
     }
     all

@@ -3,22 +3,20 @@
 
 use std::alloc::System;
 use std::collections::BTreeMap;
-use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use benches::disk::{CountingDisk, Done};
+use benches::groups;
 use benches::receiver::Receiver;
 use benches::workload::{Choice, Workload};
 use engine::commit::Stamp;
 use engine::config::Config;
 use engine::hlc::Hlc;
 use engine::identity::AccountId;
+use engine::io::Input;
 use engine::name::RowKey;
 use engine::row::RowState;
 use engine::store::{MemStore, Store, StoreRead};
 use engine::testing::{Mesh, test_root};
-use redb::StorageBackend;
-use redb::backends::InMemoryBackend;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use store::RedbStore;
 
@@ -41,6 +39,9 @@ const DISK_BYTES_MAX: f64 = 67.0;
 /// Syncs of the disk for ten batches.
 const DISK_SYNCS_MAX: u64 = 14;
 
+/// Local transactions that become durable together, and for each of them: writes of the disk, bytes in them, allocations.
+const LOCAL_MAX: [(usize, [f64; 3]); 2] = [(1, [10.2, 37_700.0, 275.0]), (64, [0.15, 560.0, 21.0])];
+
 /// Allocations are counted for the whole process, so what is counted runs alone.
 #[test]
 fn the_work_of_a_fixed_workload_does_not_grow() {
@@ -52,6 +53,7 @@ fn the_work_of_a_fixed_workload_does_not_grow() {
     let redb = RedbStore::in_memory(AccountId(test_root().public())).expect("a database");
     allocations("redb", &frames, redb, ALLOCATIONS_REDB_MAX);
     disk(&frames);
+    local_writes();
     frames_of_a_session();
 }
 
@@ -92,58 +94,39 @@ fn allocations(what: &str, frames: &[Vec<u8>], store: impl Store, max: f64) {
     assert!(count < max, "{what}: {count} allocations an operation");
 }
 
-/// A disk in memory that counts.
-#[derive(Debug, Default, Clone)]
-struct Counts {
-    writes: Arc<AtomicU64>,
-    bytes: Arc<AtomicU64>,
-    syncs: Arc<AtomicU64>,
-}
-
-#[derive(Debug)]
-struct CountingDisk {
-    disk: InMemoryBackend,
-    counts: Counts,
-}
-
-impl StorageBackend for CountingDisk {
-    fn len(&self) -> io::Result<u64> {
-        self.disk.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.disk.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.disk.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.counts.syncs.fetch_add(1, Ordering::Relaxed);
-        self.disk.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.counts.writes.fetch_add(1, Ordering::Relaxed);
-        self.counts.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
-        self.disk.write(offset, data)
-    }
-}
-
 fn disk(frames: &[Vec<u8>]) {
-    let counts = Counts::default();
-    let disk = CountingDisk { disk: InMemoryBackend::new(), counts: counts.clone() };
+    let (disk, counts) = CountingDisk::new();
     let account = AccountId(test_root().public());
     let mut receiver = Receiver::new(RedbStore::with_backend(disk, account).expect("a database"));
-    let before = [&counts.writes, &counts.bytes, &counts.syncs].map(|count| count.load(Ordering::Relaxed));
+    let before = counts.done();
     frames.iter().for_each(|frame| receiver.frame(frame));
-    let after = [&counts.writes, &counts.bytes, &counts.syncs].map(|count| count.load(Ordering::Relaxed));
-    let [writes, bytes, syncs] = [0, 1, 2].map(|n| after[n] - before[n]);
+    let Done { writes, bytes, syncs } = counts.done().since(before);
     // One for each batch, and those with which the file grows.
     assert!(syncs <= DISK_SYNCS_MAX, "{syncs} syncs");
     assert!(writes < DISK_WRITES_MAX * frames.len() as u64, "{writes} writes");
     assert!(each(bytes) < DISK_BYTES_MAX, "{} B written an operation", each(bytes));
+}
+
+/// Local transactions, alone and in groups: a group takes as many writes as a transaction that is alone, and a page or two for
+/// what is in it.
+fn local_writes() {
+    for (together, [writes_max, bytes_max, allocations_max]) in LOCAL_MAX {
+        let (disk, counts) = CountingDisk::new();
+        let account = AccountId(test_root().public());
+        let mut receiver = Receiver::new(RedbStore::with_backend(disk, account).expect("a database"));
+        let inputs: Vec<Input> = groups(1_024, together).into_iter().map(Input::Write).collect();
+        let (before, region) = (counts.done(), Region::new(ALLOCATOR));
+        inputs.into_iter().for_each(|input| receiver.input(input));
+        let (done, allocations) = (counts.done().since(before), region.change().allocations);
+        let each = [done.writes, done.bytes, allocations as u64].map(|count| count as f64 / 1_024.0);
+        for (what, (each, max)) in ["writes", "bytes", "allocations"].iter().zip(each.iter().zip([
+            writes_max,
+            bytes_max,
+            allocations_max,
+        ])) {
+            assert!(*each <= max, "{together} together: {each} {what} a transaction");
+        }
+    }
 }
 
 fn sent(mesh: &Mesh) -> [u64; 2] {
@@ -185,7 +168,7 @@ fn frames_of_a_session() {
         mesh.write(0, change(0));
     };
     assert_eq!(count(&mut mesh, &write), [1, 1]);
-    let ask = |mesh: &mut Mesh| mesh.input(1, engine::io::Input::SyncNow);
+    let ask = |mesh: &mut Mesh| mesh.input(1, Input::SyncNow);
     assert_eq!(count(&mut mesh, &ask), [1, 1]);
     mesh.cut(0, 1);
     (0..100).for_each(|n| {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::answer::Piece;
 use crate::commit::Commit;
 use crate::config::REPLICAS_MAX;
 use crate::engine::Engine;
@@ -50,7 +51,7 @@ impl Engine {
                 let hashed = HashedCommit::of(commit.clone());
                 self.apply_alone(now, Fencing { hashed, sig, from: None }, store)?;
                 self.timers.set(Timer::Fence, now.mono);
-                self.push(now, &before, &[(commit, sig)]);
+                self.push(now, &before, &[Piece::of(commit, sig)]);
                 Ok(dot)
             }
             Err(error) => Err(error),

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::commit::{Commit, span};
+use crate::commit::{Commit, sign_commit, span};
 use crate::config::{DECODED_BYTES_MAX, INFLATED_BYTES_MAX};
 use crate::cost;
 use crate::engine::Engine;
@@ -15,6 +15,7 @@ use crate::knowledge::Knowledge;
 use crate::marks::mark;
 use crate::peer::Serve;
 use crate::planted::{self, Bug};
+use crate::replicated::{Draft, Unsigned};
 use crate::store::{StoreError, StoreRead, StoredCommit};
 use crate::time::Now;
 use crate::timer::Timer;
@@ -41,10 +42,19 @@ enum Found {
 }
 
 /// A run to send, its size, and what it costs the receiver in memory.
-struct Piece {
+pub(crate) struct Piece {
     run: Run<Commit>,
     bytes: u64,
     cost: usize,
+}
+
+impl Piece {
+    /// A commit by itself.
+    pub(crate) fn of(commit: Commit, sig: Sig) -> Piece {
+        let bytes = commit.encoded_len();
+        let cost = cost::of_commit(&commit, bytes);
+        Piece { run: Run { commits: vec![commit], sig }, bytes: bytes as u64, cost }
+    }
 }
 
 impl Engine {
@@ -226,8 +236,7 @@ impl Engine {
     }
 
     /// Takes from a peer's request the next runs that fill a frame, of commits that have positions before `until`. That the
-    /// first one fits follows from its having come in one frame, or from our having written its commits, each of which fits,
-    /// and signed each.
+    /// first one fits follows from its having come in one frame, or from our having signed it so that it fits one.
     fn gather(&mut self, key: PeerKey, until: u64, store: &impl StoreRead) -> Result<Vec<Piece>, StoreError> {
         let (mut pieces, mut bytes, mut commits, mut cost) = (Vec::new(), 0, 0, 0);
         let commits_max = self.config.batch_commits_max;
@@ -328,8 +337,7 @@ impl Engine {
     }
 
     /// Pushes commits that were just written to the peers that have all that came before, and tells the others.
-    pub(crate) fn push(&mut self, now: Now, before: &Knowledge, written: &[(Commit, Sig)]) {
-        let pieces = self.pieces_of(written);
+    pub(crate) fn push(&mut self, now: Now, before: &Knowledge, pieces: &[Piece]) {
         let bytes: u64 = pieces.iter().map(|piece| piece.bytes).sum();
         for key in self.ready_peers() {
             let Some(peer) = self.peers.get(&key) else { continue };
@@ -342,7 +350,7 @@ impl Engine {
                 continue;
             }
             mark!(Pushed);
-            for piece in &pieces {
+            for piece in pieces {
                 self.push_piece(key, piece);
             }
             if let Some(peer) = self.peers.get_mut(&key) {
@@ -400,31 +408,46 @@ impl Engine {
         self.send_ops(key, &ops);
     }
 
-    /// Cuts what was just written, contiguous commits of our own, into runs that fit frames.
-    fn pieces_of(&self, written: &[(Commit, Sig)]) -> Vec<Piece> {
-        let mut pieces: Vec<Piece> = Vec::new();
-        for (commit, sig) in written {
-            let bytes = commit.encoded_len() as u64;
-            let cost = cost::of_commit(commit, bytes as usize);
-            match pieces.last_mut() {
-                Some(piece)
-                    if piece.bytes + bytes <= self.config.batch_bytes as u64
-                        && piece.cost + cost <= DECODED_BYTES_MAX
-                        && piece.run.commits.len() < self.config.batch_commits_max
-                        && piece.run.commits.last().map(|last| span(last.dot.seq))
-                            == Some(span(commit.dot.seq)) =>
-                {
-                    piece.run.commits.push(commit.clone());
-                    piece.run.sig = *sig;
-                    piece.bytes += bytes;
-                    piece.cost += cost;
-                }
-                _ => {
-                    pieces.push(Piece { run: Run { commits: vec![commit.clone()], sig: *sig }, bytes, cost });
-                }
+    /// Cuts what was just written, contiguous commits of our own, into runs that fit frames, and signs each at its end: that
+    /// signature covers all of it. Gives them to be pushed, if there is anybody to push them to.
+    pub(crate) fn sign(&self, draft: &mut Draft<'_>, written: &[Unsigned]) -> Vec<Piece> {
+        let commits = &mut draft.batch.commits;
+        debug_assert_eq!(commits.len(), written.len(), "what is written locally is all that is in its batch");
+        let heard = !self.ready_peers().is_empty();
+        let (mut pieces, mut first) = (Vec::new(), 0);
+        while first < written.len() {
+            let (count, bytes, cost) = self.run_of(&written[first..]);
+            let end = first + count;
+            let sig = sign_commit(&self.identity, &written[end - 1].hash);
+            mark!(SignedTogether if count > 1);
+            mark!(GroupOfRuns if count < written.len());
+            let signed = if planted::is(Bug::GroupEndUnsigned) { first } else { end - 1 };
+            commits[signed].1 = Some(sig);
+            if heard {
+                let commits = commits[first..end].iter().map(|(commit, _)| commit.clone()).collect();
+                pieces.push(Piece { run: Run { commits, sig }, bytes, cost });
             }
+            first = end;
         }
         pieces
+    }
+
+    /// How many of what was written make the first run, their bytes, and what they cost. A run fits a frame, and does not go
+    /// beyond the end of a span.
+    fn run_of(&self, written: &[Unsigned]) -> (usize, u64, usize) {
+        let (mut bytes, mut cost) = (0, 0);
+        for (count, next) in written.iter().enumerate() {
+            let more = (bytes + next.bytes, cost + next.cost);
+            let fits = more.0 <= self.config.batch_bytes
+                && more.1 <= DECODED_BYTES_MAX
+                && count < self.config.batch_commits_max
+                && span(next.stamp.dot.seq) == span(written[0].stamp.dot.seq);
+            if !fits && count > 0 {
+                return (count, bytes as u64, cost);
+            }
+            (bytes, cost) = more;
+        }
+        (written.len(), bytes as u64, cost)
     }
 
     pub(crate) fn send_ops(&mut self, key: PeerKey, ops: &Ops<Commit>) {

@@ -24,15 +24,10 @@ use crate::statement::{Forked, Revocation};
 use crate::store::{Recovered, StoreError, StoreRead};
 use crate::time::{Instant, Now, WallMs};
 use crate::timer::{Timer, Timers};
-use crate::wire::frame::FrameError;
 use crate::wire::message::{
     Bye, Control, ErrorMessage, Fault, HAS_ROOT, Have, Hello, MINOR, Message, Ping, Pong, Summary,
-    pack_control, parse_parts, summary,
+    pack_control, summary,
 };
-use crate::wire::packed::PackedColumns;
-
-/// Damaged frames in a row after which a peer is cut off.
-const DAMAGED_MAX: u32 = 64;
 
 /// One replica's engine.
 ///
@@ -139,6 +134,7 @@ impl Engine {
             Input::Release { id, dots } => self.release(id, dots, store),
             Input::PeerDown(peer) => self.peer_down(now, peer, None, "the connection was lost"),
             Input::Frame { peer, bytes } => self.frame(now, peer, &bytes, store)?,
+            Input::Read { peer, frame } => self.read_frame(now, peer, frame, store)?,
             Input::Broadcast { from, bytes } => self.broadcast(now, from, &bytes),
             Input::Write(requests) => self.write(now, requests, store)?,
             Input::Members(certs) => self.learn(&certs, store),
@@ -276,69 +272,17 @@ impl Engine {
         self.output_disconnect(key, &text);
     }
 
-    fn frame(
-        &mut self,
-        now: Now,
-        key: PeerKey,
-        bytes: &[u8],
-        store: &impl StoreRead,
-    ) -> Result<(), StoreError> {
-        let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
-        peer.traffic.frames_received += 1;
-        peer.traffic.bytes_received += bytes.len() as u64;
-        let (session, message, columns) = match parse_parts(bytes, &self.state.account) {
-            Ok(parsed) => parsed,
-            Err(FrameError::Damaged) => {
-                // The network's doing, not the peer's, until it happens all the time.
-                mark!(DamagedFrame);
-                peer.damaged += 1;
-                peer.traffic.frames_dropped += 1;
-                if peer.damaged > DAMAGED_MAX {
-                    mark!(DamagedTooOften);
-                    self.fault(now, key, Fault::Protocol, "too many damaged frames");
-                }
-                return Ok(());
-            }
-            Err(error @ FrameError::Version { .. }) => {
-                mark!(OtherVersion);
-                self.fault(now, key, Fault::Version, &error.to_string());
-                return Ok(());
-            }
-            Err(error) => {
-                mark!(MalformedFrame);
-                self.fault(now, key, Fault::Protocol, &error.to_string());
-                return Ok(());
-            }
-        };
-        peer.damaged = 0;
-        match message {
-            Message::Hello(hello) => self.on_hello(now, key, session, &hello, store)?,
-            Message::Error(error) => self.on_error(now, key, &error),
-            _ if peer.theirs != Some(session) => {
-                mark!(StaleFrame);
-                peer.traffic.frames_dropped += 1;
-            }
-            message => {
-                self.heard(now, key);
-                self.message(now, key, message, columns, store)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn message(
+    pub(crate) fn message(
         &mut self,
         now: Now,
         key: PeerKey,
         message: Message,
-        columns: Option<PackedColumns>,
         store: &impl StoreRead,
     ) -> Result<(), StoreError> {
         match message {
             Message::Have(have) => self.on_have(now, key, &have),
             Message::Summary(summary) => self.on_summary(now, key, &summary, store)?,
             Message::Want(want) => self.on_want(now, key, &want, store)?,
-            Message::Ops(ops) => self.on_ops(now, key, ops, columns, store)?,
             Message::Ack(ack) => self.on_ack(now, key, &ack, store)?,
             Message::Announce(announce) => self.on_announce(now, key, &announce),
             Message::Ping(ping) => self.on_ping(now, key, ping),
@@ -356,13 +300,13 @@ impl Engine {
                     peer.traffic.frames_dropped += 1;
                 }
             }
-            // Both are handled before: they are valid in any session.
-            Message::Hello(_) | Message::Error(_) => {}
+            // Handled before: the first two are valid in any session, and commits come with what else was read of them.
+            Message::Hello(_) | Message::Error(_) | Message::Ops(_) => {}
         }
         Ok(())
     }
 
-    fn on_hello(
+    pub(crate) fn on_hello(
         &mut self,
         now: Now,
         key: PeerKey,
@@ -434,7 +378,7 @@ impl Engine {
         Ok(())
     }
 
-    fn on_error(&mut self, now: Now, key: PeerKey, error: &ErrorMessage) {
+    pub(crate) fn on_error(&mut self, now: Now, key: PeerKey, error: &ErrorMessage) {
         mark!(ToldFault);
         let text = format!("the other device said: {}", error.text);
         self.event(Event::PeerFault { device: key.device(), fault: error.fault, text: text.clone() });
@@ -556,7 +500,7 @@ impl Engine {
     }
 
     /// Any good frame of a session is a sign of life.
-    fn heard(&mut self, now: Now, key: PeerKey) {
+    pub(crate) fn heard(&mut self, now: Now, key: PeerKey) {
         let later_ms = if self.pings_first(key) { 0 } else { self.config.ping_ms / 4 };
         self.timers.set(Timer::Ping(key), now.mono.plus_ms(self.config.ping_ms + later_ms));
         self.timers.set(Timer::Silence(key), now.mono.plus_ms(self.config.silence_ms_max));

@@ -11,6 +11,7 @@ use crate::knowledge::Knowledge;
 use crate::marks::mark;
 use crate::peer::{OpenWant, Peer};
 use crate::planted::{self, Bug};
+use crate::reading::Checked;
 use crate::replicated::{Draft, Fit};
 use crate::statement::NO_SIG;
 use crate::store::{Batch, StoreError, StoreRead};
@@ -118,7 +119,7 @@ impl Engine {
         now: Now,
         key: PeerKey,
         ops: Ops<HashedCommit>,
-        columns: Option<PackedColumns>,
+        (columns, checked): (Option<PackedColumns>, Vec<Option<Checked>>),
         store: &impl StoreRead,
     ) -> Result<(), StoreError> {
         let before = self.state.position();
@@ -129,11 +130,12 @@ impl Engine {
         let answer = Answer { id: ops.want, offset: ops.offset, done: ops.done };
         // Whether what is applied is just what came, in the order in which it came.
         let mut as_sent = true;
-        for run in ops.runs {
+        let checked = checked.into_iter().chain(std::iter::repeat(None));
+        for (run, checked) in ops.runs.into_iter().zip(checked) {
             let Some(last) = run.commits.last() else { continue };
             let all = draft.batch.commits.len() + run.commits.len();
             touched.insert(last.commit.dot.replica, last.commit.dot.seq);
-            bad = self.receive(&mut draft, now, key, run)?.err();
+            bad = self.receive(&mut draft, now, key, (run, checked))?.err();
             as_sent &= draft.batch.commits.len() == all;
             if bad.is_some() {
                 break;
@@ -174,7 +176,7 @@ impl Engine {
         draft: &mut Draft<'_>,
         now: Now,
         from: PeerKey,
-        run: Run<HashedCommit>,
+        (run, checked): (Run<HashedCommit>, Option<Checked>),
     ) -> Result<Result<(), (Fault, &'static str)>, StoreError> {
         let (Some(first), Some(last)) = (run.commits.first(), run.commits.last()) else { return Ok(Ok(())) };
         if last.commit.statement.is_some() {
@@ -201,8 +203,14 @@ impl Engine {
         let known =
             reached && self.state.hash_at(&replica, last_seq, draft.store)?.is_none_or(|ours| ours == hash);
         let trusted = known || planted::is(Bug::SignatureUnchecked);
-        let signed =
-            trusted || self.state.authors.verify_commit(&self.state.account, &author, &hash, &run.sig);
+        // What was found out ahead counts if it was about the key that counts.
+        let checked = checked.filter(|checked| checked.author == author);
+        mark!(VerifiedAhead if checked.is_some());
+        let signed = trusted
+            || match checked {
+                Some(checked) => checked.signed || planted::is(Bug::ReadAheadBelieved),
+                None => self.state.authors.verify_commit(&self.state.account, &author, &hash, &run.sig),
+            };
         let vouched = !signed && self.state.fences.vouch(&run);
         if !signed && !vouched && run.sig == NO_SIG {
             // It ends at a fence of which we have not heard. The statement comes too, and then it is asked for again.
@@ -462,7 +470,9 @@ impl Engine {
         }
         let mut draft = self.state.draft(store);
         // Within all limits: it has no operations. Our own certificate is recorded with it.
-        let _ = self.state.write(&mut draft, now, &self.identity, Vec::new(), usize::MAX)?;
+        if let Ok(written) = self.state.write(&mut draft, now, &self.identity, Vec::new(), usize::MAX)? {
+            self.sign(&mut draft, &[written]);
+        }
         draft.batch.members.push(self.identity.cert.clone());
         self.settle(draft, false);
         Ok(())
@@ -503,20 +513,38 @@ impl Engine {
         if planted::is(Bug::AnsweredBeforeDurable) {
             self.outputs.extend(results.drain(..));
         }
+        let pieces = self.sign(&mut draft, &written);
         self.settle(draft, false);
-        self.outputs.extend(results);
         mark!(RevokedWrites if !written.is_empty() && self.revoked());
-        if !written.is_empty() && !self.revoked() {
-            let head = (self.state.replica, self.state.knowledge.prefix_len(&self.state.replica));
-            if let Some(frame) = pack_control(
-                0,
-                &Control::Announce(Announce { heads: vec![head], tags: vec![self.state.tag(&head.0)] }),
-            ) {
-                self.outputs.push_back(Output::Broadcast(frame));
-            }
-            self.push(now, &before, &written);
+        // The commits first: answers wake as many tasks as there are writers, and gossip is a hint that takes the transport more
+        // work.
+        let spread = !written.is_empty() && !self.revoked();
+        if spread {
+            self.push(now, &before, &pieces);
+        }
+        self.outputs.extend(results);
+        if spread {
+            self.publish();
         }
         Ok(())
+    }
+
+    /// Tells of what was written by gossip, if there are devices connected elsewhere: who has a session with us has been given
+    /// the commits, or was told of them. A message of gossip is signed, and verified by each who hears it.
+    fn publish(&mut self) {
+        let elsewhere = |key: &PeerKey| {
+            let (device, peer) = (key.device(), self.peers.get(key));
+            device != self.state.own && !self.state.revoked(&device) && !peer.is_some_and(Peer::ready)
+        };
+        if !self.state.members.values().any(|cert| elsewhere(&cert.key)) {
+            mark!(AllConnected);
+            return;
+        }
+        let head = (self.state.replica, self.state.knowledge.prefix_len(&self.state.replica));
+        let announce = Announce { heads: vec![head], tags: vec![self.state.tag(&head.0)] };
+        if let Some(frame) = pack_control(0, &Control::Announce(announce)) {
+            self.outputs.push_back(Output::Broadcast(frame));
+        }
     }
 }
 

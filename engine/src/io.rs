@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::commit::{CommitHash, OpKind, Stamp};
 use crate::identity::{AccountId, CertError, DeviceCert, DeviceId, Dot, PeerKey, ReplicaId, SecretKey};
 use crate::name::{FieldName, RowKey, TableName};
+use crate::reading::ReadFrame;
 use crate::store::Batch;
 use crate::value::Value;
 use crate::wire::message::Fault;
@@ -177,6 +178,13 @@ pub enum Input {
         peer: PeerKey,
         /// The frame.
         bytes: Vec<u8>,
+    },
+    /// The same, read already by what [`Engine::reader`](crate::engine::Engine::reader) gave.
+    Read {
+        /// The peer.
+        peer: PeerKey,
+        /// What was read.
+        frame: ReadFrame,
     },
     /// A frame that came by gossip.
     Broadcast {

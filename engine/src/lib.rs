@@ -29,6 +29,7 @@ mod peer;
 #[cfg_attr(not(feature = "planted"), doc(hidden))]
 pub mod planted;
 pub mod prng;
+pub mod reading;
 mod remembered;
 mod reorder;
 mod replicated;

@@ -67,6 +67,7 @@ marks! {
     PushesRepeated "pushes-repeated" "Pushes that nobody confirmed were taken for lost."
     // Taking in.
     AuthorUnknown "author-unknown" "A run arrived whose author's certificate had not come yet."
+    VerifiedAhead "verified-ahead" "The signature of a run had been verified before its frame's turn came."
     ForgedRun "forged-run" "A run without a valid signature was refused."
     RunDoubled "run-doubled" "A run arrived that was applied already."
     RunHalfKnown "run-half-known" "Only the end of a run was new."
@@ -95,6 +96,9 @@ marks! {
     PushWhileServing "push-while-serving" "A commit was announced, because an answer was under way."
     PushPeerBehind "push-peer-behind" "A commit was announced, because the peer lacked what came before."
     Pushed "pushed" "A commit was pushed."
+    SignedTogether "signed-together" "Transactions that became durable together were signed once, at their end."
+    GroupOfRuns "group-of-runs" "Transactions that became durable together did not fit one run, and each run was signed."
+    AllConnected "all-connected" "Nothing was published by gossip, because all devices had sessions."
     PushedAgain "pushed-again" "A peer that asks whether there is news was given at once what it lacks."
     // Merge and clocks.
     ConflictListed "conflict-listed" "A value lost a true conflict."

@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::sync::Arc;
 
 use crate::codec::{DecodeError, Writer};
-use crate::commit::{Commit, CommitHash, Deps, Op, OpKind, Stamp, sign_commit};
+use crate::commit::{Commit, CommitHash, Deps, Op, OpKind, Stamp};
 use crate::config::{Config, DECODED_BYTES_MAX};
 use crate::cost;
 use crate::fences::Fences;
@@ -37,7 +38,8 @@ pub(crate) struct Replicated {
     pub(crate) replica: ReplicaId,
     pub(crate) heads: BTreeMap<ReplicaId, Head>,
     pub(crate) knowledge: Knowledge,
-    pub(crate) members: BTreeMap<DeviceId, DeviceCert>,
+    /// Shared with those who read frames ahead.
+    pub(crate) members: Arc<BTreeMap<DeviceId, DeviceCert>>,
     pub(crate) clock: LocalClock,
     pub(crate) digest: u128,
     /// Keys of authors whose signatures were verified.
@@ -108,7 +110,7 @@ impl Replicated {
             replica,
             knowledge: recovered.knowledge(),
             heads: recovered.heads,
-            members,
+            members: Arc::new(members),
             clock: LocalClock::new(clock, config.drift_ms_max),
             digest: recovered.digest,
             authors: Verifiers::default(),
@@ -295,7 +297,7 @@ impl Replicated {
         let new = !self.members.contains_key(&cert.device());
         let newer = self.members.get(&cert.device()).is_none_or(|known| later(cert, known));
         if newer {
-            self.members.insert(cert.device(), cert.clone());
+            Arc::make_mut(&mut self.members).insert(cert.device(), cert.clone());
             draft.batch.members.push(cert.clone());
         }
         if new {
@@ -335,7 +337,8 @@ impl Replicated {
         self.conflict_next += 1;
     }
 
-    /// Writes a local commit. The operations are in canonical order and within the limits, but for the size.
+    /// Writes a local commit, and leaves it unsigned: what is written together is signed at its end. The operations are in
+    /// canonical order and within the limits, but for the size.
     pub(crate) fn write(
         &mut self,
         draft: &mut Draft<'_>,
@@ -343,7 +346,7 @@ impl Replicated {
         identity: &Identity,
         ops: Vec<Op>,
         bytes_max: usize,
-    ) -> Result<Result<(Commit, Sig), LocalError>, StoreError> {
+    ) -> Result<Result<Unsigned, LocalError>, StoreError> {
         let mut floor: Option<Hlc> = None;
         for op in &ops {
             floor = floor.max(draft.touch(&op.table, &op.row)?.state.floor(op));
@@ -367,10 +370,10 @@ impl Replicated {
             return Ok(Err(LocalError::TooCostly { bytes: cost }));
         }
         debug_assert_eq!(commit.check(), Ok::<(), DecodeError>(()));
-        let sig = sign_commit(identity, &hash);
+        let stamp = commit.stamp();
         self.clock = clock;
-        self.apply(draft, now, commit.clone(), hash, Some(sig))?;
-        Ok(Ok((commit, sig)))
+        self.apply(draft, now, commit, hash, None)?;
+        Ok(Ok(Unsigned { stamp, hash, bytes, cost }))
     }
 
     fn new_deps(&self, seen: &Deps) -> Deps {
@@ -467,6 +470,17 @@ fn hidden(row: &RowState, was_visible: bool, stamp: Stamp, op: &Op, lost: &mut i
 /// Whether a certificate replaces another of the same device: by time of issue, then bytes.
 fn later(cert: &DeviceCert, than: &DeviceCert) -> bool {
     (cert.issued_ms, cert.sig.0) > (than.issued_ms, than.sig.0)
+}
+
+/// A local commit that has yet to be signed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Unsigned {
+    pub(crate) stamp: Stamp,
+    pub(crate) hash: CommitHash,
+    /// Of its canonical form.
+    pub(crate) bytes: usize,
+    /// What it takes in memory where it is received.
+    pub(crate) cost: usize,
 }
 
 /// Why a local commit was not made.

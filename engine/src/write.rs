@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::commit::{Commit, Op, OpKind};
+use crate::commit::{Op, OpKind};
 use crate::config::{COMMIT_OPS_MAX, DECODED_BYTES_MAX, ROW_FIELDS_MAX, VALUE_DEPTH_MAX};
 use crate::engine::Engine;
-use crate::identity::Sig;
 use crate::io::{Change, WriteError, WriteRequest, Written};
 use crate::marks::mark;
 use crate::name::{FieldName, RowKey, TableName};
-use crate::replicated::{Draft, LocalError};
+use crate::replicated::{Draft, LocalError, Unsigned};
 use crate::row::RowState;
 use crate::store::StoreError;
 use crate::time::Now;
@@ -112,15 +111,14 @@ impl Engine {
         draft: &mut Draft<'_>,
         now: Now,
         ops: Vec<Op>,
-        written: &mut Vec<(Commit, Sig)>,
+        written: &mut Vec<Unsigned>,
     ) -> Result<Result<Written, WriteError>, StoreError> {
         let max = self.config.commit_bytes_max;
         let result = self.state.write(draft, now, &self.identity, ops, max)?;
         Ok(match result {
-            Ok((commit, sig)) => {
-                let done = Written { stamp: commit.stamp(), position: self.state.position() };
-                written.push((commit, sig));
-                Ok(done)
+            Ok(unsigned) => {
+                written.push(unsigned);
+                Ok(Written { stamp: unsigned.stamp, position: self.state.position() })
             }
             Err(LocalError::TooLarge { bytes }) => Err(WriteError::TooLarge { bytes, max }),
             Err(LocalError::TooCostly { bytes }) => {

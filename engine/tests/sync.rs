@@ -313,6 +313,68 @@ fn an_update_does_not_bring_a_deleted_row_back_and_is_listed() {
     (0..2).for_each(|node| assert_eq!(mesh.store(node).conflicts(0, 10).unwrap().len(), 1));
 }
 
+/// The numbers of a device's own commits whose signatures are in its log.
+fn signed(mesh: &Mesh, node: usize) -> Vec<u64> {
+    let own = mesh.engine(node).replica();
+    let log = mesh.store(node).commits(&own, 1, usize::MAX, usize::MAX).unwrap();
+    log.iter().filter(|stored| stored.sig.is_some()).map(|stored| stored.commit.dot.seq).collect()
+}
+
+fn together(rows: std::ops::Range<i64>) -> Vec<Vec<Change>> {
+    rows.map(|row| put(&format!("r{row}"), &[("x", row)])).collect()
+}
+
+#[test]
+fn what_is_written_together_is_signed_once_at_its_end_and_is_pushed_given_and_handed_on() {
+    let mut mesh = Mesh::new(3, 1, Config::default());
+    mesh.write_group(0, together(0..64));
+    // The first commit of all introduces the device.
+    assert_eq!(signed(&mesh, 0), [1, 65]);
+    mesh.connect(0, 1);
+    assert!(mesh.run_until(5_000, |mesh| shown(mesh, 1, "r63").is_some()), "given");
+    mesh.run_ms(1_000);
+    let frames = mesh.engine(0).stats().total.frames_sent;
+    mesh.write_group(0, together(64..128));
+    assert_eq!(signed(&mesh, 0), [1, 65, 129]);
+    assert!(mesh.run_until(5_000, |mesh| shown(mesh, 1, "r127").is_some()), "pushed");
+    assert_eq!(mesh.engine(0).stats().total.frames_sent, frames + 1, "pushed as one run");
+    mesh.crash(0);
+    mesh.connect(1, 2);
+    assert!(mesh.run_until(5_000, |mesh| shown(mesh, 2, "r127").is_some()), "handed on");
+    assert_eq!(mesh.engine(2).digest(), mesh.engine(1).digest());
+}
+
+#[test]
+fn where_the_last_of_what_is_written_together_is_refused_the_one_before_it_is_signed() {
+    let mut mesh = Mesh::new(2, 1, Config::default());
+    let mut group = together(0..3);
+    group.push(vec![change(OpKind::Update, "nothing", &[("x", 1)])]);
+    let ids = mesh.write_group(0, group);
+    assert_eq!(ids.iter().filter(|id| mesh.results[id].is_ok()).count(), 3);
+    assert_eq!(signed(&mesh, 0), [1, 4]);
+    // Of nothing but refused ones there is nothing to sign.
+    let ids = mesh.write_group(0, vec![vec![], vec![]]);
+    assert!(ids.iter().all(|id| mesh.results[id].is_err()));
+    mesh.connect(0, 1);
+    assert_converges(&mut mesh, 5_000);
+}
+
+#[test]
+fn what_is_written_together_is_signed_wherever_a_frame_is_full() {
+    let config = Config { batch_bytes: 1_000, batch_commits_max: 10, ..Config::default() };
+    let mut mesh = Mesh::new(2, 1, config);
+    mesh.write_group(0, together(0..64));
+    let (ends, own) = (signed(&mesh, 0), mesh.engine(0).replica());
+    assert!(ends.windows(2).all(|pair| pair[1] - pair[0] <= 10) && ends.last() == Some(&65), "{ends:?}");
+    for pair in ends.windows(2) {
+        let run = mesh.store(0).commits(&own, pair[0] + 1, (pair[1] - pair[0]) as usize, usize::MAX).unwrap();
+        let bytes: usize = run.iter().map(|stored| stored.commit.encoded_len()).sum();
+        assert!(bytes <= 1_000, "a run of {bytes} bytes");
+    }
+    mesh.connect(0, 1);
+    assert_converges(&mut mesh, 5_000);
+}
+
 /// Bytes that do not compress.
 fn noise(seed: u8, len: usize) -> Value {
     let mut prng = engine::prng::Prng::new([seed; 32]);
@@ -444,4 +506,21 @@ fn of_three_devices_only_the_one_whose_clock_is_wrong_is_told() {
     let told = |node: &usize| mesh.engine(*node).stats().clock_offset_ms().unwrap().unsigned_abs() > 60_000;
     let told: Vec<usize> = (0..3).filter(told).collect();
     assert_eq!(told, [1]);
+}
+
+#[test]
+fn gossip_goes_out_only_while_a_device_is_connected_elsewhere() {
+    let mut mesh = Mesh::new(3, 23, Config::default());
+    (0..2).for_each(|n| mesh.connect(n, n + 1));
+    assert_converges(&mut mesh, 5_000);
+    let published = |mesh: &mut Mesh, node: usize| {
+        let before = mesh.counts.published;
+        mesh.write(node, put("r", &[("x", 1)]));
+        mesh.counts.published - before
+    };
+    assert_eq!(published(&mut mesh, 0), 1, "the third is connected to the second only");
+    assert_eq!(published(&mut mesh, 1), 0);
+    mesh.cut(1, 2);
+    mesh.run_ms(120_000);
+    assert_eq!(published(&mut mesh, 1), 1);
 }

@@ -135,6 +135,7 @@ impl<'a> Full<'a> {
                 node,
                 config: config.clone(),
                 checkpoint_bytes: plan.knobs.checkpoint_bytes,
+                repeated_writes: plan.knobs.repeated_writes,
                 identity: Rc::new(RefCell::new(identity.clone())),
                 suspects: Suspects::default(),
                 members: Rc::new(RefCell::new(members.clone())),

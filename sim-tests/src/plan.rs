@@ -64,6 +64,9 @@ pub struct Knobs {
     /// their table and gather the log by columns; 0 for the limits of a real device, which no plan reaches.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub checkpoint_bytes: u64,
+    /// How many times more a planned transaction is written, together with it, as several writers at once would; 0 for once.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub repeated_writes: u64,
     /// How fast each device's wall clock runs, in parts per million beside true time.
     pub drift_ppm: Vec<i64>,
 }

@@ -29,6 +29,8 @@ use crate::view::{Sabotage, Spoiler, View};
 pub(crate) const CONVERGENCE_MS_MAX: u64 = 10 * 60 * 1000;
 /// One seed of so many signs for real; the others have hashes stand in for signatures, which are a sixth of the work.
 const SIGNED_EVERY: u64 = 16;
+/// How many frames a reader of frames serves, by seed: 0 where none is read ahead.
+const READ_AHEAD: [u64; 4] = [0, 1, 2, 16];
 /// Batches that a full disk refuses before somebody makes space.
 const FULL_DISK_FAILURES: u32 = 64;
 /// Rounds in which it must, besides those that its credit makes necessary: greetings, statements, timers.
@@ -75,6 +77,7 @@ impl<'a> Pure<'a> {
         mesh.set_latency(plan.knobs.latency_micros);
         mesh.keep_frames();
         mesh.set_packing(plan.knobs.packed_commits);
+        mesh.set_read_ahead(READ_AHEAD[(plan.seed % READ_AHEAD.len() as u64) as usize]);
         plan.knobs.drift_ppm.iter().enumerate().for_each(|(node, ppm)| mesh.set_drift(node, *ppm));
         let device = |node| mesh.key(node).device();
         let devices = (0..plan.nodes).map(device).collect();
@@ -113,6 +116,13 @@ impl<'a> Pure<'a> {
     #[must_use]
     pub(crate) fn with_patience(mut self, ms: u64) -> Self {
         self.patience_ms = ms;
+        self
+    }
+
+    /// Has frames read ahead as it is for another seed.
+    #[must_use]
+    pub fn with_read_ahead(mut self, frames: u64) -> Self {
+        self.mesh.set_read_ahead(frames);
         self
     }
 
@@ -272,7 +282,13 @@ impl<'a> Pure<'a> {
         let Ok(Some((node, changes))) = event.changes() else {
             return violation("a plan's names are valid", event.to_string());
         };
-        let id = self.mesh.write(node, changes);
+        let together = 1 + self.plan.knobs.repeated_writes as usize;
+        let ids = self.mesh.write_group(node, vec![changes; together]);
+        ids.into_iter().try_for_each(|id| self.written(node, id))
+    }
+
+    /// Takes in what became of a transaction.
+    fn written(&mut self, node: usize, id: u64) -> Result<(), Violation> {
         match self.mesh.results.get(&id) {
             Some(Ok(written)) => {
                 let written: Written = *written;

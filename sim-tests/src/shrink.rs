@@ -274,11 +274,12 @@ impl Search {
 
     fn simpler_knobs(&mut self) {
         let usual = Config::default();
-        let changes: [fn(&mut Plan, &Config); 10] = [
+        let changes: [fn(&mut Plan, &Config); 11] = [
             |plan, _| plan.knobs.drift_ppm.fill(0),
             |plan, _| plan.knobs.datagrams = false,
             |plan, _| plan.knobs.packed_commits = 0,
             |plan, _| plan.knobs.checkpoint_bytes = 0,
+            |plan, _| plan.knobs.repeated_writes = 0,
             |plan, _| plan.knobs.latency_micros = 1_000,
             |plan, usual| plan.knobs.batch_bytes = usual.batch_bytes,
             |plan, usual| plan.knobs.credit_bytes = usual.credit_bytes,

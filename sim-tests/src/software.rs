@@ -120,6 +120,8 @@ pub(crate) struct Setup {
     pub(crate) node: usize,
     pub(crate) config: Config,
     pub(crate) checkpoint_bytes: u64,
+    /// See [`crate::plan::Knobs::repeated_writes`].
+    pub(crate) repeated_writes: u64,
     /// Who it is; a machine that begins another life may be another.
     pub(crate) identity: Rc<RefCell<Identity>>,
     pub(crate) suspects: Suspects,
@@ -186,6 +188,8 @@ impl Setup {
         };
         let (node, db) = Node::new(options, transport, store, clock)
             .map_err(|error| StartError::Node(error.to_string()))?;
+        // By plan, so that a plan has one course.
+        let node = if self.seed.is_multiple_of(2) { node } else { node.reading_ahead() };
         Ok(Started { node, db, visits, roamer })
     }
 }
@@ -220,7 +224,7 @@ pub(crate) async fn software(setup: Setup, board: Rc<RefCell<Board>>) {
     tokio::task::spawn_local(follow(db.clone(), setup.slow_watcher, Rc::clone(&board)));
     tokio::task::spawn_local(keep_root(db.granted(), Rc::clone(&setup.granted)));
     tokio::task::spawn_local(measure(db.clone(), Rc::clone(&board)));
-    tokio::task::spawn_local(apply(db.clone(), asks, Rc::clone(&board)));
+    tokio::task::spawn_local(apply(db.clone(), asks, setup.repeated_writes, Rc::clone(&board)));
     {
         let mut board = board.borrow_mut();
         board.db = Some(db);
@@ -297,7 +301,12 @@ async fn measure(db: Db<SimStore>, board: Rc<RefCell<Board>>) {
 }
 
 /// Does what the harness asks for, one thing after the other.
-async fn apply(db: Db<SimStore>, mut asks: mpsc::UnboundedReceiver<Ask>, board: Rc<RefCell<Board>>) {
+async fn apply(
+    db: Db<SimStore>,
+    mut asks: mpsc::UnboundedReceiver<Ask>,
+    repeated_writes: u64,
+    board: Rc<RefCell<Board>>,
+) {
     while let Some(ask) = asks.recv().await {
         let changes = match ask {
             Ask::Write(changes) => changes,
@@ -318,9 +327,16 @@ async fn apply(db: Db<SimStore>, mut asks: mpsc::UnboundedReceiver<Ask>, board: 
                 return;
             }
         };
-        let outcome = db.write(WriteRequest { changes, ..WriteRequest::default() }).await;
-        board.borrow_mut().outcomes.push(outcome);
+        for _ in 0..repeated_writes {
+            tokio::task::spawn_local(write(db.clone(), changes.clone(), Rc::clone(&board)));
+        }
+        write(db.clone(), changes, Rc::clone(&board)).await;
     }
+}
+
+async fn write(db: Db<SimStore>, changes: Vec<Change>, board: Rc<RefCell<Board>>) {
+    let outcome = db.write(WriteRequest { changes, ..WriteRequest::default() }).await;
+    board.borrow_mut().outcomes.push(outcome);
 }
 
 /// Waits to be in sync. Sessions that ended or began meanwhile owe nothing.

@@ -33,6 +33,32 @@ fn full_seeds_hold_all_oracles() {
 }
 
 #[test]
+fn a_plan_has_the_same_course_whether_frames_are_read_before_their_turn_or_not() {
+    for seed in 500..560 {
+        let plan = plan(seed, Harness::Pure);
+        let course = |frames| {
+            let (report, result) = Pure::new(&plan).with_read_ahead(frames).run();
+            (report.checkpoints, result)
+        };
+        let inline = course(0);
+        assert_eq!(inline.1, Ok(()), "seed {seed}");
+        for frames in [1, 40] {
+            assert_eq!(course(frames), inline, "seed {seed}, readers for {frames} frames");
+        }
+    }
+}
+
+#[test]
+fn the_driver_of_the_full_harness_reads_frames_ahead_too() {
+    let ahead = |seed: &u64| {
+        let (report, result) = run_plan(&plan(*seed, Harness::Full), Harness::Full, false);
+        assert_eq!(result, Ok(()), "seed {seed}");
+        report.marks.names().any(|name| name == "verified-ahead")
+    };
+    assert!((5..25).filter(|seed| seed % 2 == 1).any(|seed| ahead(&seed)));
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run_in_two_processes() {
     let output = Command::new(env!("CARGO_BIN_EXE_ahenk-sim")).args(["meta", "--seeds", "0..4"]).output();
     let output = output.expect("the simulator runs");

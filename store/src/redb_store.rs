@@ -411,7 +411,10 @@ impl Store for RedbStore {
             *recent = Arc::default();
         }
         write_knowledge(txn, batch, names)?;
-        write_conflicts(txn, batch, names)?;
+        // Until the first conflict of all there is nothing to look for.
+        if state.conflict_next > 1 || !batch.conflicts.is_empty() {
+            write_conflicts(txn, batch, names)?;
+        }
         state.position += batch.commits.len() as u64;
         state.replica = batch.replica.or(state.replica);
         state.clock = batch.clock;

@@ -67,14 +67,14 @@ function crc32 (...parts) {
 export function frame (session, kind, body) {
   const rest = join(new Uint8Array(4), [kind], body)
   new DataView(rest.buffer).setUint32(0, session)
-  const head = new Uint8Array([3, 0, 0, 0, 0, 0])
+  const head = new Uint8Array([4, 0, 0, 0, 0, 0])
   new DataView(head.buffer).setUint32(2, crc32(head.subarray(0, 2), rest), true)
   return join(head, rest)
 }
 
 export async function unframe (bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
-  if (bytes[0] !== 3) throw new Error(`major version ${bytes[0]}`)
+  if (bytes[0] !== 4) throw new Error(`major version ${bytes[0]}`)
   if (view.getUint32(2, true) !== crc32(bytes.subarray(0, 2), bytes.subarray(6))) throw new Error('a damaged frame')
   const reader = new Reader(bytes.subarray(10))
   let payload = reader.rest()

@@ -9,14 +9,16 @@
 use std::alloc::System;
 use std::collections::HashMap;
 
+use benches::disk::{CountingDisk, Done};
 use benches::measure::{Goal, Table};
 use benches::receiver::Receiver;
 use benches::workload::{Choice, Workload};
+use benches::{groups, merge};
 use engine::codec::{Reader, Writer};
 use engine::commit::{Op, Stamp};
 use engine::identity::AccountId;
+use engine::io::Input;
 use engine::name::{FieldName, RowKey};
-use engine::row::RowState;
 use engine::store::{MemStore, Store};
 use engine::testing::test_root;
 use engine::value::Value;
@@ -57,14 +59,6 @@ fn bare_map(writes: &[(Stamp, &Op)]) -> HashMap<(RowKey, FieldName), (Stamp, Val
     cells
 }
 
-fn merge(writes: &[(Stamp, &Op)]) -> HashMap<RowKey, RowState> {
-    let mut rows = HashMap::<RowKey, RowState>::new();
-    for (stamp, op) in writes {
-        rows.entry(op.row.clone()).or_default().apply(*stamp, op, &mut ());
-    }
-    rows
-}
-
 fn receive<S: Store>(table: &mut Table, what: &str, frames: &[Vec<u8>], operations: u64, store: S) {
     let mut receiver = Receiver::new(store);
     let ((), stats) = count(|| frames.iter().for_each(|frame| receiver.frame(frame)));
@@ -72,17 +66,59 @@ fn receive<S: Store>(table: &mut Table, what: &str, frames: &[Vec<u8>], operatio
     show(table, what, &stats, operations);
 }
 
-fn main() {
-    let account = AccountId(test_root().public());
-    let mut table = Table::default();
-    let million = std::env::args().any(|argument| argument == "--million");
-    let operations = if million { 1_000_000 } else { 100_000 };
-    table.section(&format!("counted: {operations} operations of 8 devices, a row for ten"));
-    let workload = Workload::new(8, operations, Choice::Uniform);
-    let writes = workload.writes();
-    show(&mut table, "merge into rows", &count(|| merge(&writes)).1, operations);
-    show(&mut table, "a bare hash map of fields", &count(|| bare_map(&writes)).1, operations);
+/// Local transactions.
+const TRANSACTIONS: u64 = 1_024;
 
+/// Local transactions from the engine to a database in memory, with a peer to whom they are pushed.
+fn write(table: &mut Table, account: AccountId, group: usize) {
+    let (disk, counts) = CountingDisk::new();
+    let mut receiver = Receiver::new(RedbStore::with_backend(disk, account).expect("a database"));
+    let inputs: Vec<Input> = groups(TRANSACTIONS, group).into_iter().map(Input::Write).collect();
+    let before = counts.done();
+    let ((), stats) = count(|| inputs.into_iter().for_each(|input| receiver.input(input)));
+    assert_eq!(receiver.applied(), TRANSACTIONS + 1);
+    show(table, &format!("a local transaction, {group} together"), &stats, TRANSACTIONS);
+    written(table, counts.done().since(before));
+}
+
+fn written(table: &mut Table, done: Done) {
+    let each = |count: u64| count as f64 / TRANSACTIONS as f64;
+    table.row("  writes of the disk", each(done.writes), "", Goal::None);
+    table.row("  bytes in them", each(done.bytes), "B", Goal::None);
+    table.row("  syncs", each(done.syncs), "", Goal::None);
+}
+
+/// The same number of transactions of one small record, on redb alone.
+fn bare_redb(table: &mut Table) {
+    const LOG: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("log");
+    let (disk, counts) = CountingDisk::new();
+    let db = redb::Builder::new().create_with_backend(disk).expect("a database");
+    let commit = |n| {
+        let txn = db.begin_write().expect("a transaction");
+        txn.open_table(LOG).expect("a table").insert(n, [7; 150].as_slice()).expect("a write");
+        txn.commit().expect("a commit");
+    };
+    commit(0);
+    let before = counts.done();
+    let ((), stats) = count(|| (1..=TRANSACTIONS).for_each(commit));
+    show(table, "redb alone, a small record", &stats, TRANSACTIONS);
+    written(table, counts.done().since(before));
+}
+
+/// What merging writes and holding the rows takes, beside a bare map.
+fn merged(table: &mut Table, devices: u8, operations: u64) {
+    for choice in [Choice::Uniform, Choice::Zipf] {
+        let workload = Workload::new(devices, operations, choice);
+        let writes = workload.writes();
+        let name = format!("{operations} operations, {devices} devices, {choice:?}");
+        show(table, &format!("{name}: merge into rows"), &count(|| merge(&writes)).1, operations);
+        show(table, &format!("{name}: a bare map of fields"), &count(|| bare_map(&writes)).1, operations);
+    }
+}
+
+/// What it takes from operations to bytes and back, and from frames into a store.
+fn moved(table: &mut Table, account: AccountId, operations: u64) {
+    let workload = Workload::new(8, operations, Choice::Uniform);
     let frames = workload.frames(1_000);
     let batches: Vec<_> = workload.batches(1_000).collect();
     let encode = |runs| {
@@ -91,12 +127,27 @@ fn main() {
         writer.into_bytes()
     };
     let (encoded, stats) = count(|| batches.iter().map(|runs| encode(runs)).collect::<Vec<_>>());
-    show(&mut table, "encode by columns", &stats, operations);
+    show(table, "encode by columns", &stats, operations);
     let decode = |bytes: &Vec<u8>| decode_runs(&mut Reader::new(bytes), &account).expect("it decodes");
     let stats = count(|| encoded.iter().map(decode).collect::<Vec<_>>()).1;
-    show(&mut table, "decode and hash", &stats, operations);
-    receive(&mut table, "frames of 1000 into a store in memory", &frames, operations, MemStore::new());
+    show(table, "decode and hash", &stats, operations);
+    receive(table, "frames of 1000 into a store in memory", &frames, operations, MemStore::new());
     let folder = tempfile::tempdir().expect("a folder");
     let redb = RedbStore::create(&folder.path().join("ahenk.redb"), account, [7; 16]).expect("a database");
-    receive(&mut table, "frames of 1000 into redb", &frames, operations, redb);
+    receive(table, "frames of 1000 into redb", &frames, operations, redb);
+}
+
+fn main() {
+    let account = AccountId(test_root().public());
+    let mut table = Table::default();
+    let million = std::env::args().any(|argument| argument == "--million");
+    let operations = if million { 1_000_000 } else { 100_000 };
+    let table = &mut table;
+    table.section("counted: a row for ten operations");
+    for (devices, operations) in [(8, 10_000), (2, operations), (8, operations)] {
+        merged(table, devices, operations);
+    }
+    moved(table, account, operations);
+    [1, 8, 64].into_iter().for_each(|group| write(table, account, group));
+    bare_redb(table);
 }

@@ -7,4 +7,6 @@ mod rows;
 
 pub use crdt::{Crdt, automerge, loro, yrs};
 pub use machine::{fdatasync, loopback_bytes_a_second};
-pub use rows::{bare_map, redb_blobs, redb_commits, redb_rows, sqlite, sqlite_commits};
+pub use rows::{
+    bare_map, redb_blobs, redb_commits, redb_new, redb_rows, sqlite, sqlite_commits, sqlite_open,
+};

@@ -58,11 +58,14 @@ pub fn sqlite(folder: &Path, writes: &[(Stamp, &Op)], batch: usize, full: bool) 
 }
 
 /// SQLite: each write a transaction of its own, with synchronous FULL.
-pub fn sqlite_commits(folder: &Path, writes: &[(Stamp, &Op)]) {
-    sqlite(folder, writes, 1, true);
+pub fn sqlite_commits(db: &mut Connection, writes: &[(Stamp, &Op)]) {
+    for write in writes.chunks(1) {
+        sqlite_batch(db, write);
+    }
 }
 
-fn sqlite_open(folder: &Path, full: bool) -> Connection {
+/// SQLite: a new database; with `full`, each transaction of it is synced.
+pub fn sqlite_open(folder: &Path, full: bool) -> Connection {
     let db = Connection::open(folder.join("sqlite")).expect("a database");
     let synchronous = if full { "FULL" } else { "NORMAL" };
     db.execute_batch(&format!(
@@ -94,7 +97,8 @@ fn sqlite_batch(db: &mut Connection, batch: &[(Stamp, &Op)]) {
     txn.commit().expect("a commit");
 }
 
-fn redb_new(folder: &Path) -> Database {
+/// redb: a new database.
+pub fn redb_new(folder: &Path) -> Database {
     Database::create(folder.join("redb")).expect("a database")
 }
 
@@ -132,8 +136,7 @@ pub fn redb_blobs(folder: &Path, frames: &[Vec<u8>]) {
 }
 
 /// redb: commits of one small record.
-pub fn redb_commits(folder: &Path, count: u64) {
-    let db = redb_new(folder);
+pub fn redb_commits(db: &Database, count: u64) {
     for n in 0..count {
         let txn = db.begin_write().expect("a transaction");
         txn.open_table(LOG).expect("a table").insert(n, [7; 150].as_slice()).expect("a write");

@@ -26,6 +26,8 @@ pub struct MeshCounts {
     pub damaged: u64,
     /// Frames that vanished on a link that was cut or taken down.
     pub cut_off: u64,
+    /// Hints that were published by gossip.
+    pub published: u64,
     /// Batches that a store was made to refuse.
     pub store_failures: u64,
     /// Batches that a store refused by itself, and starts that failed.

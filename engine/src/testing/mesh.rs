@@ -23,6 +23,7 @@ use crate::identity::{Dot, Identity, PeerKey};
 use crate::io::{
     AdminError, Change, Event, Input, Order, Output, PeerPage, WriteError, WriteRequest, Written,
 };
+use crate::reading::FrameReader;
 use crate::store::{MemStore, Store, StoreError, StoreRead};
 use crate::time::{Instant, Now, WallMs};
 
@@ -50,6 +51,8 @@ struct Node {
     boots: u8,
     fail_commits: u32,
     cut: Option<Cut>,
+    /// What reads frames ahead, and for how many more.
+    reader: Option<(FrameReader, u64)>,
 }
 
 /// A power cut at a batch to come.
@@ -97,6 +100,7 @@ pub struct Mesh {
     seed: u64,
     config: Config,
     faults: LinkFaults,
+    read_ahead: u64,
     latency_micros: u64,
     bytes_per_second: u64,
     /// The session numbers that devices use towards each other, by sender and receiver.
@@ -142,6 +146,7 @@ impl Mesh {
             boots: 0,
             fail_commits: 0,
             cut: None,
+            reader: None,
         };
         let mut mesh = Mesh {
             nodes: identities.into_iter().map(node).collect(),
@@ -151,6 +156,7 @@ impl Mesh {
             seed,
             config,
             faults: LinkFaults::default(),
+            read_ahead: 0,
             latency_micros: 5_000,
             bytes_per_second: 0,
             sessions: BTreeMap::new(),
@@ -301,10 +307,19 @@ impl Mesh {
 
     /// Hands a device a transaction. The id is the key of its outcome in `results`.
     pub fn write(&mut self, node: usize, changes: Vec<Change>) -> u64 {
-        self.requests += 1;
-        let id = self.requests;
-        self.input(node, Input::Write(vec![WriteRequest { id, changes, ..WriteRequest::default() }]));
-        id
+        self.write_group(node, vec![changes])[0]
+    }
+
+    /// Hands a device transactions that become durable together. The ids are the keys of their outcomes in `results`.
+    pub fn write_group(&mut self, node: usize, transactions: Vec<Vec<Change>>) -> Vec<u64> {
+        let first = self.requests + 1;
+        self.requests += transactions.len() as u64;
+        let ids: Vec<u64> = (first..=self.requests).collect();
+        let requests = ids.iter().zip(transactions);
+        let requests =
+            requests.map(|(id, changes)| WriteRequest { id: *id, changes, ..WriteRequest::default() });
+        self.input(node, Input::Write(requests.collect()));
+        ids
     }
 
     /// Has an administrator do something. The id is the key of its outcome in `administered`.
@@ -319,8 +334,18 @@ impl Mesh {
     pub fn input(&mut self, node: usize, input: Input) {
         let now = self.node_now(node);
         self.note(node, now, &input);
-        let Node { engine, store, .. } = &mut self.nodes[node];
+        let read_ahead = self.read_ahead;
+        let Node { engine, store, reader, .. } = &mut self.nodes[node];
         let Some(engine) = engine else { return };
+        let input = match input {
+            Input::Frame { peer, bytes } if read_ahead > 0 && engine.reads_ahead(&peer) => {
+                let (with, left) = reader.take().unwrap_or_else(|| (engine.reader(), read_ahead));
+                let frame = with.read(&bytes);
+                *reader = (left > 1).then(|| (with, left - 1));
+                Input::Read { peer, frame }
+            }
+            input => input,
+        };
         match engine.handle(now, input, store) {
             Ok(()) => self.perform(node),
             Err(_) => self.reboot(node),

@@ -20,6 +20,8 @@ use miniz_oxide::{DataFormat, MZFlush, MZStatus};
 const DEFLATE_LEVEL: u8 = 1;
 /// A front of no more than this part of the columns' bytes is stored as it is: hashes and signatures are most of it.
 const STORED_FRONT_PART: usize = 12;
+/// A front of fewer bytes is stored in any case: a compressor has a third of a megabyte to be cleared.
+const DEFLATED_FRONT_BYTES_MIN: usize = 512;
 /// Most bytes of a block that is stored as it is, and what stands before them.
 const STORED_BYTES_MAX: usize = 0xffff;
 const STORED_HEAD_BYTES: usize = 5;
@@ -87,6 +89,9 @@ pub fn deflate_front(front: &[u8], columns_bytes: usize) -> Vec<u8> {
 }
 
 fn shortest(front: &[u8]) -> Vec<u8> {
+    if front.len() < DEFLATED_FRONT_BYTES_MIN {
+        return stored(front);
+    }
     let mut compressor =
         CompressorOxide::with_params(DataFormat::Raw, DEFLATE_LEVEL, CompressionStrategy::Filtered, 15);
     let mut bytes = vec![0; front.len() + STORED_HEAD_BYTES];

@@ -20,6 +20,11 @@ impl Mesh {
         self.latency_micros = micros;
     }
 
+    /// Has frames read before they are handed in, by what engines gave for it up to so many frames earlier; 0 for not at all.
+    pub fn set_read_ahead(&mut self, frames: u64) {
+        self.read_ahead = frames;
+    }
+
     /// Sets how far a device's wall clock is off, in milliseconds.
     pub fn set_wall_offset(&mut self, node: usize, ms: i64) {
         self.nodes[node].wall_offset_ms = ms;

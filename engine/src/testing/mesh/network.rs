@@ -57,6 +57,7 @@ impl Mesh {
     }
 
     pub(super) fn gossip(&mut self, from: usize, frame: &[u8]) {
+        self.counts.published += 1;
         for to in 0..self.nodes.len() {
             if to != from && self.connected(from, to) {
                 let frame = frame.to_vec();
