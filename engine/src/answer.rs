@@ -10,7 +10,7 @@ use crate::config::{DECODED_BYTES_MAX, INFLATED_BYTES_MAX};
 use crate::cost;
 use crate::engine::Engine;
 use crate::hlc::Hlc;
-use crate::identity::{PeerKey, ReplicaId, Sig};
+use crate::identity::{DeviceId, PeerKey, ReplicaId, Sig};
 use crate::knowledge::Knowledge;
 use crate::marks::mark;
 use crate::peer::Serve;
@@ -201,7 +201,8 @@ impl Engine {
         {
             return Ok(Found::Whole(Box::new(packed)));
         }
-        let Some((_, _, _, position)) = next_in_order(serve, true, store)? else { return Ok(Found::Nothing) };
+        let next = next_in_order(serve, true, &self.state.account.device(), store)?;
+        let Some((_, _, _, position)) = next else { return Ok(Found::Nothing) };
         let Some(packed) = store.packed(position)? else { return Ok(Found::Nothing) };
         if whole(&packed, position, serve) {
             return Ok(Found::Whole(Box::new(packed)));
@@ -239,16 +240,19 @@ impl Engine {
     /// first one fits follows from its having come in one frame, or from our having signed it so that it fits one.
     fn gather(&mut self, key: PeerKey, until: u64, store: &impl StoreRead) -> Result<Vec<Piece>, StoreError> {
         let (mut pieces, mut bytes, mut commits, mut cost) = (Vec::new(), 0, 0, 0);
-        let commits_max = self.config.batch_commits_max;
+        let (commits_max, account) = (self.config.batch_commits_max, self.state.account.device());
+        let mut statements = false;
         while bytes < self.config.batch_bytes as u64 && commits < commits_max {
             let Some(peer) = self.peers.get_mut(&key) else { break };
             let Some(serve) = &mut peer.serve else { break };
-            let Some((replica, first, end, position)) = next_in_order(serve, until < u64::MAX, store)? else {
-                break;
-            };
-            if position >= until && !pieces.is_empty() {
+            let next = next_in_order(serve, until < u64::MAX, &account, store)?;
+            let Some((replica, first, end, position)) = next else { break };
+            // Statements have a frame of their own, so that what follows can go out as the store has it.
+            let beyond = position >= until || statements != (replica.device == account);
+            if beyond && !pieces.is_empty() {
                 break;
             }
+            statements = replica.device == account;
             let likely = serve.run_commits;
             let has = peer.expected();
             let left = self.config.batch_bytes - bytes as usize;
@@ -477,10 +481,12 @@ fn newer_than(cursor: Hlc, wanted: &Knowledge, store: &impl StoreRead) -> Result
 }
 
 /// The wanted commit that this store applied first: its replica, its number, the end of its range, and its position, which is
-/// 0 if it need not be known.
+/// 0 if it need not be known. Statements of the account come before all else: they wait for nothing, and a receiver may lack
+/// the room for anything else until it has them.
 fn next_in_order(
     serve: &mut Serve,
     placed: bool,
+    account: &DeviceId,
     store: &impl StoreRead,
 ) -> Result<Option<(ReplicaId, u64, u64, u64)>, StoreError> {
     let Serve { ranges, positions, .. } = serve;
@@ -489,7 +495,7 @@ fn next_in_order(
         // No other to compare with.
         return Ok(firsts.map(|(replica, (first, end))| (replica, first, end, 0)).next());
     }
-    let mut best: Option<(u64, ReplicaId, u64, u64)> = None;
+    let mut best: Option<((bool, u64), ReplicaId, u64, u64)> = None;
     for (replica, (first, end)) in firsts {
         let position = match positions.get(&replica) {
             Some((of, position)) if *of == first => *position,
@@ -500,9 +506,10 @@ fn next_in_order(
                 position
             }
         };
-        if best.is_none_or(|(other, ..)| position < other) {
-            best = Some((position, replica, first, end));
+        let place = (replica.device != *account, position);
+        if best.is_none_or(|(other, ..)| place < other) {
+            best = Some((place, replica, first, end));
         }
     }
-    Ok(best.map(|(position, replica, first, end)| (replica, first, end, position)))
+    Ok(best.map(|((_, position), replica, first, end)| (replica, first, end, position)))
 }

@@ -40,6 +40,9 @@ pub const REPLICAS_MAX: usize = 1024;
 /// Of those, how many are kept free for statements of the account, so that no device can keep itself from being revoked
 /// by filling the rest.
 pub const REPLICAS_FOR_STATEMENTS: usize = 256;
+/// Of a revoked device's replicas so many count at most, those that its administrator met first: so a device that made
+/// itself hundreds of them leaves room for others. An honest one has a handful.
+pub const REVOKED_REPLICAS_MAX: usize = 64;
 /// Most ranges that one replica's entry in a knowledge statement may have.
 pub const RANGES_MAX: usize = 64;
 /// Largest physical part of a stamp, in milliseconds since the Unix epoch: the year 4199. The same

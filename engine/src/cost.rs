@@ -7,6 +7,7 @@
 use crate::codec::DecodeError;
 use crate::commit::{Commit, Op};
 use crate::config::DECODED_BYTES_MAX;
+use crate::planted::{self, Bug};
 use crate::value::Value;
 use crate::wire::columns::HashedCommit;
 
@@ -34,24 +35,30 @@ const ENTRY: usize = 112;
 /// Memory that decoding may still take.
 #[derive(Debug)]
 pub struct Budget {
+    whole: usize,
     left: usize,
 }
 
 impl Default for Budget {
     fn default() -> Budget {
-        Budget::of(DECODED_BYTES_MAX)
+        Budget::of(if planted::is(Bug::CostIgnored) { usize::MAX } else { DECODED_BYTES_MAX })
     }
 }
 
 impl Budget {
     /// So many bytes.
     pub fn of(bytes: usize) -> Budget {
-        Budget { left: bytes }
+        Budget { whole: bytes, left: bytes }
     }
 
     /// What is left of it.
     pub fn left(&self) -> usize {
         self.left
+    }
+
+    /// What was taken of it.
+    pub(crate) fn taken(&self) -> usize {
+        self.whole.saturating_sub(self.left)
     }
 
     /// Takes some of it, before the memory is taken.

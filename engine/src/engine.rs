@@ -210,6 +210,11 @@ impl Engine {
         self.reorder.bytes() as u64
     }
 
+    /// The same as they lie in memory, counted from above.
+    pub fn waiting_memory(&self) -> u64 {
+        self.reorder.memory() as u64
+    }
+
     /// What each peer with a session has applied durably, as far as it has said.
     pub fn peer_knowledge(&self) -> impl Iterator<Item = (DeviceId, &Knowledge)> {
         self.peers.values().filter(|peer| peer.ready()).map(|peer| (peer.device, &peer.known))

@@ -259,6 +259,11 @@ impl Engine {
         if same || planted::is(Bug::ForkUnnoticed) || self.unprovable.contains(replica) {
             return false;
         }
+        if planted::is(Bug::TagsBelieved) {
+            let (dot, ours) = (Dot { replica: *replica, seq }, self.state.heads.get(replica));
+            let ours = ours.map_or_else(CommitHash::default, |head| head.hash);
+            self.event(Event::Fork { dot, ours, theirs: CommitHash::default() });
+        }
         let Some(peer) = self.peers.get_mut(&key) else { return false };
         peer.disputed.insert(*replica, seq.saturating_sub(BACK_COMMITS - 1).max(1), seq);
         true

@@ -4,12 +4,14 @@ mod common;
 
 use common::{LONG_MS, change, equal, full_mesh, put, quarantined, read};
 use engine::commit::OpKind;
-use engine::config::Config;
+use engine::config::{Config, REPLICAS_FOR_STATEMENTS, REPLICAS_MAX, REVOKED_REPLICAS_MAX};
+use engine::hlc::Hlc;
 use engine::identity::SecretKey;
-use engine::io::{AdminError, Event, Order};
+use engine::io::{AdminError, Event, Input, Order};
 use engine::store::StoreRead;
-use engine::testing::{Mesh, test_identity, test_root};
-use engine::wire::message::Fault;
+use engine::testing::{Author, Mesh, op, test_identity, test_root};
+use engine::value::Value;
+use engine::wire::message::{Control, Fault, Ops, Run, pack_control, pack_ops};
 use proptest::prelude::*;
 
 fn revoke(mesh: &mut Mesh, by: usize, node: usize) -> u64 {
@@ -364,4 +366,48 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn of_a_device_with_hundreds_of_lives_the_first_count_when_it_is_revoked_and_there_is_room_again() {
+    let mut mesh = Mesh::new(2, 3, Config::default());
+    let hostile = Author::new(9);
+    let peer = hostile.identity.peer_key();
+    for node in 0..2 {
+        mesh.input(node, Input::PeerUp(peer));
+        let hello = Control::Hello(Box::new(hostile.hello()));
+        mesh.inject(node, peer, pack_control(7, &hello).expect("a frame"));
+    }
+    let bring = |mesh: &mut Mesh, node: usize, mut life: Author, row: &str| {
+        let fields = [("f".to_owned(), Value::Int(1))].into();
+        let ops = vec![op("t", row, OpKind::Put, fields)];
+        let (commit, sig) = life.commit(Hlc::new(1_700_000_000_000, 0), Default::default(), ops);
+        let runs = vec![Run { commits: vec![commit], sig }];
+        let ops = Ops { want: 0, offset: 0, done: true, runs };
+        mesh.inject(node, peer, pack_ops(7, &ops).expect("a frame"));
+    };
+    // As many as there is room for, and others at one device than at the other; the numbers of the later ones are the
+    // smaller.
+    const LIVES: u64 = (REPLICAS_MAX - REPLICAS_FOR_STATEMENTS - 1) as u64;
+    for node in 0..2 {
+        for n in 0..LIVES {
+            let life = Author::of(hostile.identity.clone(), 10_000 * (node as u64 + 1) - n);
+            bring(&mut mesh, node, life, &format!("{node} {n}"));
+        }
+        assert_eq!(read(&mesh, node, &format!("{node} {}", LIVES - 1)), Some(1));
+    }
+    let order = Order::Revoke { device: peer.device(), reason: String::new() };
+    let id = mesh.administer(0, order);
+    assert!(mesh.administered[&id].is_ok());
+    let counts = REVOKED_REPLICAS_MAX as u64;
+    let kept =
+        |mesh: &Mesh, node| (0..LIVES).filter(|n| read(mesh, node, &format!("0 {n}")).is_some()).count();
+    assert_eq!(kept(&mesh, 0) as u64, counts);
+    assert_eq!(read(&mesh, 0, &format!("0 {}", counts - 1)), Some(1), "those that came first");
+    assert_eq!(quarantined(&mesh, 0).len() as u64, LIVES - counts, "the others are kept aside");
+    mesh.connect(0, 1);
+    equal(&mut mesh, &[0, 1]);
+    assert_eq!((kept(&mesh, 1) as u64, read(&mesh, 1, "1 0")), (counts, None));
+    // Of the two devices, each with a life, of the statement and of the lives that count.
+    assert_eq!(mesh.engine(1).knowledge().replicas() as u64, 3 + counts);
 }

@@ -96,6 +96,10 @@ const CLASSES: [Class; 21] = [
     Class::Revocations,
 ];
 
+/// How many plans have a frame that takes much memory, in millionths: to find out that it does takes more time than all else
+/// in a plan.
+const COSTLY_PPM: u64 = 4_000;
+
 struct Maker {
     prng: Prng,
     nodes: usize,
@@ -165,6 +169,7 @@ fn ordinary(seed: u64, harness: Harness) -> Plan {
     }
     maker.apart(seed, b"forks", Maker::forks);
     maker.apart(seed, b"syncs", |maker| maker.syncs(knobs.latency_micros));
+    maker.apart(seed, b"costs", Maker::costly);
     let core = maker.core();
     let mut events = maker.events;
     let inviting_ppm = if harness == Harness::Full { INVITING_FULL_PPM } else { INVITING_PPM };
@@ -180,6 +185,14 @@ impl Maker {
         let usual = std::mem::replace(&mut self.prng, drawn(seed, name));
         draw(self);
         self.prng = usual;
+    }
+
+    /// In a few plans somebody sends a frame that takes much memory.
+    fn costly(&mut self) {
+        if self.prng.chance_ppm(COSTLY_PPM) {
+            let (at_ms, node) = (self.time(), self.node());
+            self.add(at_ms, Event::Intrude { node, by: Intrusion::Costly });
+        }
     }
 
     fn pick<T: Copy>(&mut self, from: &[T]) -> T {

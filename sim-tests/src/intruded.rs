@@ -14,8 +14,7 @@ use engine::prng::Prng;
 use engine::transport::{Path, PathKind, Transport, TransportEvent, TrySendError};
 use tokio::sync::mpsc;
 
-use crate::intruder::Intrusion;
-use crate::intruder::{by_peer, by_stranger};
+use crate::intruder::{Heads, Intrusion, Neighbour, by_peer, by_stranger};
 
 /// Something hostile that is to be said to a device.
 #[derive(Debug)]
@@ -24,6 +23,8 @@ pub(crate) struct Visit {
     /// How-manieth of the run.
     pub(crate) number: u64,
     pub(crate) fate: Prng,
+    /// The last commits that all machines have.
+    pub(crate) heads: Heads,
 }
 
 /// In whose names something hostile was said. Clones mean the same list.
@@ -58,10 +59,12 @@ impl<T: Transport> Intruded<T> {
     }
 
     fn attack(&mut self, visit: Visit) {
-        let Visit { by, number, fate } = visit;
+        let Visit { by, number, fate, heads } = visit;
         let neighbour = self.sessions.first_key_value().map(|(peer, session)| (*peer, *session));
-        let attack = by_stranger(by, number, fate.clone())
-            .or_else(|| neighbour.map(|(peer, session)| by_peer(by, peer, session, fate)));
+        let attack = by_stranger(by, number, fate.clone()).or_else(|| {
+            let (peer, session) = neighbour?;
+            by_peer(by, &Neighbour { peer, session, heads: &heads }, fate)
+        });
         let Some(attack) = attack else { return };
         self.suspects.add(attack.peer);
         self.waiting.extend(attack.inputs.into_iter().filter_map(as_event));

@@ -17,7 +17,7 @@ use engine::testing::{Happened, LinkFaults, Mesh, Moment, StandIns, stand_ins, t
 
 use self::syncs::Waiting;
 use crate::history::Global;
-use crate::intruder::{Intrusion, by_peer, by_stranger};
+use crate::intruder::{Intrusion, Neighbour, by_peer, by_stranger};
 use crate::marks::Situation;
 use crate::oracle::{Injected, Observer, Violation, check_bounds, check_equal, check_event, violation};
 use crate::pairing::invite;
@@ -398,17 +398,35 @@ impl<'a> Pure<'a> {
         let neighbour =
             (0..self.plan.nodes).find(|other| *other != node && self.mesh.connected(node, *other));
         let attack = by_stranger(by, self.intrusions, fate.clone()).or_else(|| {
-            let peer = neighbour?;
-            Some(by_peer(by, self.mesh.key(peer), self.mesh.session(peer, node)?, fate))
+            let other = neighbour?;
+            let (peer, session) = (self.mesh.key(other), self.mesh.session(other, node)?);
+            let mut heads = self.observers[node].heads().clone();
+            heads.retain(|replica, head| self.observers[other].heads().get(replica) == Some(head));
+            by_peer(by, &Neighbour { peer, session, heads: &heads }, fate)
         });
         let Some(attack) = attack.filter(|_| self.mesh.running(node)) else { return Ok(()) };
         self.injected.suspects.extend([attack.peer.device(), self.mesh.key(node).device()]);
         let standing = |mesh: &Mesh| (mesh.engine(node).knowledge().clone(), mesh.engine(node).digest());
-        let before = standing(&self.mesh);
+        // The frames that were dropped in the session with whoever speaks, if there is one.
+        let session = |mesh: &Mesh| {
+            let peers = if mesh.running(node) { mesh.engine(node).stats().peers } else { Vec::new() };
+            let peer = peers.into_iter().find(|stats| stats.ready && stats.peer == attack.peer);
+            peer.map(|stats| stats.traffic.frames_dropped)
+        };
+        let (before, dropped) = (standing(&self.mesh), session(&self.mesh));
         attack.inputs.into_iter().for_each(|input| self.mesh.input(node, input));
         if self.mesh.running(node) && standing(&self.mesh) != before {
             let sentence = format!("{} at {} did", by.kind(), letter(node));
             return violation("what is hostile changes nothing", sentence);
+        }
+        let passed = dropped.is_some() && session(&self.mesh) == dropped;
+        if by.ends_session() && passed {
+            let sentence = format!("{} at {} did not", by.kind(), letter(node));
+            return violation("what no rule allows ends the session", sentence);
+        }
+        if let Some(situation) = by.situation() {
+            // Where the session went on, it was not for a frame of another one.
+            self.report.marks.note(situation, passed || dropped.is_some() && session(&self.mesh).is_none());
         }
         Ok(())
     }
@@ -501,6 +519,7 @@ impl<'a> Pure<'a> {
                 return violation("knowledge is exactly what the log holds", sentence);
             }
             check_bounds(node, engine.waiting_bytes(), &self.config)?;
+            check_memory(node, engine.waiting_memory(), &self.config)?;
             equal.push((node, engine.knowledge(), engine.digest()));
         }
         let heads = |node: usize| self.observers[node].heads();
@@ -660,6 +679,16 @@ pub(crate) fn check_acknowledged(
                 return violation("an acknowledged write is everywhere in the end", sentence);
             }
         }
+    }
+    Ok(())
+}
+
+/// What waits stays within its bound of memory: four times as much, and a megabyte at least.
+fn check_memory(node: usize, waiting_memory: u64, config: &Config) -> Result<(), Violation> {
+    let memory_max = (4 * config.reorder_bytes_max as u64).max(1 << 20);
+    if waiting_memory > memory_max {
+        let sentence = format!("{} holds {waiting_memory} bytes of {memory_max}", letter(node));
+        return violation("what waits stays within its memory", sentence);
     }
     Ok(())
 }

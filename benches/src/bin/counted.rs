@@ -37,10 +37,14 @@ fn count<R>(work: impl FnOnce() -> R) -> (R, Stats) {
     (made, stats)
 }
 
+fn allocations(table: &mut Table, what: &str, stats: &Stats, operations: u64) {
+    table.row(what, stats.allocations as f64 / operations as f64, "alloc/op", Goal::None);
+}
+
 fn show(table: &mut Table, what: &str, stats: &Stats, operations: u64) {
     // What grows or shrinks in place is in these already.
     let held = stats.bytes_allocated as f64 - stats.bytes_deallocated as f64;
-    table.row(what, stats.allocations as f64 / operations as f64, "alloc/op", Goal::None);
+    allocations(table, what, stats, operations);
     table.row("  held afterwards", held / operations as f64, "B/op", Goal::None);
 }
 
@@ -77,7 +81,7 @@ fn write(table: &mut Table, account: AccountId, group: usize) {
     let before = counts.done();
     let ((), stats) = count(|| inputs.into_iter().for_each(|input| receiver.input(input)));
     assert_eq!(receiver.applied(), TRANSACTIONS + 1);
-    show(table, &format!("a local transaction, {group} together"), &stats, TRANSACTIONS);
+    allocations(table, &format!("a local transaction, {group} together"), &stats, TRANSACTIONS);
     written(table, counts.done().since(before));
 }
 
@@ -101,7 +105,7 @@ fn bare_redb(table: &mut Table) {
     commit(0);
     let before = counts.done();
     let ((), stats) = count(|| (1..=TRANSACTIONS).for_each(commit));
-    show(table, "redb alone, a small record", &stats, TRANSACTIONS);
+    allocations(table, "redb alone, a small record", &stats, TRANSACTIONS);
     written(table, counts.done().since(before));
 }
 

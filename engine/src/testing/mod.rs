@@ -1,5 +1,6 @@
 //! Generators and harnesses for tests of this crate and of those above it. Not part of release builds.
 
+mod costly;
 mod link;
 mod mesh;
 mod moment;
@@ -8,6 +9,7 @@ mod spoilt;
 mod trace;
 mod transcript;
 
+pub use costly::{costly_frames, frame_of, nested_maps, nests, row, rows};
 pub use link::{LinkFaults, MeshCounts};
 pub use mesh::{EPOCH_MS, Mesh};
 pub use moment::{Happened, Moment, describe_batch};

@@ -14,7 +14,7 @@ use super::frame::{FrameError, Opened, begin, finish, finish_with, open, payload
 use super::packed::{PackedColumns, PackedLog};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::commit::Commit;
-use crate::config::{CONTROL_BYTES_MAX, DECODED_BYTES_MAX};
+use crate::config::CONTROL_BYTES_MAX;
 use crate::cost::Budget;
 use crate::identity::{AccountId, DeviceCert, ReplicaId, SecretKey, Sig};
 use crate::knowledge::Knowledge;
@@ -386,7 +386,7 @@ pub(crate) fn parse_parts(
             columns = just.map(|(front, bytes)| PackedColumns {
                 deflated: Deflated { bytes: bytes.to_vec(), length: payload.len() - front },
                 bytes: ops.runs.iter().flat_map(|run| &run.commits).map(|hashed| hashed.bytes).sum(),
-                cost: DECODED_BYTES_MAX - budget.left(),
+                cost: budget.taken(),
             });
             Message::Ops(ops)
         }

@@ -121,7 +121,12 @@ impl Full<'_> {
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&self.plan.seed.to_be_bytes());
         seed[8..16].copy_from_slice(&self.intrusions.to_be_bytes());
-        let visit = Visit { by, number: self.intrusions, fate: Prng::new(seed) };
+        // Whoever it is that speaks, it knows these.
+        let mut heads = self.machines[node].observer.heads().clone();
+        heads.retain(|replica, head| {
+            self.machines.iter().all(|machine| machine.observer.heads().get(replica) == Some(head))
+        });
+        let visit = Visit { by, number: self.intrusions, fate: Prng::new(seed), heads };
         let visited = self.machines[node].board.borrow().visits.as_ref().map(|visits| visits.send(visit));
         self.report.marks.note(Situation::ActedWhileDown, visited.is_none());
     }
