@@ -35,6 +35,73 @@ pub enum DecodeError {
     Invalid(&'static str),
 }
 
+/// What takes primitives: a [`Writer`], or a place that has the room for them.
+pub trait Put {
+    /// Bytes as they are.
+    fn raw(&mut self, bytes: &[u8]);
+
+    /// One byte.
+    fn u8(&mut self, value: u8) {
+        self.raw(&[value]);
+    }
+
+    /// An unsigned varint.
+    fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.u8(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.u8(value as u8);
+    }
+
+    /// A signed varint, zigzag.
+    fn zigzag(&mut self, value: i64) {
+        self.varint(zigzag(value));
+    }
+
+    /// Bytes behind their length.
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.varint(bytes.len() as u64);
+        self.raw(bytes);
+    }
+}
+
+impl Put for Writer {
+    fn raw(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn u8(&mut self, value: u8) {
+        self.bytes.push(value);
+    }
+}
+
+/// Room for so many bytes, to be filled from the start. Whoever puts more in than it has has counted wrong.
+pub(crate) struct Room<'a> {
+    left: &'a mut [u8],
+}
+
+impl Room<'_> {
+    pub(crate) fn new(bytes: &mut [u8]) -> Room<'_> {
+        Room { left: bytes }
+    }
+
+    /// Bytes that are not filled yet.
+    pub(crate) fn left(&self) -> usize {
+        self.left.len()
+    }
+}
+
+impl Put for Room<'_> {
+    fn raw(&mut self, bytes: &[u8]) {
+        let Some((place, left)) = std::mem::take(&mut self.left).split_at_mut_checked(bytes.len()) else {
+            return debug_assert!(false, "there is no room for {} bytes", bytes.len());
+        };
+        place.copy_from_slice(bytes);
+        self.left = left;
+    }
+}
+
 /// Appends primitives to a buffer.
 #[derive(Debug, Default)]
 pub struct Writer {
@@ -89,32 +156,27 @@ impl Writer {
 
     /// One byte.
     pub fn u8(&mut self, value: u8) {
-        self.bytes.push(value);
+        Put::u8(self, value);
     }
 
     /// An unsigned varint.
-    pub fn varint(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.bytes.push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        self.bytes.push(value as u8);
+    pub fn varint(&mut self, value: u64) {
+        Put::varint(self, value);
     }
 
     /// A signed varint, zigzag.
     pub fn zigzag(&mut self, value: i64) {
-        self.varint(zigzag(value));
+        Put::zigzag(self, value);
     }
 
     /// Bytes as they are.
     pub fn raw(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
+        Put::raw(self, bytes);
     }
 
     /// Bytes behind their length.
     pub fn bytes(&mut self, bytes: &[u8]) {
-        self.varint(bytes.len() as u64);
-        self.raw(bytes);
+        Put::bytes(self, bytes);
     }
 }
 

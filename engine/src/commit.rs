@@ -13,7 +13,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::codec::{DecodeError, Reader, Writer, bytes_len, varint_len};
+use crate::codec::{DecodeError, Put, Reader, Writer, bytes_len, varint_len};
 use crate::config::{
     COMMIT_BYTES_MAX, COMMIT_OPS_MAX, DEVICE_NAME_BYTES_MAX, FIELD_BYTES_MAX, REPLICAS_MAX, ROW_FIELDS_MAX,
     ROW_KEY_BYTES_MAX, RUN_COMMITS_MAX, TABLE_BYTES_MAX,
@@ -380,7 +380,7 @@ impl Verifiers {
     }
 }
 
-pub(crate) fn put_replica(writer: &mut Writer, replica: &ReplicaId) {
+pub(crate) fn put_replica(writer: &mut impl Put, replica: &ReplicaId) {
     writer.raw(replica.device.0.as_bytes());
     writer.raw(&replica.incarnation.to_be_bytes());
 }

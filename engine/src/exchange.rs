@@ -125,6 +125,7 @@ impl Engine {
         let before = self.state.position();
         let (waiting, fencing) = (self.reorder.bytes(), self.fencing.len());
         let mut draft = self.state.draft(store);
+        draft.expect(ops.runs.iter().map(|run| run.commits.len()).sum());
         let (mut touched, mut bad) = (BTreeMap::<ReplicaId, u64>::new(), None);
         let answer = Answer { id: ops.want, offset: ops.offset, done: ops.done };
         // Whether what is applied is just what came, in the order in which it came.

@@ -35,6 +35,7 @@ mod reorder;
 mod replicated;
 mod rollback;
 pub mod row;
+mod siphash;
 pub mod statement;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]

@@ -80,7 +80,12 @@ macro_rules! name {
                 if !$control && text.chars().any(char::is_control) {
                     return Err(NameError::Control($what));
                 }
-                Ok($type { beginning: Beginning::of(text), text: text.into() })
+                Ok($type::checked(text))
+            }
+
+            /// Keeps a copy of a text that was checked before.
+            pub(crate) fn checked(text: &str) -> $type {
+                $type { beginning: Beginning::of(text), text: text.into() }
             }
 
             /// The text.

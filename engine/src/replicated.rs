@@ -26,6 +26,9 @@ use crate::time::Now;
 use crate::wire::columns::HashedCommit;
 use crate::wire::message::Run;
 
+/// Room is made for so many commits of a frame at once, at most.
+const COMMITS_EXPECTED_MAX: usize = 4 * 1024;
+
 /// What stands in memory of the state that is in the store.
 #[derive(Debug)]
 pub(crate) struct Replicated {
@@ -308,12 +311,13 @@ impl Replicated {
         if planted::is(Bug::LedgerForgets) {
             return;
         }
-        let shown = if lost.winner == stamp {
-            op.fields.get(&lost.field)
+        let written_anew = if lost.winner == stamp {
+            op.fields.get(&lost.field) == Some(&lost.value)
         } else {
-            draft.state(op).and_then(|state| state.field(lost.field.as_str()))
+            let shown = draft.state(op).and_then(|state| state.field(lost.field.as_str()));
+            shown.as_ref() == Some(&lost.value)
         };
-        if shown == Some(&lost.value) {
+        if written_anew {
             mark!(SameValueTwice);
             return;
         }
@@ -389,13 +393,14 @@ impl Replicated {
         if batch.commits.is_empty() && batch.members.is_empty() && batch.released.is_empty() {
             return None;
         }
+        let mut scratch = Writer::with_capacity(256);
         for (table, rows) in rows {
             let mut changed = Vec::with_capacity(rows.len());
             for (row, at) in rows {
                 let Some(Touched { state, before }) = touched.get_mut(at).map(std::mem::take) else {
                     continue;
                 };
-                let Some(change) = state.digest_since(&before, &table, &row) else { continue };
+                let Some(change) = state.digest_since(&before, &table, &row, &mut scratch) else { continue };
                 if state.del().is_none() || !planted::is(Bug::DigestForgetsDeletes) {
                     self.digest = self.digest.wrapping_add(change);
                 }
@@ -453,11 +458,11 @@ fn had_seen(heads: &BTreeMap<ReplicaId, Head>, of: &Dot, other: &Dot) -> bool {
 /// when it or the delete comes in.
 fn hidden(row: &RowState, was_visible: bool, stamp: Stamp, op: &Op, lost: &mut impl Losses) {
     let Some(winner) = row.del().filter(|_| !row.visible()) else { return };
-    for (field, cell) in row.cells().iter() {
+    for cell in row.cells().packed() {
         let hidden_now = if op.kind.deletes() { was_visible } else { cell.stamp == stamp };
         if hidden_now {
             mark!(UpdateHidden);
-            lost.lost(Lost { field, value: &cell.value, loser: cell.stamp, winner });
+            lost.lost(Lost::there(cell, winner));
         }
     }
 }
@@ -487,6 +492,14 @@ pub(crate) enum LocalError {
 }
 
 impl Draft<'_> {
+    /// Makes room for so many commits, each of which touches a row: both lists are long, and each time they grow they may be
+    /// copied. What a hostile frame holds may never be applied, so not for more than most frames have.
+    pub(crate) fn expect(&mut self, commits: usize) {
+        let commits = commits.min(COMMITS_EXPECTED_MAX);
+        self.batch.commits.reserve(commits);
+        self.touched.reserve(commits);
+    }
+
     fn touch(&mut self, table: &TableName, row: &RowKey) -> Result<&mut Touched, StoreError> {
         let rows = match self.rows.get_mut(table) {
             Some(rows) => rows,

@@ -10,18 +10,16 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use siphasher::sip128::SipHasher13;
-
-pub use crate::cells::{Cell, Cells};
+pub use crate::cells::{Cell, Cells, CellsBuilder, PackedCell};
+use crate::cells::{Edits, NewCell, get_cells, get_stamp, name_of, put_stamp};
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::commit::{Op, Stamp, get_field, get_replica, put_replica};
+use crate::commit::{Op, Stamp};
 use crate::config::ROW_FIELDS_MAX;
 use crate::hlc::Hlc;
-use crate::identity::Dot;
 use crate::name::{FieldName, RowKey, TableName};
 use crate::planted::{self, Bug};
+use crate::siphash;
 use crate::value::Value;
 
 /// The merged state of one row.
@@ -49,21 +47,33 @@ pub struct Superseded {
 /// The same, while it is being noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lost<'a> {
-    /// The field.
-    pub field: &'a FieldName,
-    /// The value that lost.
-    pub value: &'a Value,
-    /// Its write.
+    what: What<'a>,
+    /// The write of the value that lost.
     pub loser: Stamp,
     /// The write that won.
     pub winner: Stamp,
 }
 
-impl Lost<'_> {
+/// A value that lost: one that was there, or one that comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What<'a> {
+    There(PackedCell<'a>),
+    Comes(&'a FieldName, &'a Value),
+}
+
+impl<'a> Lost<'a> {
+    /// What was there lost against a write.
+    pub(crate) fn there(cell: PackedCell<'a>, winner: Stamp) -> Lost<'a> {
+        Lost { what: What::There(cell), loser: cell.stamp, winner }
+    }
+
     /// To be kept.
     pub fn to_owned(&self) -> Superseded {
-        let Lost { field, value, loser, winner } = *self;
-        Superseded { field: field.clone(), value: value.clone(), loser, winner }
+        let (field, value) = match self.what {
+            What::There(cell) => (cell.field(), cell.value.to_value()),
+            What::Comes(field, value) => (field.clone(), value.clone()),
+        };
+        Superseded { field, value, loser: self.loser, winner: self.winner }
     }
 }
 
@@ -87,7 +97,7 @@ impl RowState {
     /// Joins the parts that the accessors give; `None` if they are not in normal form.
     pub fn from_parts(ins: Option<Stamp>, del: Option<Stamp>, cells: Cells) -> Option<RowState> {
         let kept = |stamp: Stamp| Some(stamp) >= del;
-        let normal = ins.is_none_or(kept) && cells.values().all(|cell| kept(cell.stamp));
+        let normal = ins.is_none_or(kept) && cells.stamps().all(kept);
         normal.then_some(RowState { ins, del, cells })
     }
 
@@ -113,21 +123,21 @@ impl RowState {
     }
 
     /// The value of a field, if the row is there and has it.
-    pub fn field(&self, field: &str) -> Option<&Value> {
-        self.cells.get(field).filter(|_| self.visible()).map(|cell| &cell.value)
+    pub fn field(&self, field: &str) -> Option<Value> {
+        self.cells.find(field).filter(|_| self.visible()).map(|cell| cell.value.to_value())
     }
 
     /// The fields of a row that is there.
     pub fn fields(&self) -> Option<BTreeMap<FieldName, Value>> {
         self.visible()
-            .then(|| self.cells.iter().map(|(name, cell)| (name.clone(), cell.value.clone())).collect())
+            .then(|| self.cells.packed().map(|cell| (cell.field(), cell.value.to_value())).collect())
     }
 
     /// The largest clock among what a write of this operation would have to overwrite.
     pub fn floor(&self, op: &Op) -> Option<Hlc> {
         let fields =
-            op.fields.keys().filter_map(|name| self.cells.get(name.as_str())).map(|cell| cell.stamp.hlc);
-        let all = self.cells.values().map(|cell| cell.stamp.hlc);
+            op.fields.keys().filter_map(|name| self.cells.find(name.as_str())).map(|cell| cell.stamp.hlc);
+        let all = self.cells.stamps().map(|stamp| stamp.hlc);
         let marks = self.ins.iter().chain(&self.del).map(|stamp| stamp.hlc);
         if op.kind.deletes() { all.chain(marks).max() } else { fields.chain(marks).max() }
     }
@@ -139,10 +149,10 @@ impl RowState {
         if op.kind.deletes() && self.del < Some(stamp) {
             self.del = Some(stamp);
             self.ins = self.ins.filter(|ins| *ins >= stamp);
-            self.cells.retain(|field, cell| {
+            self.cells.retain(|cell| {
                 let stays = cell.stamp >= stamp || planted::is(Bug::DeleteKeepsFields);
                 if !stays {
-                    lost.lost(Lost { field, value: &cell.value, loser: cell.stamp, winner: stamp });
+                    lost.lost(Lost::there(cell, stamp));
                 }
                 stays
             });
@@ -152,58 +162,50 @@ impl RowState {
         if inserts && deleted_by.is_none() {
             self.ins = self.ins.max(Some(stamp));
         }
-        let mut added = Vec::new();
+        let mut edits = Edits::default();
         for (field, value) in &op.fields {
-            let place = self.cells.place(field.as_str());
-            let current = place.and_then(|place| Some((place, self.cells.at(place)?)));
-            let newer = current.map(|(_, cell)| cell.stamp).filter(|other| later(*other, stamp));
+            let place = self.cells.place(field.as_str().as_bytes());
+            let current = place.ok().and_then(|place| self.cells.at(place));
+            let newer = current.map(|cell| cell.stamp).filter(|other| later(*other, stamp));
             if let Some(winner) = deleted_by.or(newer) {
-                lost.lost(Lost { field, value, loser: stamp, winner });
+                lost.lost(Lost { what: What::Comes(field, value), loser: stamp, winner });
                 continue;
             }
-            match current {
-                Some((_, cell)) if cell.stamp == stamp => {}
-                Some((place, cell)) => {
-                    lost.lost(Lost { field, value: &cell.value, loser: cell.stamp, winner: stamp });
-                    self.cells.replace(place, Arc::new(Cell { stamp, value: value.clone() }));
-                }
-                None => added.push((field.clone(), Arc::new(Cell { stamp, value: value.clone() }))),
+            if current.is_some_and(|cell| cell.stamp == stamp) {
+                continue;
             }
+            current.into_iter().for_each(|cell| lost.lost(Lost::there(cell, stamp)));
+            edits.push(place, NewCell::Written(field, stamp, value));
         }
-        self.cells.add(added);
+        self.cells.edit(&edits);
     }
 
     /// Merges another state of the same row: the join of the two.
     pub fn merge(&mut self, other: &RowState) {
         self.del = self.del.max(other.del);
         self.ins = self.ins.max(other.ins).filter(|ins| Some(*ins) >= self.del);
-        let mut added = Vec::new();
-        for (field, theirs) in other.cells.shared() {
-            let place = self.cells.place(field.as_str());
-            match place.and_then(|place| Some((place, self.cells.at(place)?))) {
-                Some((_, ours)) if ours.stamp >= theirs.stamp => {}
-                Some((place, _)) => self.cells.replace(place, theirs.clone()),
-                None => added.push((field.clone(), theirs.clone())),
+        let mut edits = Edits::default();
+        for theirs in other.cells.packed() {
+            let place = self.cells.place(theirs.name());
+            let ours = place.ok().and_then(|place| self.cells.at(place));
+            if ours.is_none_or(|ours| ours.stamp < theirs.stamp) {
+                edits.push(place, NewCell::Packed(theirs));
             }
         }
-        self.cells.add(added);
+        self.cells.edit(&edits);
         let del = self.del;
-        if self.cells.values().any(|cell| Some(cell.stamp) < del) {
-            self.cells.retain(|_, cell| Some(cell.stamp) >= del);
+        if self.cells.stamps().any(|stamp| Some(stamp) < del) {
+            self.cells.retain(|cell| Some(cell.stamp) >= del);
         }
     }
 
     /// The one byte form of this state, for digests and stores.
     pub fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::with_capacity(64 + 96 * self.cells.len());
+        let mut writer = Writer::with_capacity(96 + self.cells.bytes());
         writer.u8(u8::from(self.ins.is_some()) | u8::from(self.del.is_some()) << 1);
         self.ins.iter().chain(&self.del).for_each(|stamp| put_stamp(&mut writer, stamp));
         writer.varint(self.cells.len() as u64);
-        for (field, cell) in self.cells.iter() {
-            writer.bytes(field.as_str().as_bytes());
-            put_stamp(&mut writer, &cell.stamp);
-            cell.value.encode(&mut writer);
-        }
+        writer.raw(self.cells.as_bytes());
         writer.into_bytes()
     }
 
@@ -219,21 +221,10 @@ impl RowState {
         let del = if marks & 2 != 0 { Some(get_stamp(&mut reader)?) } else { None };
         // A row may gather more fields over time than one commit may write.
         let count = reader.count(ROW_FIELDS_MAX * 1024, 30, "fields of a row")?;
-        let mut fields = Vec::<(FieldName, Cell)>::new();
-        for _ in 0..count {
-            let field = get_field(&mut reader)?;
-            if fields.last().is_some_and(|(last, _)| *last >= field) {
-                return Err(DecodeError::Unordered("fields"));
-            }
-            let stamp = get_stamp(&mut reader)?;
-            fields.push((field, Cell { stamp, value: Value::decode(&mut reader)? }));
-        }
+        let cells = get_cells(&mut reader, count)?;
         reader.finish()?;
-        let cells: Cells = fields.into_iter().collect();
-        if ins.iter().chain(cells.values().map(|cell| &cell.stamp)).any(|stamp| Some(*stamp) < del) {
-            return Err(DecodeError::Invalid("a row with parts from before its delete"));
-        }
-        Ok(RowState { ins, del, cells })
+        let row = RowState::from_parts(ins, del, cells);
+        row.ok_or(DecodeError::Invalid("a row with parts from before its delete"))
     }
 
     /// This row's share in the state digest: the sum of the digests of its parts, modulo 2^128. A part is its last
@@ -243,39 +234,45 @@ impl RowState {
     /// It is to find faults, of disks and of code. Against forgers a sum would be no use, whatever is summed up: what was
     /// written is told by the hashes of commits, which are signed.
     pub fn digest(&self, table: &TableName, row: &RowKey) -> u128 {
-        self.digest_since(&RowState::default(), table, row).unwrap_or(0)
+        self.digest_since(&RowState::default(), table, row, &mut Writer::new()).unwrap_or(0)
     }
 
     /// This row's digest minus that of an earlier state of it, modulo 2^128; `None` if the two are the same. What both have
-    /// in common costs nothing.
-    pub(crate) fn digest_since(&self, before: &RowState, table: &TableName, row: &RowKey) -> Option<u128> {
-        let mut parts = Parts::new(table, row);
+    /// in common costs nothing. What was in `scratch` is lost.
+    pub(crate) fn digest_since(
+        &self,
+        before: &RowState,
+        table: &TableName,
+        row: &RowKey,
+        scratch: &mut Writer,
+    ) -> Option<u128> {
+        let mut parts = Parts::new(table, row, scratch);
         for (kind, old, new) in [(INS, before.ins, self.ins), (DEL, before.del, self.del)] {
             if old != new {
                 old.iter().for_each(|stamp| parts.remove(|writer| put_mark(writer, kind, stamp)));
                 new.iter().for_each(|stamp| parts.add(|writer| put_mark(writer, kind, stamp)));
             }
         }
-        if self.cells.same_list(&before.cells) {
+        if self.cells.same_piece(&before.cells) {
             return parts.sum();
         }
-        let (mut old, mut new) = (before.cells.shared().peekable(), self.cells.shared().peekable());
+        let (mut old, mut new) = (before.cells.raw().peekable(), self.cells.raw().peekable());
         loop {
             let order = match (old.peek(), new.peek()) {
                 (None, None) => return parts.sum(),
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
-                // Most are the same, and a cell is never that of another field.
-                (Some((_, old)), Some((_, new))) if Arc::ptr_eq(old, new) => Ordering::Equal,
-                (Some((old, _)), Some((new, _))) => old.cmp(new),
+                // Most are the same.
+                (Some(old), Some(new)) if old == new => Ordering::Equal,
+                (Some(old), Some(new)) => name_of(old).cmp(name_of(new)),
             };
             let old = if order.is_le() { old.next() } else { None };
             let new = if order.is_ge() { new.next() } else { None };
-            if old.map(|(_, cell)| cell) == new.map(|(_, cell)| cell) {
+            if old == new {
                 continue;
             }
-            old.into_iter().for_each(|(name, cell)| parts.remove(|writer| put_cell(writer, name, cell)));
-            new.into_iter().for_each(|(name, cell)| parts.add(|writer| put_cell(writer, name, cell)));
+            old.into_iter().for_each(|cell| parts.remove(|writer| put_cell(writer, cell)));
+            new.into_iter().for_each(|cell| parts.add(|writer| put_cell(writer, cell)));
         }
     }
 }
@@ -287,17 +284,17 @@ const DEL: u8 = 1;
 const CELL: u8 = 2;
 
 /// A sum of digests of parts of a row.
-struct Parts {
+struct Parts<'a> {
     sum: u128,
     any: bool,
-    writer: Writer,
+    writer: &'a mut Writer,
     /// What all parts of the row begin with.
     start: usize,
 }
 
-impl Parts {
-    fn new(table: &TableName, row: &RowKey) -> Parts {
-        let mut writer = Writer::with_capacity(192);
+impl Parts<'_> {
+    fn new<'a>(table: &TableName, row: &RowKey, writer: &'a mut Writer) -> Parts<'a> {
+        writer.clear();
         writer.bytes(table.as_str().as_bytes());
         writer.bytes(row.as_str().as_bytes());
         Parts { sum: 0, any: false, start: writer.len(), writer }
@@ -311,9 +308,8 @@ impl Parts {
     fn hash(&mut self, put: impl FnOnce(&mut Writer)) -> u128 {
         self.any = true;
         self.writer.truncate(self.start);
-        put(&mut self.writer);
-        let hash = SipHasher13::new_with_key(PART_KEY).hash(self.writer.as_bytes());
-        u128::from_le_bytes(hash.as_bytes())
+        put(self.writer);
+        siphash::hash(PART_KEY, self.writer.as_bytes())
     }
 
     fn add(&mut self, put: impl FnOnce(&mut Writer)) {
@@ -330,26 +326,12 @@ fn put_mark(writer: &mut Writer, kind: u8, stamp: &Stamp) {
     put_stamp(writer, stamp);
 }
 
-fn put_cell(writer: &mut Writer, name: &FieldName, cell: &Cell) {
+fn put_cell(writer: &mut Writer, cell: &[u8]) {
     writer.u8(CELL);
-    writer.bytes(name.as_str().as_bytes());
-    put_stamp(writer, &cell.stamp);
-    cell.value.encode(writer);
+    writer.raw(cell);
 }
 
 /// Whether a write that is here comes after a new one in the total order.
 fn later(here: Stamp, new: Stamp) -> bool {
     planted::keeps(here, new).unwrap_or(here > new)
-}
-
-fn put_stamp(writer: &mut Writer, stamp: &Stamp) {
-    writer.raw(&stamp.hlc.0.to_be_bytes());
-    put_replica(writer, &stamp.dot.replica);
-    writer.varint(stamp.dot.seq);
-}
-
-fn get_stamp(reader: &mut Reader<'_>) -> Result<Stamp, DecodeError> {
-    let hlc = Hlc(u64::from_be_bytes(reader.array()?));
-    let replica = get_replica(reader)?;
-    Ok(Stamp { hlc, dot: Dot { replica, seq: reader.varint()? } })
 }

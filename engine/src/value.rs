@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::codec::{DecodeError, Reader, Writer, bytes_len, varint_len, zigzag};
+use crate::codec::{DecodeError, Put, Reader, bytes_len, varint_len, zigzag};
 use crate::config::{COMMIT_BYTES_MAX, VALUE_DEPTH_MAX};
 use crate::cost::Budget;
 
@@ -90,7 +90,7 @@ impl Value {
     }
 
     /// Writes the one encoding of this value: a tag byte, then the content.
-    pub fn encode(&self, writer: &mut Writer) {
+    pub fn encode(&self, writer: &mut impl Put) {
         writer.u8(self.tag());
         match self {
             Value::Null | Value::Bool(_) => {}
@@ -110,20 +110,6 @@ impl Value {
                 }
             }
         }
-    }
-
-    /// Memory that this value takes, roughly, in bytes.
-    pub(crate) fn memory_bytes(&self) -> usize {
-        let inner = match self {
-            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) => 0,
-            Value::Text(text) => text.len(),
-            Value::Bytes(bytes) => bytes.len(),
-            Value::List(items) => items.iter().map(Value::memory_bytes).sum(),
-            Value::Map(entries) => {
-                entries.iter().map(|(key, value)| 32 + key.len() + value.memory_bytes()).sum()
-            }
-        };
-        size_of::<Value>() + inner
     }
 
     /// Bytes that [`Value::encode`] writes.
@@ -207,9 +193,69 @@ impl Value {
     }
 }
 
+/// A value in its encoding: bytes that are known to be just one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Encoded<'a>(&'a [u8]);
+
+impl<'a> Encoded<'a> {
+    /// Reads over a value, which is refused as [`Value::decode`] would, but not made.
+    pub fn read(reader: &mut Reader<'a>) -> Result<Encoded<'a>, DecodeError> {
+        let mut value = reader.clone();
+        skip(reader, VALUE_DEPTH_MAX)?;
+        value.raw(value.remaining() - reader.remaining()).map(Encoded)
+    }
+
+    /// All that is left, which was written or read as a value before.
+    pub(crate) fn rest(mut reader: Reader<'a>) -> Encoded<'a> {
+        Encoded(reader.raw(reader.remaining()).unwrap_or_default())
+    }
+
+    /// The encoding.
+    pub fn bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The value.
+    pub fn to_value(self) -> Value {
+        let value = Value::decode(&mut Reader::new(self.0));
+        debug_assert!(value.is_ok(), "{value:?}");
+        value.unwrap_or(Value::Null)
+    }
+}
+
+fn skip(reader: &mut Reader<'_>, left: usize) -> Result<(), DecodeError> {
+    let nested = || left.checked_sub(1).ok_or(DecodeError::TooLarge("a value's nesting"));
+    match reader.u8()? {
+        0..=2 => {}
+        3 => drop(reader.varint()?),
+        4 => drop(reader.raw(8)?),
+        5 => drop(reader.text(COMMIT_BYTES_MAX, "a text")?),
+        6 => drop(reader.bytes(COMMIT_BYTES_MAX, "a byte string")?),
+        7 => {
+            let left = nested()?;
+            for _ in 0..reader.count(COMMIT_BYTES_MAX, 1, "a list")? {
+                skip(reader, left)?;
+            }
+        }
+        8 => {
+            let (left, mut last) = (nested()?, None);
+            for _ in 0..reader.count(COMMIT_BYTES_MAX, 2, "a map")? {
+                let key = reader.text(COMMIT_BYTES_MAX, "a map key")?;
+                if last.replace(key).is_some_and(|last| last >= key) {
+                    return Err(DecodeError::Unordered("map keys"));
+                }
+                skip(reader, left)?;
+            }
+        }
+        tag => return Err(DecodeError::UnknownTag(tag)),
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::Writer;
     use crate::testing::any_value;
     use proptest::prelude::*;
 
@@ -226,6 +272,22 @@ mod tests {
             for end in 0..bytes.len() {
                 prop_assert!(Value::decode(&mut Reader::new(&bytes[..end])).is_err());
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_over_is_what_would_be_read(value in any_value(), at: proptest::sample::Index, to: u8) {
+            let mut writer = Writer::new();
+            value.encode(&mut writer);
+            let mut bytes = writer.into_bytes();
+            prop_assert_eq!(Encoded::read(&mut Reader::new(&bytes)).map(Encoded::to_value), Ok(value));
+            let at = at.index(bytes.len());
+            bytes[at] = to;
+            let (mut over, mut reader) = (Reader::new(&bytes), Reader::new(&bytes));
+            let read = Encoded::read(&mut over).map(Encoded::to_value);
+            prop_assert_eq!(read, Value::decode(&mut reader));
+            prop_assert_eq!(over.remaining(), reader.remaining());
         }
     }
 

@@ -109,7 +109,7 @@ struct Definition {
 }
 
 fn owned(state: &RowState) -> BTreeMap<FieldName, Cell> {
-    state.cells().iter().map(|(name, cell)| (name.clone(), cell.clone())).collect()
+    state.cells().iter().collect()
 }
 
 fn define(writes: &[Write], row: &Row) -> Definition {
@@ -166,7 +166,7 @@ proptest! {
             prop_assert_eq!(state.fields(), expected.visible.then_some(shown));
             for name in ["a", "b", "c"] {
                 let cell = expected.cells.get(name).filter(|_| expected.visible);
-                prop_assert_eq!(state.field(name), cell.map(|cell| &cell.value));
+                prop_assert_eq!(state.field(name), cell.map(|cell| cell.value.clone()));
             }
             prop_assert_eq!(got, expected);
         }
@@ -307,7 +307,7 @@ fn of_two_writes_with_equal_clocks_the_device_then_the_replica_then_the_sequence
         for (j, b) in stamps.iter().enumerate() {
             let rows = apply(&[(*a, write(i as i64)), (*b, write(j as i64))]);
             let shown = rows.values().next().and_then(|state| state.field("a"));
-            assert_eq!(shown, Some(&Value::Int(i.max(j) as i64)));
+            assert_eq!(shown, Some(Value::Int(i.max(j) as i64)));
         }
     }
 }

@@ -612,9 +612,7 @@ fn view(state: &RowState) -> RowView {
     RowView {
         created: state.ins().map(place_of),
         deleted: state.del().map(place_of),
-        fields: cells
-            .map(|(name, cell)| (name.clone(), (place_of(cell.stamp), cell.value.clone())))
-            .collect(),
+        fields: cells.map(|(name, cell)| (name, (place_of(cell.stamp), cell.value))).collect(),
     }
 }
 

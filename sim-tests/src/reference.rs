@@ -151,10 +151,15 @@ impl Reference {
     /// Whether a row looks as it must.
     pub fn is(&self, key: &Key, state: &RowState) -> bool {
         let Some(Row { last, .. }) = self.rows.get(key) else { return *state == RowState::default() };
-        let cells = state.cells().iter().map(|(name, cell)| (name, place_of(cell.stamp), &cell.value));
-        state.ins().map(place_of) == last.created()
-            && state.del().map(place_of) == last.deleted
-            && cells.eq(last.fields())
+        let mut cells = state.cells().iter();
+        let mut fields = last.fields();
+        let mut is_next = |(name, place, value): (&FieldName, Place, &Value)| {
+            cells.next().is_some_and(|(field, cell)| {
+                (&field, place_of(cell.stamp), &cell.value) == (name, place, value)
+            })
+        };
+        let same = fields.all(&mut is_next) && cells.next().is_none();
+        state.ins().map(place_of) == last.created() && state.del().map(place_of) == last.deleted && same
     }
 
     /// Whether a row is there.

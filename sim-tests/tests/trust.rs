@@ -40,7 +40,7 @@ fn put(mesh: &mut Mesh, node: usize, row: &str, value: i64) {
 fn read(mesh: &Mesh, node: usize, row: &str) -> Option<Value> {
     let state =
         mesh.store(node).row(&TableName::new("t").expect("a name"), &RowKey::new(row).expect("a key"));
-    state.expect("a read")?.field("f").cloned()
+    state.expect("a read")?.field("f")
 }
 
 fn meet(mesh: &mut Mesh, a: usize, b: usize) {

@@ -15,7 +15,7 @@ use engine::cost::{self, Budget};
 use engine::identity::{AccountId, Dot, Sig};
 use engine::store::StoredCommit;
 use engine::wire::columns::{HashedCommit, decode_heads, decode_stretches, encode_heads, encode_stretches};
-use engine::wire::deflate::{Deflated, deflate, inflate, inflate_front, shortest};
+use engine::wire::deflate::{Deflated, deflate, deflate_front, inflate, inflate_front};
 use engine::wire::packed::{PackedColumns, PackedLog, PackedRun, stretches};
 
 const ROWS: u8 = 0;
@@ -148,7 +148,7 @@ fn columns(first: u64, entries: &[Entry<'_>], writer: &mut Writer) {
 }
 
 fn parted(front: &[u8], entries: &[Entry<'_>], columns: &PackedColumns, writer: &mut Writer) {
-    let deflated = shortest(front);
+    let deflated = deflate_front(front, columns.deflated.bytes.len());
     writer.u8(DEFLATED);
     writer.varint(front.len() as u64);
     writer.varint(columns.deflated.length as u64);

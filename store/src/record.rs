@@ -11,9 +11,9 @@ use engine::config::{DEVICE_NAME_BYTES_MAX, FIELD_BYTES_MAX, ROW_KEY_BYTES_MAX, 
 use engine::hlc::Hlc;
 use engine::identity::{AccountId, DeviceCert, DeviceId, Dot, PeerKey, ReplicaId, Sig};
 use engine::name::{FieldName, RowKey, TableName};
-use engine::row::{Cell, Cells, RowState};
+use engine::row::{CellsBuilder, PackedCell, RowState};
 use engine::store::{Conflict, Head, StoreError};
-use engine::value::Value;
+use engine::value::{Encoded, Value};
 
 use crate::error::damaged;
 use crate::names::{Names, replica_number};
@@ -21,7 +21,9 @@ use crate::names::{Names, replica_number};
 /// Most entries of a list in a record: far above what any can gather. Memory is bounded by the record's
 /// own size, which the reader checks.
 const ENTRIES_MAX: usize = 1 << 24;
-/// Room is made for so many fields of a row at once.
+/// What a stamp takes in memory beyond its number in a record.
+const STAMP_BYTES: usize = 32;
+/// Room is made for the stamps of so many fields of a row at once.
 const FIELDS_AT_ONCE: usize = 64;
 
 pub(crate) fn put_replica(writer: &mut Writer, replica: &ReplicaId) {
@@ -69,9 +71,7 @@ pub(crate) fn u32_key(key: &[u8]) -> Result<u32, StoreError> {
 
 /// The key of a row: its table's number, then its own key.
 pub(crate) fn row_key(table: u32, row: &str) -> Vec<u8> {
-    let mut key = table.to_be_bytes().to_vec();
-    key.extend_from_slice(row.as_bytes());
-    key
+    [&table.to_be_bytes(), row.as_bytes()].concat()
 }
 
 pub(crate) fn split_row_key(key: &[u8]) -> Result<RowKey, StoreError> {
@@ -92,30 +92,29 @@ fn get_stamp(reader: &mut Reader<'_>, names: &Names) -> Result<Stamp, DecodeErro
     Ok(Stamp { hlc, dot: Dot { replica, seq: reader.varint()? } })
 }
 
-fn stamps_of(ins: Option<Stamp>, del: Option<Stamp>, cells: &Cells) -> impl Iterator<Item = Stamp> {
-    ins.into_iter().chain(del).chain(cells.values().map(|cell| cell.stamp))
-}
-
 /// A row. Its distinct stamps come first, ascending, and are referred to by index: most fields of a row
 /// are written together.
 pub(crate) fn row_record(row: &RowState, names: &mut Arc<Names>) -> Vec<u8> {
-    let mut stamps: Vec<Stamp> = stamps_of(row.ins(), row.del(), row.cells()).collect();
+    let cells: Vec<PackedCell<'_>> = row.cells().packed().collect();
+    let mut stamps = Vec::with_capacity(2 + cells.len());
+    stamps.extend(row.ins().into_iter().chain(row.del()).chain(cells.iter().map(|cell| cell.stamp)));
     stamps.sort_unstable();
     stamps.dedup();
     let index = |stamp: &Stamp| stamps.partition_point(|other| other < stamp) as u64;
     let mark = |stamp: Option<Stamp>| stamp.map_or(0, |stamp| index(&stamp) + 1);
-    let mut writer = Writer::with_capacity(16 + 24 * stamps.len() + 48 * row.cells().len());
+    // A stamp takes less than in the row itself.
+    let mut writer = Writer::with_capacity(64 + row.cells().bytes());
     writer.varint(stamps.len() as u64);
     for stamp in &stamps {
         put_stamp(&mut writer, stamp, names);
     }
     writer.varint(mark(row.ins()));
     writer.varint(mark(row.del()));
-    writer.varint(row.cells().len() as u64);
-    for (field, cell) in row.cells().iter() {
-        writer.bytes(field.as_str().as_bytes());
+    writer.varint(cells.len() as u64);
+    for cell in &cells {
+        writer.bytes(cell.name());
         writer.varint(index(&cell.stamp));
-        cell.value.encode(&mut writer);
+        writer.raw(cell.value.bytes());
     }
     writer.into_bytes()
 }
@@ -145,17 +144,14 @@ fn get_row(bytes: &[u8], names: &Names) -> Result<RowState, DecodeError> {
     let mut mark = |index: u64| index.checked_sub(1).map(&mut stamp_at).transpose();
     let (ins, del) = (mark(reader.varint()?)?, mark(reader.varint()?)?);
     let count = reader.count(ENTRIES_MAX, 4, "fields of a row")?;
-    let mut fields = Vec::<(FieldName, Cell)>::with_capacity(count.min(FIELDS_AT_ONCE));
+    let mut cells = CellsBuilder::with_capacity(reader.remaining() + STAMP_BYTES * count.min(FIELDS_AT_ONCE));
     for _ in 0..count {
         let field = get_field(&mut reader)?;
-        if fields.last().is_some_and(|(last, _)| *last >= field) {
-            return Err(DecodeError::Unordered("fields"));
-        }
         let stamp = stamp_at(reader.varint()?)?;
-        fields.push((field, Cell { stamp, value: Value::decode(&mut reader)? }));
+        cells.push(&field, &stamp, Encoded::read(&mut reader)?)?;
     }
     reader.finish()?;
-    let cells: Cells = fields.into_iter().collect();
+    let cells = cells.finish();
     if !used.into_iter().all(|used| used) {
         return Err(DecodeError::Invalid("a stamp without use"));
     }

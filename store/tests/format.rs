@@ -236,6 +236,6 @@ fn records_of_format_6_have_the_bytes_that_the_specification_gives() {
     let table = (0u8..).find(|n| get("tables", &[0, 0, 0, *n]) == b"u").expect("a number");
     let Some(Value::Int(value)) = row.field("f") else { panic!("an integer") };
     let stamp = [&[1][..], &stamp.hlc.0.to_be_bytes(), &[replica, stamp.dot.seq as u8]].concat();
-    let expected = [&stamp[..], &[1, 0, 1, 1, b'f', 0, 3, 2 * *value as u8]].concat();
+    let expected = [&stamp[..], &[1, 0, 1, 1, b'f', 0, 3, 2 * value as u8]].concat();
     assert_eq!(get("rows", &[&[0, 0, 0, table][..], b"last"].concat()), expected);
 }

@@ -209,13 +209,13 @@ pub(super) async fn explain(
         .map(|(name, cell)| {
             let reason = FieldReason {
                 field: name.to_string(),
-                value: Json(cell.value.clone()),
+                value: Json(cell.value),
                 by: names.writer(cell.stamp),
                 stamp: format!("{:?}", cell.stamp.hlc),
                 rivals: Vec::new(),
                 holders: audience.holders(&names, cell.stamp.dot),
             };
-            (name.clone(), reason)
+            (name, reason)
         })
         .collect();
     if let Some(field) = place.field.as_ref().filter(|field| visible && !fields.contains_key(*field)) {

@@ -256,7 +256,7 @@ pub fn scans_keep_to_range_limit_and_order(store: &impl Store) {
     let scan = |from: Bound<&str>, to: Bound<&str>, limit| -> Vec<String> {
         let found = store.scan(&table("t"), (from, to), limit).expect("a scan");
         for (key, state) in &found {
-            assert_eq!(state.field("f"), Some(&Value::from(key.as_str())));
+            assert_eq!(state.field("f"), Some(Value::from(key.as_str())));
         }
         found.into_iter().map(|(key, _)| key.as_str().to_owned()).collect()
     };
@@ -570,7 +570,7 @@ pub fn readers_see_whole_batches(store: &impl Store) {
         .collect();
     let read = |least: i64| -> i64 {
         let rows = store.scan(&table("t"), ALL, 10).expect("a scan");
-        let values: Vec<_> = rows.iter().map(|(_, state)| state.field("f").cloned()).collect();
+        let values: Vec<_> = rows.iter().map(|(_, state)| state.field("f")).collect();
         let seen = match values.as_slice() {
             [] => 0,
             [Some(Value::Int(a)), Some(Value::Int(b))] if a == b => *a,

@@ -88,8 +88,7 @@ pub fn deflate_front(front: &[u8], columns_bytes: usize) -> Vec<u8> {
     if front.len() <= columns_bytes / STORED_FRONT_PART { stored(front) } else { shortest(front) }
 }
 
-/// The same where nobody has to find the end of it.
-pub fn shortest(front: &[u8]) -> Vec<u8> {
+fn shortest(front: &[u8]) -> Vec<u8> {
     if front.len() < DEFLATED_FRONT_BYTES_MIN {
         return stored(front);
     }

@@ -35,7 +35,7 @@ pub(crate) fn read(mesh: &Mesh, node: usize, row: &str) -> Option<i64> {
     let table = TableName::new("t").expect("a name");
     let state = mesh.store(node).row(&table, &RowKey::new(row).expect("a key")).expect("a read")?;
     match state.field("f")? {
-        Value::Int(value) => Some(*value),
+        Value::Int(value) => Some(value),
         other => panic!("not written here: {other:?}"),
     }
 }
