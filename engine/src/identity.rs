@@ -316,7 +316,7 @@ impl DeviceCert {
         if !device_name_ok(&self.name) {
             return Err(CertError::BadName);
         }
-        if self.key.0 == account.0 && std::env::var("PLANT").as_deref() != Ok("root-key") {
+        if self.key.0 == account.0 {
             return Err(CertError::RootKey);
         }
         let message = DeviceCert::message(&self.account, &self.key, &self.name, self.issued_ms, self.admin);

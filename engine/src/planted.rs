@@ -126,9 +126,7 @@ mod switch {
 
     /// Whether a bug is in force.
     pub fn is(bug: Bug) -> bool {
-        static ENV: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-        let env = ENV.get_or_init(|| std::env::var("PLANT").ok());
-        PLANTED.get() == Some(bug) || env.as_deref() == Some(bug.name())
+        PLANTED.get() == Some(bug)
     }
 
     /// Notes who brought what is applied next; `None` for local writes.

@@ -27,6 +27,7 @@ fn recorded(count: u8, config: Config) -> Mesh {
     mesh
 }
 
+#[expect(clippy::disallowed_methods, reason = "a test may be told to write them")]
 fn check(name: &str, mesh: &mut Mesh) {
     let text = mesh.transcript.take().unwrap().join("\n") + "\n";
     let path =

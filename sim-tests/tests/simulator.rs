@@ -76,7 +76,7 @@ fn another_seed_gives_another_run() {
 #[test]
 fn every_fault_is_injected_within_a_few_hundred_plans() {
     let mut kinds = BTreeMap::new();
-    for seed in 0..250 {
+    for seed in 0..400 {
         for timed in plan(seed, Harness::Pure).events {
             *kinds.entry(timed.event.kind()).or_insert(0) += 1;
         }
@@ -90,6 +90,8 @@ fn every_fault_is_injected_within_a_few_hundred_plans() {
         "clone",
         "clone unnoticed",
         "commit of an author without a certificate",
+        "commits that wait for ever",
+        "commits without a signature",
         "connect",
         "crash",
         "cut",
@@ -105,12 +107,16 @@ fn every_fault_is_injected_within_a_few_hundred_plans() {
         "faults on",
         "forged commit",
         "forged revocation",
+        "forged second commit",
         "frame of another version",
+        "frame that takes much memory",
         "garbage frame",
         "hold",
         "invitation",
         "latency",
         "leave",
+        "made-up heads",
+        "made-up proof of a fork",
         "oversize frame",
         "promotion",
         "re-admission",
@@ -119,6 +125,7 @@ fn every_fault_is_injected_within_a_few_hundred_plans() {
         "restore",
         "restore unnoticed",
         "revocation",
+        "run beyond a span",
         "storage failure",
         "sync",
         "write",

@@ -44,6 +44,7 @@ fn vectors(addresses: &Json) -> Json {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a test may be told to write them")]
 fn the_vectors_are_those_of_the_document() {
     let path = docs("vectors.json");
     let there: Json = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
@@ -110,6 +111,7 @@ fn the_limits_in_the_document_are_those_of_the_code() {
         config::VALUE_DEPTH_MAX,
         config::REPLICAS_MAX,
         config::REPLICAS_FOR_STATEMENTS,
+        config::REVOKED_REPLICAS_MAX,
         config::REASON_BYTES_MAX,
         config::RANGES_MAX,
         wire::message::HEADS_MAX,
