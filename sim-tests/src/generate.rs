@@ -249,7 +249,7 @@ impl Maker {
             // Looked up and not drawn: what follows stays as it was for each seed.
             packed_commits: self.prng.clone().below(3) * 4,
             checkpoint_bytes: [0, 1_000, 8_000][self.prng.clone().below(9) as usize / 3],
-            repeated_writes: [0, 0, 0, 1, 5][self.prng.clone().below(25) as usize / 5],
+            repeated_writes: [0, 0, 0, 0, 1][self.prng.clone().below(25) as usize / 5],
             drift_ppm: (0..self.nodes).map(|_| self.pick(&drifts)).collect(),
         }
     }

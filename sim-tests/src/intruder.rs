@@ -5,6 +5,7 @@
 //! can know.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use engine::codec::Writer;
 use engine::commit::{Commit, CommitHash, OpKind, sign_commit};
@@ -31,8 +32,8 @@ const OUTSIDER: u8 = 200;
 
 /// Commits that wait for ever, and values in each: with the buffer that some plans have they exceed its bound of memory, a
 /// megabyte at least, before that of bytes.
-const FILLERS: usize = 24;
-const FILLER_ITEMS: usize = 2_000;
+const FILLERS: usize = 8;
+const FILLER_ITEMS: usize = 6_000;
 
 /// What a costly frame holds: 37 MB by the rule, where 34 may be; more would only take longer to make.
 const COSTLY_COMMITS: usize = 30;
@@ -225,9 +226,7 @@ pub(crate) fn by_peer(by: Intrusion, neighbour: &Neighbour<'_>, mut fate: Prng) 
             run(session, vec![commit], Sig([0; 64]))
         }
         Intrusion::Filler => fillers(session, &mut fate),
-        Intrusion::Costly => {
-            frame_of(session, Author::new(OUTSIDER), COSTLY_COMMITS, &|| nests(COSTLY_NESTS))
-        }
+        Intrusion::Costly => costly(session),
         _ => (0..20 + fate.below(200)).map(|_| fate.next_u64() as u8).collect(),
     };
     Some(Attack { peer, inputs: vec![Input::Frame { peer, bytes: frame }] })
@@ -334,6 +333,16 @@ fn fillers(session: u32, fate: &mut Prng) -> Vec<u8> {
     };
     let runs = (0..FILLERS).map(&mut filler).collect();
     pack_ops(session, &Ops { want: 0, offset: 1, done: true, runs }).expect("a short frame")
+}
+
+/// A frame that takes more memory than a frame may. It is made once: that costs as much as a plan.
+fn costly(session: u32) -> Vec<u8> {
+    static FRAME: OnceLock<Vec<u8>> = OnceLock::new();
+    let made =
+        FRAME.get_or_init(|| frame_of(1, Author::new(OUTSIDER), COSTLY_COMMITS, &|| nests(COSTLY_NESTS)));
+    let mut frame = made.clone();
+    frame[6..10].copy_from_slice(&session.to_be_bytes());
+    reseal(frame)
 }
 
 /// A revocation of a peer, with a signature of nobody.

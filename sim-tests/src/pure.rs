@@ -30,7 +30,7 @@ pub(crate) const CONVERGENCE_MS_MAX: u64 = 10 * 60 * 1000;
 /// One seed of so many signs for real; the others have hashes stand in for signatures, which are a sixth of the work.
 const SIGNED_EVERY: u64 = 16;
 /// How many frames a reader of frames serves, by seed: 0 where none is read ahead.
-const READ_AHEAD: [u64; 4] = [0, 1, 2, 16];
+const READ_AHEAD: [u64; 8] = [0, 0, 1, 0, 0, 2, 0, 16];
 /// Batches that a full disk refuses before somebody makes space.
 const FULL_DISK_FAILURES: u32 = 64;
 /// Rounds in which it must, besides those that its credit makes necessary: greetings, statements, timers.
