@@ -13,7 +13,7 @@ use transport_libp2p::{Libp2pConfig, Libp2pTransport};
 
 use crate::measure::{Spent, Stopwatch};
 use crate::receiver::Receiver;
-use crate::timed::Timed;
+use crate::timed::{Timed, timed};
 use crate::workload::{Choice, Workload};
 
 /// Longest time that a sync may take.
@@ -73,7 +73,7 @@ async fn live(dbs: &[Db<Timed<RedbStore>>; 2]) -> Live {
     let mut events = dbs[1].events();
     let (mut times, mut stages) = (Vec::new(), [const { Vec::new() }; STAGES.len()]);
     for n in 0..LIVE_WRITES {
-        dbs.iter().for_each(|db| drop(db.store().take()));
+        dbs.iter().for_each(|db| drop(db.store().spoil.take()));
         let begun = Instant::now();
         let fields = Fields::new().set("title", "a value of some length");
         dbs[0].put("live", &format!("row-{n}"), fields).await.expect("a write");
@@ -85,7 +85,7 @@ async fn live(dbs: &[Db<Timed<RedbStore>>; 2]) -> Live {
             }
         }
         let told = Instant::now();
-        let [ours, theirs] = [0, 1].map(|device: usize| dbs[device].store().take()[0]);
+        let [ours, theirs] = [0, 1].map(|device: usize| dbs[device].store().spoil.take()[0]);
         let moments = [begun, ours.begun, ours.durable, theirs.begun, theirs.durable, told];
         for (stage, pair) in stages.iter_mut().zip(moments.windows(2)) {
             stage.push((pair[1] - pair[0]).as_nanos() as f64);
@@ -136,7 +136,7 @@ where
 {
     let members = DEVICES.map(|device| identity_of(&test_root(), device).cert).to_vec();
     let options = Options { members, ..Options::new(test_identity(device), [device; 32]) };
-    let store = Timed::new(store_of(folder, device));
+    let store = timed(store_of(folder, device));
     let (node, db) = Node::new(options, transport, store, SystemClock::new()).expect("a node");
     node.spawn().expect("a thread");
     db
@@ -224,7 +224,7 @@ pub async fn write_together(folder: &Path, writers: u64, transactions: u64) -> T
     for n in 0..64 {
         put(&db, n).await;
     }
-    drop(db.store().take());
+    drop(db.store().spoil.take());
     let stopwatch = Stopwatch::start();
     let mut tasks = tokio::task::JoinSet::new();
     for writer in 0..writers {
@@ -239,7 +239,7 @@ pub async fn write_together(folder: &Path, writers: u64, transactions: u64) -> T
         ended.expect("no panic");
     }
     let spent = stopwatch.spent();
-    let batches = db.store().take().len() as u64;
+    let batches = db.store().spoil.take().len() as u64;
     db.close().await.expect("it closes");
     Together { spent, batches }
 }
