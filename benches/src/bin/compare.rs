@@ -26,6 +26,10 @@ use engine::wire::columns::{decode_runs, encode_runs};
 use engine::wire::message::Run;
 use store::RedbStore;
 
+/// The one of the daemon. Peers in Rust have it as well; SQLite has that of the system.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const SMALL: u64 = 10_000;
 const OPERATIONS: u64 = 100_000;
 const MILLION: u64 = 1_000_000;
