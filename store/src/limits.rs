@@ -18,8 +18,8 @@ pub struct StoreLimits {
 impl Default for StoreLimits {
     fn default() -> StoreLimits {
         StoreLimits {
-            cache_bytes_max: 64 * 1024 * 1024,
-            rows_bytes_max: 96 * 1024 * 1024,
+            cache_bytes_max: 32 * 1024 * 1024,
+            rows_bytes_max: 80 * 1024 * 1024,
             disk_bytes_max: None,
         }
     }
