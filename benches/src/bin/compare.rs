@@ -34,8 +34,9 @@ const SMALL: u64 = 10_000;
 const OPERATIONS: u64 = 100_000;
 const MILLION: u64 = 1_000_000;
 const ROUNDS: usize = 3;
-/// Operations of these histories in a frame of an answer: it ends with some 256 KiB of canonical bytes.
-const SENT: usize = 1_700;
+/// So many operations of these histories, and not many more, a device puts into a frame of an answer (some 256 KiB of canonical
+/// bytes).
+const SENT: usize = 2_000;
 
 fn account() -> AccountId {
     AccountId(test_root().public())
@@ -135,19 +136,13 @@ fn durable(table: &mut Table, operations: u64) {
         table.row(&format!("from frames of {batch} into redb, all included"), ours.cpu_ns / 1e3, "us", goal);
         table.row("  the same by the clock", ours.wall_ns / 1e3, "us", Goal::None);
         if batch > SENT {
-            // No device puts so much into a frame.
             let sent = workload.frames(SENT);
             let ours = best(rounds, folder, |folder| {
                 drop(receive(new_store(folder.path()), &sent));
                 folder
             });
             let each = ours.per(operations).cpu_ns / 1e3;
-            table.row(
-                &format!("  the same from frames of {SENT}, as devices send them"),
-                each,
-                "us",
-                Goal::None,
-            );
+            table.row(&format!("  the same from frames of {SENT}"), each, "us", Goal::None);
         }
         #[cfg(feature = "peers")]
         durable_peers(table, &workload, &frames, batch, ours);
