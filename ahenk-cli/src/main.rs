@@ -51,10 +51,6 @@ use crate::error::{CliError, Kind, Result};
 use crate::home::Home;
 use crate::output::Output;
 
-/// Commits and rows are many small pieces: what merges a long history is quicker by a sixth than with glibc's.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // A shell that asks for completions gets them, and nothing else happens.
     clap_complete::CompleteEnv::with_factory(Cli::command).complete();

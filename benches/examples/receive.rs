@@ -13,10 +13,6 @@ use engine::store::MemStore;
 use engine::testing::test_root;
 use store::RedbStore;
 
-/// The one of the daemon.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize, otherwise: u64| {

@@ -1,7 +1,6 @@
 //! Two real devices that sync: driver, redb and a transport, in one process.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ahenk::{Db, Fields, MemoryNet, Node, Options, SystemClock};
@@ -22,9 +21,6 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// The device that has everything, and the one that has nothing.
 const DEVICES: [u8; 2] = [0, 20];
 
-/// The argument with which [`peak_memory`] has this program measure; a folder follows.
-const MEMORY_ARGUMENT: &str = "--memory-of-a-sync";
-
 /// Which way the devices talk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
@@ -39,6 +35,8 @@ pub enum Way {
 pub struct Synced {
     /// Both devices together, from the moment they can reach each other until both know the same.
     pub spent: Spent,
+    /// Most memory that the process had, both devices included, less what it had before, in bytes.
+    pub memory_bytes: u64,
     /// Bytes of frames to the device that had nothing.
     pub received_bytes: u64,
     /// Size of its database, in bytes.
@@ -147,6 +145,9 @@ where
 /// Lets the second device fetch all that [`prepare`] gave the first.
 pub async fn initial_sync(folder: &Path, way: Way) -> Synced {
     let keys = DEVICES.map(|device| test_identity(device).peer_key());
+    // Most memory is counted anew from here on.
+    std::fs::write("/proc/self/clear_refs", "5").expect("Linux");
+    let before = memory("VmRSS");
     let net = MemoryNet::new();
     let (dbs, controls) = match way {
         Way::Memory => {
@@ -191,39 +192,14 @@ pub async fn initial_sync(folder: &Path, way: Way) -> Synced {
     tokio::time::timeout(PATIENCE, arrived).await.expect("they converge");
     let spent = stopwatch.spent();
     let received_bytes = dbs[1].status().await.map_or(0, |status| status.stats.total.bytes_received);
+    let memory_bytes = memory("VmHWM").saturating_sub(before);
     let live = live(&dbs).await;
     for db in &dbs {
         db.close().await.expect("it closes");
     }
     let disk_bytes = std::fs::metadata(folder.join(format!("device-{}.redb", DEVICES[1])));
     let disk_bytes = disk_bytes.map_or(0, |metadata| metadata.len());
-    Synced { spent, received_bytes, disk_bytes, live }
-}
-
-/// Most memory that both devices take while the second fetches all that [`prepare`] gave the first, over TCP, in bytes. In a
-/// process of their own, whose `main` calls [`serve_process`]: what a process once had it keeps, and what was there before
-/// could not be told from it.
-pub fn peak_memory(folder: &Path) -> u64 {
-    let mut command = Command::new(std::env::current_exe().expect("a program"));
-    command.arg(MEMORY_ARGUMENT).arg(folder).stderr(Stdio::inherit());
-    let output = command.output().expect("it runs");
-    assert!(output.status.success(), "the two devices: {}", output.status);
-    String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number of bytes")
-}
-
-/// Does what [`peak_memory`] asks this process for, if it does; says whether.
-#[allow(clippy::print_stdout, reason = "this is how the figure gets to the process that asked")]
-pub fn serve_process() -> bool {
-    let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() != Some(MEMORY_ARGUMENT) {
-        return false;
-    }
-    let folder = arguments.next().expect("a folder");
-    let before = memory("VmRSS");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.expect("a runtime").block_on(initial_sync(Path::new(&folder), Way::Tcp));
-    println!("{}", memory("VmHWM").saturating_sub(before));
-    true
+    Synced { spent, memory_bytes, received_bytes, disk_bytes, live }
 }
 
 /// What it takes that so many writers write, each one transaction after the other, to one device that nobody else is connected to.

@@ -26,17 +26,10 @@ use engine::wire::columns::{decode_runs, encode_runs};
 use engine::wire::message::Run;
 use store::RedbStore;
 
-/// The one of the daemon. Peers in Rust have it as well; SQLite has that of the system.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 const SMALL: u64 = 10_000;
 const OPERATIONS: u64 = 100_000;
 const MILLION: u64 = 1_000_000;
 const ROUNDS: usize = 3;
-/// So many operations of these histories, and not many more, a device puts into a frame of an answer (some 256 KiB of canonical
-/// bytes).
-const SENT: usize = 2_000;
 
 fn account() -> AccountId {
     AccountId(test_root().public())
@@ -135,15 +128,6 @@ fn durable(table: &mut Table, operations: u64) {
         let ours = ours.per(operations);
         table.row(&format!("from frames of {batch} into redb, all included"), ours.cpu_ns / 1e3, "us", goal);
         table.row("  the same by the clock", ours.wall_ns / 1e3, "us", Goal::None);
-        if batch > SENT {
-            let sent = workload.frames(SENT);
-            let ours = best(rounds, folder, |folder| {
-                drop(receive(new_store(folder.path()), &sent));
-                folder
-            });
-            let each = ours.per(operations).cpu_ns / 1e3;
-            table.row(&format!("  the same from frames of {SENT}"), each, "us", Goal::None);
-        }
         #[cfg(feature = "peers")]
         durable_peers(table, &workload, &frames, batch, ours);
     }
@@ -402,10 +386,9 @@ fn sync(table: &mut Table, operations: u64) {
         table.row(name, rate, "op/s", goal);
         let each = synced.spent.per(operations).cpu_ns / 1e3;
         table.row("  processor time of both, an operation", each, "us", Goal::None);
+        // Only the first: what the process has once had it keeps, and the second uses again.
         if way == Way::Tcp {
-            let again = self::folder();
-            e2e::prepare(again.path(), operations);
-            let memory = e2e::peak_memory(again.path()) as f64 / 2e6;
+            let memory = synced.memory_bytes as f64 / 2e6;
             table.row("  peak memory, a device", memory, "MB", Goal::AtMost(150.0));
         }
         table.row("  received", synced.received_bytes as f64 / operations as f64, "B/op", Goal::AtMost(20.0));
@@ -511,9 +494,6 @@ fn growth(table: &mut Table, million: bool) -> Vec<Chart> {
 }
 
 fn main() {
-    if e2e::serve_process() {
-        return;
-    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let million = arguments.iter().any(|argument| argument == "--million");
     let parts: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
