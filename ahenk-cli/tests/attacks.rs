@@ -73,8 +73,7 @@ async fn what_a_revoked_device_writes_is_taken_from_nobody() {
     // A thief plays b, whose key it has; a friend of the thief plays c, and hands on what it is given.
     let mut thief = Author::of(identity(&b), 7);
     let mut friend = Author::of(identity(&c), 7);
-    let mut relay = Attacker::call(identity(&c).secret, &a).await;
-    relay.send(hello(&friend, cert(&c)));
+    let mut relay = Attacker::member(&friend, &a).await;
     relay.send(push(vec![put(&mut thief, "before")]));
     until("what it wrote before it was revoked is there", || a.run(&["get", "t", "before"]).code == 0);
     a.json(&["device", "revoke", "b", "--reason", "stolen", "--yes"]).json();
@@ -88,8 +87,7 @@ async fn what_a_revoked_device_writes_is_taken_from_nobody() {
     assert_eq!(a.run(&["get", "t", "before"]).code, 0, "what was there before counts");
 
     // It comes itself.
-    let mut revoked = Attacker::call(identity(&b).secret, &a).await;
-    revoked.send(hello(&thief, cert(&b)));
+    let mut revoked = Attacker::member(&thief, &a).await;
     let (faults, reason) = revoked.end().await;
     assert_eq!(faults, [Fault::Revoked], "{reason}");
     // It is shown the proof, and nothing that others wrote.
@@ -113,8 +111,7 @@ async fn a_hostile_member_is_cut_off_and_writes_in_nobody_elses_name() {
     a.admit(&c);
     a.start();
     let as_member = async |frames: Vec<Vec<u8>>| {
-        let mut attacker = Attacker::call(identity(&c).secret, &a).await;
-        attacker.send(hello(&Author::of(identity(&c), 7), cert(&c)));
+        let mut attacker = Attacker::member(&Author::of(identity(&c), 7), &a).await;
         attacker.send_all(frames).await;
         attacker.end().await
     };
