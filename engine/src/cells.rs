@@ -1,22 +1,39 @@
-//! The fields of a row, packed: one piece of memory with all of them in canonical form, as digests and stores take them. A
-//! row is copied whenever it enters or leaves a store; copies share that piece until one of them is changed.
+//! What a row holds, packed: one piece of memory with its marks (last create and last delete) and its fields. A row is copied
+//! whenever it enters or leaves a store; copies share that piece until one of them is changed.
 //!
-//! Invariants: names ascend strictly; each cell is what [`PackedCell::read`] reads, to its last byte; equal fields have equal
-//! bytes, whatever became of them before; there is no piece without fields.
+//! The piece has a list of where each cell ends, then the cells: a field's name behind a byte with its length, its stamp,
+//! its value. The marks lie in a cell whose name is empty, in front of all others. This form never leaves
+//! memory: what is hashed and stored names replicas in full ([`PackedCell::encode`]).
+//!
+//! Invariants: names ascend strictly; each cell is what [`Pack::read`] reads, to its last byte; there is no piece without cells.
 
 use std::sync::Arc;
 
-use crate::codec::{DecodeError, Put, Reader, Room, Writer, bytes_len, varint_len};
-use crate::commit::{Stamp, get_field, get_replica, put_replica};
+use crate::codec::{DecodeError, Put, Reader, Room, Writer};
+use crate::commit::{Stamp, get_replica, put_replica};
 use crate::hlc::Hlc;
 use crate::identity::Dot;
 use crate::name::FieldName;
+use crate::numbering::{NUMBERED_MAX, Numbering};
 use crate::value::{Encoded, Value};
 
 /// Memory for the piece itself, roughly, in bytes.
 const PIECE_BYTES: usize = 32;
 /// Bytes of the place where a cell ends, counted from where the first begins. A row that no store could keep does not fit.
 const END_BYTES: usize = size_of::<u32>();
+/// In place of a replica's number: its name follows.
+const WRITTEN_OUT: u8 = NUMBERED_MAX as u8;
+/// The length of a stamp whose replica has a number: that, the clock, and the sequence number.
+const NUMBERED_BYTES: usize = 1 + 8 + SEQ_BYTES;
+/// What a sequence number takes beside a replica's number. Those that do not fit are written out.
+const SEQ_BYTES: usize = 5;
+/// The length of a stamp that is written out.
+const WRITTEN_OUT_BYTES: usize = 1 + 8 + 8 + 24;
+/// The name of the cell that holds the marks.
+const MARKS: &[u8] = b"";
+/// Bits of the marks that there are.
+const INS: u8 = 1;
+const DEL: u8 = 2;
 
 /// A field's value and the write it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +44,7 @@ pub struct Cell {
     pub value: Value,
 }
 
-/// A field with its cell, as it lies in a row: its name, stamp and value in canonical form.
+/// A field with its cell, as it lies in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PackedCell<'a> {
     /// The write.
@@ -35,18 +52,9 @@ pub struct PackedCell<'a> {
     /// What it wrote.
     pub value: Encoded<'a>,
     name: &'a [u8],
-    whole: &'a [u8],
 }
 
 impl<'a> PackedCell<'a> {
-    fn read(whole: &'a [u8]) -> Option<PackedCell<'a>> {
-        let mut reader = Reader::new(whole);
-        let name = reader.bytes(usize::MAX, "a field name").ok()?;
-        let stamp = get_stamp(&mut reader).ok()?;
-        let value = Encoded::rest(reader);
-        Some(PackedCell { stamp, value, name, whole })
-    }
-
     /// The text of the name.
     pub fn name(&self) -> &'a [u8] {
         self.name
@@ -57,41 +65,106 @@ impl<'a> PackedCell<'a> {
         // It was checked when it came in.
         FieldName::checked(&String::from_utf8_lossy(self.name))
     }
+
+    /// The cell by itself.
+    pub fn to_cell(&self) -> Cell {
+        Cell { stamp: self.stamp, value: self.value.to_value() }
+    }
+
+    /// In canonical form.
+    pub(crate) fn encode(&self, writer: &mut impl Put) {
+        writer.bytes(self.name);
+        put_stamp(writer, &self.stamp);
+        writer.raw(self.value.bytes());
+    }
+}
+
+/// The last create of a row that is not deleted, and its last delete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Marks {
+    pub(crate) ins: Option<Stamp>,
+    pub(crate) del: Option<Stamp>,
+}
+
+impl Marks {
+    /// Which there are, as bits.
+    fn which(&self) -> u8 {
+        u8::from(self.ins.is_some()) * INS | u8::from(self.del.is_some()) * DEL
+    }
+
+    fn each(&self, mut with: impl FnMut(&Stamp)) {
+        self.ins.iter().for_each(&mut with);
+        self.del.iter().for_each(with);
+    }
+
+    /// In canonical form.
+    pub(crate) fn encode(&self, writer: &mut impl Put) {
+        writer.u8(self.which());
+        self.each(|stamp| put_stamp(writer, stamp));
+    }
+
+    /// Reads what [`Marks::encode`] wrote.
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Marks, DecodeError> {
+        let which = reader.u8()?;
+        if which > INS | DEL {
+            return Err(DecodeError::UnknownTag(which));
+        }
+        let mut next = |bit| (which & bit != 0).then(|| get_stamp(reader)).transpose();
+        Ok(Marks { ins: next(INS)?, del: next(DEL)? })
+    }
 }
 
 /// A cell that is to be in a row.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum NewCell<'a> {
+    Marks(Marks),
     Written(&'a FieldName, Stamp, &'a Value),
     Packed(PackedCell<'a>),
 }
 
 impl NewCell<'_> {
-    fn len(&self) -> usize {
+    fn len(&self, numbering: &Numbering) -> usize {
+        let of = |stamp: &Stamp| {
+            if short(stamp, numbering).is_some() { NUMBERED_BYTES } else { WRITTEN_OUT_BYTES }
+        };
         match self {
-            NewCell::Written(field, stamp, value) => {
-                bytes_len(field.as_str().len()) + stamp_len(stamp) + value.encoded_len()
+            NewCell::Marks(marks) => {
+                let mut len = 2;
+                marks.each(|stamp| len += of(stamp));
+                len
             }
-            NewCell::Packed(cell) => cell.whole.len(),
+            NewCell::Written(field, stamp, value) => {
+                1 + field.as_str().len() + of(stamp) + value.encoded_len()
+            }
+            NewCell::Packed(cell) => 1 + cell.name.len() + of(&cell.stamp) + cell.value.bytes().len(),
         }
     }
 
-    fn put(&self, room: &mut impl Put) {
+    fn put(&self, room: &mut impl Put, numbering: &Numbering) {
         match self {
+            NewCell::Marks(marks) => {
+                put_name(room, MARKS);
+                room.u8(marks.which());
+                marks.each(|stamp| pack_stamp(room, stamp, numbering));
+            }
             NewCell::Written(field, stamp, value) => {
-                room.bytes(field.as_str().as_bytes());
-                put_stamp(room, stamp);
+                put_name(room, field.as_str().as_bytes());
+                pack_stamp(room, stamp, numbering);
                 value.encode(room);
             }
-            NewCell::Packed(cell) => room.raw(cell.whole),
+            NewCell::Packed(cell) => {
+                put_name(room, cell.name);
+                pack_stamp(room, &cell.stamp, numbering);
+                room.raw(cell.value.bytes());
+            }
         }
     }
 }
 
-/// What changes: in ascending order cells, and where they come. Most changes are of one cell.
+/// What changes: in ascending order cells, and where they come. Most changes are of the marks and one field.
 #[derive(Debug, Default)]
 pub(crate) struct Edits<'a> {
-    first: Option<Edit<'a>>,
+    first: [Option<Edit<'a>>; 2],
     more: Vec<Edit<'a>>,
 }
 
@@ -105,85 +178,123 @@ struct Edit<'a> {
 impl<'a> Edits<'a> {
     pub(crate) fn push(&mut self, place: Result<usize, usize>, cell: NewCell<'a>) {
         let edit = Edit { place, cell };
-        match self.first {
-            None => self.first = Some(edit),
-            Some(_) => self.more.push(edit),
+        match self.first.iter_mut().find(|room| room.is_none()) {
+            Some(room) => *room = Some(edit),
+            None => self.more.push(edit),
         }
     }
 
     fn iter(&self) -> impl Iterator<Item = &Edit<'a>> {
-        self.first.iter().chain(&self.more)
+        self.first.iter().flatten().chain(&self.more)
     }
 }
 
-/// Fields by name, ascending.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Cells {
-    count: usize,
+/// A row's marks and fields.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pack {
+    numbering: Numbering,
+    /// Of cells, that of the marks included.
+    count: u32,
     /// Where each cell ends, then the cells.
     packed: Option<Arc<[u8]>>,
 }
 
-impl Cells {
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.count
+impl PartialEq for Pack {
+    /// Whether they say the same, whatever numbers they have for replicas.
+    fn eq(&self, other: &Pack) -> bool {
+        self.same_piece(other)
+            || self.numbering.same(&other.numbering) && self.packed == other.packed
+            || self.count == other.count
+                && self.marks() == other.marks()
+                && self.fields().eq(other.fields())
+    }
+}
+
+impl Eq for Pack {}
+
+impl Pack {
+    /// An empty one, for a builder.
+    fn of(numbering: &Numbering, packed: Vec<u8>, count: usize) -> Pack {
+        let packed = (count > 0).then(|| packed.into());
+        Pack { numbering: numbering.clone(), count: count as u32, packed }
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
+    fn count(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Whether there is nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.packed.is_none()
     }
 
     /// Memory that they take, roughly, in bytes.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.packed.as_ref().map_or(0, |packed| PIECE_BYTES + packed.len())
     }
 
     /// The ends, and the cells behind each other.
     fn split(&self) -> (&[u8], &[u8]) {
         let packed = self.packed.as_deref().unwrap_or_default();
-        packed.split_at_checked(self.count * END_BYTES).unwrap_or_default()
+        packed.split_at_checked(self.count() * END_BYTES).unwrap_or_default()
     }
 
-    /// All cells behind each other, in canonical form.
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        self.split().1
+    /// 1 if there are marks, which come first.
+    fn first_field(&self) -> usize {
+        usize::from(self.split().1.first() == Some(&0))
     }
 
-    /// The bytes of the cells, ascending.
+    /// How many fields there are.
+    pub(crate) fn fields_len(&self) -> usize {
+        self.count() - self.first_field()
+    }
+
+    pub(crate) fn marks(&self) -> Marks {
+        let [0, which, stamps @ ..] = self.split().1 else { return Marks::default() };
+        let mut rest = stamps;
+        let mut next = |bit| {
+            let (stamp, behind) = if which & bit == 0 { None } else { unpack_stamp(rest, &self.numbering) }?;
+            rest = behind;
+            Some(stamp)
+        };
+        Marks { ins: next(INS), del: next(DEL) }
+    }
+
+    /// Whether there is a last create.
+    pub(crate) fn has_ins(&self) -> bool {
+        matches!(self.split().1, [0, which, ..] if which & INS != 0)
+    }
+
+    /// Whether there is a last delete.
+    pub(crate) fn has_del(&self) -> bool {
+        matches!(self.split().1, [0, which, ..] if which & DEL != 0)
+    }
+
+    /// The bytes of the fields, ascending.
     pub(crate) fn raw(&self) -> impl Iterator<Item = &[u8]> {
         let (ends, cells) = self.split();
         let mut from = 0;
-        ends.as_chunks().0.iter().map(move |end| {
+        let all = ends.as_chunks().0.iter().map(move |end| {
             let to = u32::from_le_bytes(*end) as usize;
             cells.get(std::mem::replace(&mut from, to)..to).unwrap_or_default()
-        })
+        });
+        all.skip(self.first_field())
     }
 
-    /// The cells as they lie here, ascending by name.
-    pub fn packed(&self) -> impl Iterator<Item = PackedCell<'_>> {
-        self.raw().filter_map(PackedCell::read)
+    pub(crate) fn read<'a>(&self, whole: &'a [u8]) -> Option<PackedCell<'a>> {
+        let (len, rest) = whole.split_first()?;
+        let (name, rest) = rest.split_at_checked(usize::from(*len))?;
+        let (stamp, value) = unpack_stamp(rest, &self.numbering)?;
+        Some(PackedCell { stamp, value: Encoded::rest(Reader::new(value)), name })
     }
 
-    /// Names and cells, ascending by name.
-    pub fn iter(&self) -> impl Iterator<Item = (FieldName, Cell)> {
-        self.packed().map(|cell| (cell.field(), Cell { stamp: cell.stamp, value: cell.value.to_value() }))
-    }
-
-    /// The stamps, ascending by the names of their fields.
-    pub fn stamps(&self) -> impl Iterator<Item = Stamp> {
-        self.packed().map(|cell| cell.stamp)
+    /// The fields, ascending by name.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = PackedCell<'_>> {
+        self.raw().filter_map(|cell| self.read(cell))
     }
 
     /// The cell of a field.
-    pub fn get(&self, name: &str) -> Option<Cell> {
-        let cell = self.find(name)?;
-        Some(Cell { stamp: cell.stamp, value: cell.value.to_value() })
-    }
-
-    /// The cell of a field, as it lies here.
-    pub fn find(&self, name: &str) -> Option<PackedCell<'_>> {
+    pub(crate) fn find(&self, name: &str) -> Option<PackedCell<'_>> {
         self.at(self.place(name.as_bytes()).ok()?)
     }
 
@@ -201,12 +312,12 @@ impl Cells {
 
     /// The cell at a place.
     pub(crate) fn at(&self, place: usize) -> Option<PackedCell<'_>> {
-        self.raw_at(place).and_then(PackedCell::read)
+        self.raw_at(place).and_then(|cell| self.read(cell))
     }
 
     /// Where a field is, or before which it would come.
     pub(crate) fn place(&self, name: &[u8]) -> Result<usize, usize> {
-        let (mut from, mut to) = (0, self.count);
+        let (mut from, mut to) = (0, self.count());
         while from < to {
             let middle = (from + to) / 2;
             match name_of(self.raw_at(middle).unwrap_or_default()).cmp(name) {
@@ -218,32 +329,47 @@ impl Cells {
         Err(from)
     }
 
+    /// Where the marks are, or would come.
+    pub(crate) fn place_of_marks(&self) -> Result<usize, usize> {
+        if self.first_field() > 0 { Ok(0) } else { Err(0) }
+    }
+
     /// Replaces and adds cells.
     pub(crate) fn edit(&mut self, edits: &Edits<'_>) {
-        if self.replace_alike(edits).is_none() {
+        if !self.replace_alike(edits) {
             self.rebuild(edits);
         }
     }
 
-    /// Does it if all that changes is one cell for another of its length, and tells whether it is done.
-    fn replace_alike(&mut self, edits: &Edits<'_>) -> Option<()> {
-        let Some(Edit { place, cell }) = &edits.first else { return Some(()) };
-        let place = place.ok().filter(|_| edits.more.is_empty())?;
-        let len = self.raw_at(place).map(<[u8]>::len).filter(|len| *len == cell.len())?;
+    /// Does it if one or two cells replace others of their lengths, and tells whether it is done.
+    fn replace_alike(&mut self, edits: &Edits<'_>) -> bool {
         let (ends, _) = self.split();
-        let end = ends.len() + Self::end_of(ends.as_chunks().0, place);
-        let packed = self.packed.as_mut()?;
+        let (start, ends) = (ends.len(), ends.as_chunks().0);
+        let room = |edit: &Edit<'_>| {
+            let place = edit.place.ok()?;
+            let len = self.raw_at(place).map(<[u8]>::len)?;
+            let end = start + Self::end_of(ends, place);
+            (len == edit.cell.len(&self.numbering)).then_some(end - len..end)
+        };
+        let rooms = edits.first.each_ref().map(|edit| edit.as_ref().map(room));
+        if !edits.more.is_empty() || rooms.contains(&Some(None)) {
+            return false;
+        }
+        let Some(packed) = &mut self.packed else { return edits.first[0].is_none() };
         if Arc::get_mut(packed).is_none() {
             *packed = Arc::from(&packed[..]);
         }
-        cell.put(&mut Room::new(Arc::get_mut(packed)?.get_mut(end - len..end)?));
-        Some(())
+        let Some(packed) = Arc::get_mut(packed) else { return false };
+        for (edit, room) in edits.iter().zip(rooms.into_iter().flatten().flatten()) {
+            edit.cell.put(&mut Room::new(packed.get_mut(room).unwrap_or_default()), &self.numbering);
+        }
+        true
     }
 
     fn rebuild(&mut self, edits: &Edits<'_>) {
-        let (mut count, mut bytes) = (self.count, self.as_bytes().len());
+        let (mut count, mut bytes) = (self.count(), self.split().1.len());
         for Edit { place, cell } in edits.iter() {
-            bytes += cell.len();
+            bytes += cell.len(&self.numbering);
             match place {
                 Ok(place) => bytes -= self.raw_at(*place).unwrap_or_default().len(),
                 Err(_) => count += 1,
@@ -254,32 +380,58 @@ impl Cells {
         for Edit { place, cell } in edits.iter() {
             let (Ok(to) | Err(to)) = *place;
             packer.copy(self, next, to);
-            packer.push(cell);
+            packer.push(cell, &self.numbering);
             next = if place.is_ok() { to + 1 } else { to };
         }
-        packer.copy(self, next, self.count);
-        *self = packer.finish();
+        packer.copy(self, next, self.count());
+        self.hold(packer);
     }
 
-    /// Keeps some of the cells.
+    fn hold(&mut self, packer: Packer) {
+        let (packed, count) = packer.finish();
+        (self.packed, self.count) = (packed, count as u32);
+    }
+
+    /// Keeps the marks, and some of the fields.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(PackedCell<'_>) -> bool) {
-        // Most often none stays.
-        let mut kept = Vec::new();
-        for (place, cell) in self.packed().enumerate() {
-            if keep(cell) {
-                kept.push((place, cell.whole.len()));
-            }
-        }
-        if kept.len() == self.count {
+        // Most often no field stays.
+        let (first, mut kept) = (self.first_field(), Vec::new());
+        kept.extend((first > 0).then_some(0));
+        kept.extend((first..self.count()).filter(|place| self.at(*place).is_some_and(&mut keep)));
+        if kept.len() == self.count() {
             return;
         }
-        let mut packer = Packer::new(kept.len(), kept.iter().map(|(_, len)| len).sum());
-        kept.iter().for_each(|(place, _)| packer.copy(self, *place, place + 1));
-        *self = packer.finish();
+        let bytes = kept.iter().filter_map(|place| self.raw_at(*place)).map(<[u8]>::len).sum();
+        let mut packer = Packer::new(kept.len(), bytes);
+        kept.iter().for_each(|place| packer.copy(self, *place, place + 1));
+        self.hold(packer);
+    }
+
+    /// Takes over the numbers that replicas have elsewhere.
+    pub(crate) fn renumber(&mut self, numbering: &Numbering) {
+        if self.numbering.same(numbering) {
+            return;
+        }
+        if !self.is_empty() && !numbering.extends(&self.numbering) {
+            let mut other = Pack { numbering: numbering.clone(), ..Pack::default() };
+            let mut edits = Edits::default();
+            if self.first_field() > 0 {
+                edits.push(Err(0), NewCell::Marks(self.marks()));
+            }
+            self.fields().for_each(|cell| edits.push(Err(0), NewCell::Packed(cell)));
+            other.rebuild(&edits);
+            *self = other;
+        }
+        self.numbering = numbering.clone();
+    }
+
+    /// Whether their bytes, where equal, say the same.
+    pub(crate) fn numbered_alike(&self, other: &Pack) -> bool {
+        self.numbering.same(&other.numbering)
     }
 
     /// Whether this is a copy of the other, and neither has changed since.
-    pub(crate) fn same_piece(&self, other: &Cells) -> bool {
+    pub(crate) fn same_piece(&self, other: &Pack) -> bool {
         match (&self.packed, &other.packed) {
             (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),
             (ours, theirs) => ours.is_none() && theirs.is_none(),
@@ -287,9 +439,10 @@ impl Cells {
     }
 }
 
-/// The name of a cell in canonical form.
+/// The name of a packed cell.
 pub(crate) fn name_of(cell: &[u8]) -> &[u8] {
-    Reader::new(cell).bytes(usize::MAX, "a field name").unwrap_or_default()
+    let named = cell.split_first().and_then(|(len, rest)| rest.get(..usize::from(*len)));
+    named.unwrap_or_default()
 }
 
 /// Fills a piece of memory of just the right size.
@@ -318,31 +471,27 @@ impl Packer {
         )
     }
 
-    fn push(&mut self, cell: &NewCell<'_>) {
+    fn push(&mut self, cell: &NewCell<'_>, numbering: &Numbering) {
         self.bytes += {
             let mut room = Room::new(self.room().1);
             let before = room.left();
-            cell.put(&mut room);
+            cell.put(&mut room, numbering);
             before - room.left()
         };
-        self.end_here();
-    }
-
-    fn end_here(&mut self) {
         let end = (self.bytes as u32).to_le_bytes();
         self.room().0.iter_mut().take(1).for_each(|place| *place = end);
         self.ends += 1;
     }
 
-    /// Takes over cells of another list, from one up to another.
-    fn copy(&mut self, other: &Cells, from: usize, to: usize) {
+    /// Takes over cells of another row with the same numbers, from one up to another.
+    fn copy(&mut self, other: &Pack, from: usize, to: usize) {
         if from >= to {
             return;
         }
         let (ends, cells) = other.split();
         let ends = ends.as_chunks().0;
-        let start = from.checked_sub(1).map_or(0, |before| Cells::end_of(ends, before));
-        let (taken, at) = (cells.get(start..Cells::end_of(ends, to - 1)).unwrap_or_default(), self.bytes);
+        let start = from.checked_sub(1).map_or(0, |before| Pack::end_of(ends, before));
+        let (taken, at) = (cells.get(start..Pack::end_of(ends, to - 1)).unwrap_or_default(), self.bytes);
         let (new_ends, room) = self.room();
         Room::new(room).raw(taken);
         for (new, old) in new_ends.iter_mut().zip(ends.get(from..to).unwrap_or_default()) {
@@ -352,37 +501,46 @@ impl Packer {
         self.bytes += taken.len();
     }
 
-    fn finish(self) -> Cells {
+    fn finish(self) -> (Option<Arc<[u8]>>, usize) {
         debug_assert_eq!((self.ends, self.count * END_BYTES + self.bytes), (self.count, self.packed.len()));
-        Cells { count: self.count, packed: (self.count > 0).then_some(self.packed) }
+        ((self.count > 0).then_some(self.packed), self.count)
     }
 }
 
-/// Gathers fields that come in ascending order.
-#[derive(Debug, Default)]
-pub struct CellsBuilder {
+/// Gathers the fields of a row, which come in ascending order.
+#[derive(Debug)]
+pub(crate) struct Gathered {
+    numbering: Numbering,
     ends: Vec<u8>,
     cells: Writer,
     /// Where the last one begins.
     last: usize,
 }
 
-impl CellsBuilder {
+impl Gathered {
     /// With room for so many bytes.
-    pub fn with_capacity(bytes: usize) -> CellsBuilder {
-        CellsBuilder { cells: Writer::with_capacity(bytes), ..CellsBuilder::default() }
+    pub(crate) fn new(marks: Marks, numbering: &Numbering, bytes: usize) -> Gathered {
+        let mut gathered = Gathered {
+            numbering: numbering.clone(),
+            ends: Vec::new(),
+            cells: Writer::with_capacity(bytes),
+            last: 0,
+        };
+        if marks != Marks::default() {
+            NewCell::Marks(marks).put(&mut gathered.cells, numbering);
+            // It is far shorter than what a `u32` counts.
+            gathered.ends.extend_from_slice(&(gathered.cells.len() as u32).to_le_bytes());
+        }
+        gathered
     }
 
     /// Adds a field that comes after all others.
-    pub fn push(&mut self, field: &FieldName, stamp: &Stamp, value: Encoded<'_>) -> Result<(), DecodeError> {
-        let name = field.as_str().as_bytes();
+    pub(crate) fn push(&mut self, name: &[u8], stamp: &Stamp, value: Encoded<'_>) -> Result<(), DecodeError> {
         let begin = self.cells.len();
         if begin > 0 && name_of(self.cells.as_bytes().get(self.last..).unwrap_or_default()) >= name {
             return Err(DecodeError::Unordered("fields"));
         }
-        self.cells.bytes(name);
-        put_stamp(&mut self.cells, stamp);
-        self.cells.raw(value.bytes());
+        NewCell::Packed(PackedCell { stamp: *stamp, value, name }).put(&mut self.cells, &self.numbering);
         self.last = begin;
         let end = u32::try_from(self.cells.len()).map_err(|_| DecodeError::TooLarge("a row"))?;
         self.ends.extend_from_slice(&end.to_le_bytes());
@@ -390,48 +548,68 @@ impl CellsBuilder {
     }
 
     /// What was added.
-    pub fn finish(self) -> Cells {
+    pub(crate) fn finish(self) -> Pack {
         let count = self.ends.len() / END_BYTES;
         let mut packed = self.ends;
         packed.extend_from_slice(self.cells.as_bytes());
-        Cells { count, packed: (count > 0).then(|| packed.into()) }
+        Pack::of(&self.numbering, packed, count)
     }
 }
 
-/// Reads what [`Cells::as_bytes`] gives, of so many cells.
-pub(crate) fn get_cells(reader: &mut Reader<'_>, count: usize) -> Result<Cells, DecodeError> {
-    let mut cells = CellsBuilder::with_capacity(reader.remaining());
-    for _ in 0..count {
-        let (field, stamp) = (get_field(reader)?, get_stamp(reader)?);
-        cells.push(&field, &stamp, Encoded::read(reader)?)?;
-    }
-    Ok(cells.finish())
+fn put_name(room: &mut impl Put, name: &[u8]) {
+    // A name has at most `FIELD_BYTES_MAX`.
+    room.u8(name.len() as u8);
+    room.raw(name);
 }
 
-impl FromIterator<(FieldName, Cell)> for Cells {
-    /// Of several cells of one field the last stays.
-    fn from_iter<I: IntoIterator<Item = (FieldName, Cell)>>(fields: I) -> Cells {
-        let mut cells = Cells::default();
-        for (name, cell) in fields {
-            let mut edits = Edits::default();
-            edits.push(
-                cells.place(name.as_str().as_bytes()),
-                NewCell::Written(&name, cell.stamp, &cell.value),
-            );
-            cells.edit(&edits);
+/// The number of a stamp's replica, if the stamp can be told with it.
+fn short(stamp: &Stamp, numbering: &Numbering) -> Option<u8> {
+    numbering.number(&stamp.dot.replica).filter(|_| stamp.dot.seq >> (8 * SEQ_BYTES) == 0)
+}
+
+fn pack_stamp(room: &mut impl Put, stamp: &Stamp, numbering: &Numbering) {
+    let seq = stamp.dot.seq.to_le_bytes();
+    let mut packed = [WRITTEN_OUT; NUMBERED_BYTES];
+    packed[1..9].copy_from_slice(&stamp.hlc.0.to_le_bytes());
+    match short(stamp, numbering) {
+        Some(number) => {
+            packed[0] = number;
+            packed[9..].copy_from_slice(&seq[..SEQ_BYTES]);
+            room.raw(&packed);
         }
-        cells
+        None => {
+            room.raw(&packed[..9]);
+            room.raw(&seq);
+            put_replica(room, &stamp.dot.replica);
+        }
     }
 }
 
-pub(crate) fn put_stamp(writer: &mut impl Put, stamp: &Stamp) {
-    writer.raw(&stamp.hlc.0.to_be_bytes());
-    put_replica(writer, &stamp.dot.replica);
-    writer.varint(stamp.dot.seq);
+/// Takes a packed stamp off the front of some bytes.
+fn unpack_stamp<'a>(bytes: &'a [u8], numbering: &Numbering) -> Option<(Stamp, &'a [u8])> {
+    let (number, rest) = bytes.split_first()?;
+    let (hlc, rest) = rest.split_first_chunk()?;
+    let hlc = Hlc(u64::from_le_bytes(*hlc));
+    if *number == WRITTEN_OUT {
+        let (seq, rest) = rest.split_first_chunk()?;
+        let mut reader = Reader::new(rest);
+        let dot = Dot { replica: get_replica(&mut reader).ok()?, seq: u64::from_le_bytes(*seq) };
+        return Some((Stamp { hlc, dot }, reader.rest()));
+    }
+    let (low, rest) = rest.split_first_chunk::<SEQ_BYTES>()?;
+    let mut seq = [0; 8];
+    seq[..SEQ_BYTES].copy_from_slice(low);
+    let dot = Dot { replica: *numbering.replica(*number)?, seq: u64::from_le_bytes(seq) };
+    Some((Stamp { hlc, dot }, rest))
 }
 
-fn stamp_len(stamp: &Stamp) -> usize {
-    8 + 24 + varint_len(stamp.dot.seq)
+/// A stamp in canonical form.
+pub(crate) fn put_stamp(writer: &mut impl Put, stamp: &Stamp) {
+    let mut fixed = [0; 8 + 24];
+    fixed[..8].copy_from_slice(&stamp.hlc.0.to_be_bytes());
+    put_replica(&mut Room::new(&mut fixed[8..]), &stamp.dot.replica);
+    writer.raw(&fixed);
+    writer.varint(stamp.dot.seq);
 }
 
 pub(crate) fn get_stamp(reader: &mut Reader<'_>) -> Result<Stamp, DecodeError> {
@@ -449,54 +627,125 @@ mod tests {
     use super::*;
     use crate::identity::{DeviceId, ReplicaId};
 
+    fn replica(n: u64) -> ReplicaId {
+        ReplicaId { device: DeviceId(uuid::Uuid::from_bytes([1; 16])), incarnation: n % 5 }
+    }
+
+    /// Sequence numbers of all lengths.
+    fn stamp(n: u64) -> Stamp {
+        Stamp { hlc: Hlc(n), dot: Dot { replica: replica(n), seq: 1 << n | n } }
+    }
+
+    /// Values of all lengths.
     fn cell(n: u64) -> Cell {
-        let replica = ReplicaId { device: DeviceId(uuid::Uuid::from_bytes([1; 16])), incarnation: 1 };
-        // Sequence numbers of one byte and of two, values of all lengths.
-        let stamp = Stamp { hlc: Hlc(n), dot: Dot { replica, seq: n * 8 } };
-        Cell { stamp, value: Value::Text("x".repeat(n as usize / 4)) }
+        Cell { stamp: stamp(n), value: Value::Text("x".repeat(n as usize / 4)) }
     }
 
     fn name(n: u8) -> FieldName {
         FieldName::new(&format!("field {}", "é".repeat(usize::from(n)))).expect("a name")
     }
 
+    fn marks((ins, del): (Option<u64>, Option<u64>)) -> Marks {
+        Marks { ins: ins.map(stamp), del: del.map(stamp) }
+    }
+
+    type Model = BTreeMap<FieldName, Cell>;
+
+    fn gathered(marks: Marks, fields: &Model, numbering: &Numbering) -> Pack {
+        let mut gathered = Gathered::new(marks, numbering, 0);
+        for (field, cell) in fields {
+            let mut writer = Writer::new();
+            cell.value.encode(&mut writer);
+            let value = Encoded::rest(Reader::new(writer.as_bytes()));
+            gathered.push(field.as_str().as_bytes(), &cell.stamp, value).expect("ascending");
+        }
+        gathered.finish()
+    }
+
+    fn fields(pack: &Pack) -> Vec<(FieldName, Cell)> {
+        pack.fields().map(|cell| (cell.field(), cell.to_cell())).collect()
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Retain(Vec<u8>),
+        /// Marks and fields, the latter from another row or from a commit.
+        Edit(Option<(Option<u64>, Option<u64>)>, BTreeMap<u8, u64>, bool),
+        Renumber(Vec<u64>),
+    }
+
+    fn any_step() -> impl Strategy<Value = Step> {
+        let mark = || proptest::option::of(0u64..40);
+        let new = proptest::collection::btree_map(0u8..60, 0u64..40, 0..4);
+        prop_oneof![
+            1 => proptest::collection::vec(0u8..60, 1..4).prop_map(Step::Retain),
+            4 => (proptest::option::of((mark(), mark())), new, any::<bool>())
+                .prop_map(|(marks, fields, packed)| Step::Edit(marks, fields, packed)),
+            1 => proptest::collection::vec(0u64..6, 0..6).prop_map(Step::Renumber),
+        ]
+    }
+
     proptest! {
         #[test]
-        fn fields_are_those_of_a_tree_and_have_the_same_bytes_however_they_came_and_copies_do_not_change(
-            steps in proptest::collection::vec((0u8..4, proptest::collection::btree_map(0u8..60, 0u64..40, 1..4)), 0..20),
+        fn a_row_holds_what_a_tree_would_whatever_its_numbers_and_copies_do_not_change(
+            steps in proptest::collection::vec(any_step(), 0..20),
         ) {
-            let (mut cells, mut model) = (Cells::default(), BTreeMap::new());
-            for (kind, fields) in steps {
-                let (before, held) = (cells.clone(), cells.iter().collect::<Vec<_>>());
-                let fields: Vec<_> = fields.into_iter().map(|(field, n)| (name(field), cell(n))).collect();
-                if kind == 0 {
-                    let gone = |field: &FieldName| fields.iter().any(|(other, _)| other == field);
-                    cells.retain(|cell| !gone(&cell.field()));
-                    model.retain(|field, _| !gone(field));
-                } else {
-                    let mut edits = Edits::default();
-                    let other: Cells = fields.iter().cloned().collect();
-                    let mut packed = other.packed();
-                    for (field, cell) in &fields {
-                        let written = NewCell::Written(field, cell.stamp, &cell.value);
-                        let new = packed.next().filter(|_| kind == 1).map_or(written, NewCell::Packed);
-                        edits.push(cells.place(field.as_str().as_bytes()), new);
+            let (mut pack, mut known, mut model) = (Pack::default(), Marks::default(), Model::new());
+            for step in steps {
+                let (before, held) = (pack.clone(), (pack.marks(), fields(&pack)));
+                match step {
+                    Step::Retain(gone) => {
+                        let gone: Vec<_> = gone.into_iter().map(name).collect();
+                        pack.retain(|cell| !gone.contains(&cell.field()));
+                        model.retain(|field, _| !gone.contains(field));
                     }
-                    cells.edit(&edits);
-                    model.extend(fields);
+                    Step::Edit(new, fields, from_row) => {
+                        let mut edits = Edits::default();
+                        // Marks come, and change, but do not go.
+                        let new = new.map(marks).filter(|new| *new != Marks::default());
+                        if let Some(new) = new {
+                            edits.push(pack.place_of_marks(), NewCell::Marks(new));
+                            known = new;
+                        }
+                        let fields: Model = fields.into_iter().map(|(field, n)| (name(field), cell(n))).collect();
+                        let other = gathered(Marks::default(), &fields, &Numbering::default());
+                        let mut packed = other.fields();
+                        for (field, cell) in &fields {
+                            let written = NewCell::Written(field, cell.stamp, &cell.value);
+                            let new = packed.next().filter(|_| from_row).map_or(written, NewCell::Packed);
+                            edits.push(pack.place(field.as_str().as_bytes()), new);
+                        }
+                        pack.edit(&edits);
+                        model.extend(fields);
+                    }
+                    Step::Renumber(replicas) => {
+                        pack.renumber(&replicas.into_iter().map(replica).collect::<Vec<_>>().iter().collect());
+                    }
                 }
-                prop_assert!(before.iter().eq(held));
-                prop_assert!(cells.iter().eq(model.iter().map(|(name, cell)| (name.clone(), cell.clone()))));
-                prop_assert_eq!((cells.len(), cells.is_empty()), (model.len(), model.is_empty()));
+                prop_assert_eq!((before.marks(), fields(&before)), held.clone());
+                prop_assert_eq!((pack.marks(), pack.has_ins()), (known, known.ins.is_some()));
+                prop_assert_eq!(fields(&pack), model.clone().into_iter().collect::<Vec<_>>());
+                prop_assert_eq!(pack.fields_len(), model.len());
+                let empty = model.is_empty() && known == Marks::default();
+                prop_assert_eq!((pack.is_empty(), pack.bytes() == 0), (empty, empty));
                 for field in (0..60).map(name) {
-                    prop_assert_eq!(cells.get(field.as_str()), model.get(&field).cloned());
+                    let found = pack.find(field.as_str()).map(|cell| cell.to_cell());
+                    prop_assert_eq!(found, model.get(&field).cloned());
                 }
-                let mut reader = Reader::new(cells.as_bytes());
-                let read = get_cells(&mut reader, cells.len());
-                prop_assert_eq!((read.as_ref(), reader.finish()), (Ok(&cells), Ok(())));
-                prop_assert_eq!(cells.iter().collect::<Cells>(), cells.clone());
-                prop_assert_eq!(cells.bytes() == 0, cells.is_empty());
+                let again = gathered(known, &model, &Numbering::default());
+                prop_assert_eq!(&pack, &again);
+                prop_assert!(before == pack || before.marks() != known || held.1 != fields(&pack));
             }
         }
+    }
+
+    #[test]
+    fn a_replica_with_a_number_takes_a_byte() {
+        let fields: Model = (0..8).map(|n| (name(n), cell(8))).collect();
+        let marks = marks((Some(8), None));
+        let bytes = |numbering: &Numbering| gathered(marks, &fields, numbering).bytes();
+        let none = bytes(&Numbering::default());
+        assert_eq!(none - bytes(&[replica(8)].iter().collect()), 9 * (WRITTEN_OUT_BYTES - NUMBERED_BYTES));
+        assert_eq!(none, bytes(&[replica(9)].iter().collect()));
     }
 }

@@ -207,9 +207,14 @@ impl<'a> Reader<'a> {
         Reader { rest: bytes }
     }
 
-    /// Bytes not read yet.
+    /// How many bytes are not read yet.
     pub fn remaining(&self) -> usize {
         self.rest.len()
+    }
+
+    /// Bytes not read yet.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.rest
     }
 
     /// Ends reading; bytes left over are an error.

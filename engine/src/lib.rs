@@ -23,6 +23,7 @@ pub mod knowledge;
 #[cfg_attr(not(feature = "planted"), doc(hidden))]
 pub mod marks;
 pub mod name;
+pub mod numbering;
 mod news;
 pub mod pairing;
 mod peer;

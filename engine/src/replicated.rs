@@ -18,6 +18,7 @@ use crate::identity::{AccountId, DeviceCert, DeviceId, Dot, Identity, ReplicaId,
 use crate::knowledge::Knowledge;
 use crate::marks::mark;
 use crate::name::{RowKey, TableName};
+use crate::numbering::Numbering;
 use crate::planted::{self, Bug};
 use crate::row::{Losses, Lost, RowState, Superseded};
 use crate::statement::Statement;
@@ -42,6 +43,8 @@ pub(crate) struct Replicated {
     pub(crate) members: Arc<BTreeMap<DeviceId, DeviceCert>>,
     pub(crate) clock: LocalClock,
     pub(crate) digest: u128,
+    /// What replicas are called in rows in memory.
+    numbering: Numbering,
     /// Keys of authors whose signatures were verified.
     pub(crate) authors: Verifiers,
     position: u64,
@@ -109,6 +112,7 @@ impl Replicated {
             fences,
             replica,
             knowledge: recovered.knowledge(),
+            numbering: recovered.heads.keys().collect(),
             heads: recovered.heads,
             members: Arc::new(members),
             clock: LocalClock::new(clock, config.drift_ms_max),
@@ -180,7 +184,8 @@ impl Replicated {
     }
 
     pub(crate) fn draft<'a>(&self, store: &'a dyn StoreRead) -> Draft<'a> {
-        let batch = Batch { position: self.position + 1, ..Batch::default() };
+        let numbering = self.numbering.clone();
+        let batch = Batch { position: self.position + 1, numbering, ..Batch::default() };
         Draft { store, batch, rows: BTreeMap::new(), touched: Vec::new(), newcomers: Vec::new() }
     }
 
@@ -249,6 +254,10 @@ impl Replicated {
     ) -> Result<(), StoreError> {
         let replica = commit.dot.replica;
         let head = self.heads.entry(replica).or_default();
+        if head.seq == 0 {
+            self.numbering.add(&replica);
+            draft.batch.numbering = self.numbering.clone();
+        }
         head.seq = commit.dot.seq;
         head.hash = hash;
         for (replica, seq) in &commit.deps {
@@ -272,9 +281,9 @@ impl Replicated {
                 unseen = lost.values;
                 continue;
             }
-            let (visible, deleted) = (row.visible(), row.del());
+            let (visible, deleted) = (row.visible(), row.was_deleted());
             row.apply(stamp, op, &mut lost);
-            mark!(CreatedAgain if deleted.is_some() && !visible && row.visible());
+            mark!(CreatedAgain if deleted && !visible && row.visible());
             mark!(LateDelete if op.kind == OpKind::Delete && visible && row.visible());
             hidden(row, visible, stamp, op, &mut lost);
             unseen = lost.values;
@@ -401,7 +410,7 @@ impl Replicated {
                     continue;
                 };
                 let Some(change) = state.digest_since(&before, &table, &row, &mut scratch) else { continue };
-                if state.del().is_none() || !planted::is(Bug::DigestForgetsDeletes) {
+                if !state.was_deleted() || !planted::is(Bug::DigestForgetsDeletes) {
                     self.digest = self.digest.wrapping_add(change);
                 }
                 changed.push((row, state));
@@ -457,7 +466,10 @@ fn had_seen(heads: &BTreeMap<ReplicaId, Head>, of: &Dot, other: &Dot) -> bool {
 /// back: written by an update that the delete's author had not seen, or the other way round. Each is added once,
 /// when it or the delete comes in.
 fn hidden(row: &RowState, was_visible: bool, stamp: Stamp, op: &Op, lost: &mut impl Losses) {
-    let Some(winner) = row.del().filter(|_| !row.visible()) else { return };
+    if row.visible() {
+        return;
+    }
+    let Some(winner) = row.del() else { return };
     for cell in row.cells().packed() {
         let hidden_now = if op.kind.deletes() { was_visible } else { cell.stamp == stamp };
         if hidden_now {
@@ -508,7 +520,8 @@ impl Draft<'_> {
         let at = match rows.entry(row.clone()) {
             Entry::Occupied(entry) => *entry.get(),
             Entry::Vacant(entry) => {
-                let before = self.store.row(table, row)?.unwrap_or_default();
+                let mut before = self.store.row(table, row)?.unwrap_or_default();
+                before.renumber(&self.batch.numbering);
                 self.touched.push(Touched { state: before.clone(), before });
                 *entry.insert(self.touched.len() - 1)
             }

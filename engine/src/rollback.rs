@@ -142,7 +142,7 @@ impl Replicated {
             }
         }
         for ((table, row), state) in rows {
-            mark!(RowRolledAway if state == RowState::default());
+            mark!(RowRolledAway if state.is_untouched());
             draft.put(&table, &row, state)?;
         }
         Ok(())

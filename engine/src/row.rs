@@ -11,23 +11,91 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-pub use crate::cells::{Cell, Cells, CellsBuilder, PackedCell};
-use crate::cells::{Edits, NewCell, get_cells, get_stamp, name_of, put_stamp};
+pub use crate::cells::{Cell, PackedCell};
+use crate::cells::{Edits, Gathered, Marks, NewCell, Pack, get_stamp, name_of, put_stamp};
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::commit::{Op, Stamp};
+use crate::commit::{Op, Stamp, get_field};
 use crate::config::ROW_FIELDS_MAX;
 use crate::hlc::Hlc;
 use crate::name::{FieldName, RowKey, TableName};
+use crate::numbering::Numbering;
 use crate::planted::{self, Bug};
 use crate::siphash;
-use crate::value::Value;
+use crate::value::{Encoded, Value};
 
-/// The merged state of one row.
+/// The merged state of one row. Two are equal if they say the same.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RowState {
-    ins: Option<Stamp>,
+    pack: Pack,
+}
+
+/// The fields of a row by name, ascending.
+#[derive(Debug, Clone, Copy)]
+pub struct Cells<'a>(&'a Pack);
+
+impl<'a> Cells<'a> {
+    /// How many there are.
+    pub fn len(self) -> usize {
+        self.0.fields_len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// The cells as they lie in the row.
+    pub fn packed(self) -> impl Iterator<Item = PackedCell<'a>> {
+        self.0.fields()
+    }
+
+    /// Names and cells.
+    pub fn iter(self) -> impl Iterator<Item = (FieldName, Cell)> {
+        self.packed().map(|cell| (cell.field(), cell.to_cell()))
+    }
+
+    /// The stamps, in the order of the names of their fields.
+    pub fn stamps(self) -> impl Iterator<Item = Stamp> {
+        self.packed().map(|cell| cell.stamp)
+    }
+
+    /// The cell of a field.
+    pub fn get(self, name: &str) -> Option<Cell> {
+        self.find(name).map(|cell| cell.to_cell())
+    }
+
+    /// The cell of a field, as it lies in the row.
+    pub fn find(self, name: &str) -> Option<PackedCell<'a>> {
+        self.0.find(name)
+    }
+}
+
+/// Makes a row of its parts, the fields in ascending order.
+#[derive(Debug)]
+pub struct RowBuilder {
     del: Option<Stamp>,
-    cells: Cells,
+    /// Whether it is in normal form so far.
+    normal: bool,
+    fields: Gathered,
+}
+
+impl RowBuilder {
+    /// A row with these marks, room for so many bytes, and these numbers for replicas.
+    pub fn new(ins: Option<Stamp>, del: Option<Stamp>, numbering: &Numbering, bytes: usize) -> RowBuilder {
+        let normal = ins.is_none_or(|ins| Some(ins) >= del);
+        RowBuilder { del, normal, fields: Gathered::new(Marks { ins, del }, numbering, bytes) }
+    }
+
+    /// Adds a field that comes after all others.
+    pub fn push(&mut self, field: &FieldName, stamp: &Stamp, value: Encoded<'_>) -> Result<(), DecodeError> {
+        self.normal &= Some(*stamp) >= self.del;
+        self.fields.push(field.as_str().as_bytes(), stamp, value)
+    }
+
+    /// The row; `None` if it is not in normal form.
+    pub fn finish(self) -> Option<RowState> {
+        self.normal.then(|| RowState { pack: self.fields.finish() })
+    }
 }
 
 /// A value that is not (or no longer) what the field shows, because another write came later in the
@@ -94,51 +162,65 @@ impl Losses for () {
 }
 
 impl RowState {
-    /// Joins the parts that the accessors give; `None` if they are not in normal form.
-    pub fn from_parts(ins: Option<Stamp>, del: Option<Stamp>, cells: Cells) -> Option<RowState> {
-        let kept = |stamp: Stamp| Some(stamp) >= del;
-        let normal = ins.is_none_or(kept) && cells.stamps().all(kept);
-        normal.then_some(RowState { ins, del, cells })
-    }
-
     /// The last create that is not deleted.
     pub fn ins(&self) -> Option<Stamp> {
-        self.ins
+        self.pack.marks().ins
     }
 
     /// The last delete.
     pub fn del(&self) -> Option<Stamp> {
-        self.del
+        self.pack.marks().del
     }
 
     /// The fields, whether the row is there or not.
-    pub fn cells(&self) -> &Cells {
-        &self.cells
+    pub fn cells(&self) -> Cells<'_> {
+        Cells(&self.pack)
+    }
+
+    /// Whether nothing has been written to it, or nothing that stands.
+    pub fn is_untouched(&self) -> bool {
+        self.pack.is_empty()
+    }
+
+    /// Memory that it takes elsewhere than in place, roughly, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.pack.bytes()
+    }
+
+    /// Takes over the numbers that replicas have elsewhere. That takes a while unless they are the same, or more of the same.
+    pub(crate) fn renumber(&mut self, numbering: &Numbering) {
+        self.pack.renumber(numbering);
     }
 
     /// Whether the row is there.
     pub fn visible(&self) -> bool {
         // Normal form: an `ins` below `del` is not kept.
-        self.ins.is_some()
+        self.pack.has_ins()
+    }
+
+    /// Whether it has been deleted before.
+    pub(crate) fn was_deleted(&self) -> bool {
+        self.pack.has_del()
     }
 
     /// The value of a field, if the row is there and has it.
     pub fn field(&self, field: &str) -> Option<Value> {
-        self.cells.find(field).filter(|_| self.visible()).map(|cell| cell.value.to_value())
+        self.cells().find(field).filter(|_| self.visible()).map(|cell| cell.value.to_value())
     }
 
     /// The fields of a row that is there.
     pub fn fields(&self) -> Option<BTreeMap<FieldName, Value>> {
         self.visible()
-            .then(|| self.cells.packed().map(|cell| (cell.field(), cell.value.to_value())).collect())
+            .then(|| self.cells().packed().map(|cell| (cell.field(), cell.value.to_value())).collect())
     }
 
     /// The largest clock among what a write of this operation would have to overwrite.
     pub fn floor(&self, op: &Op) -> Option<Hlc> {
         let fields =
-            op.fields.keys().filter_map(|name| self.cells.find(name.as_str())).map(|cell| cell.stamp.hlc);
-        let all = self.cells.stamps().map(|stamp| stamp.hlc);
-        let marks = self.ins.iter().chain(&self.del).map(|stamp| stamp.hlc);
+            op.fields.keys().filter_map(|name| self.cells().find(name.as_str())).map(|cell| cell.stamp.hlc);
+        let all = self.cells().stamps().map(|stamp| stamp.hlc);
+        let Marks { ins, del } = self.pack.marks();
+        let marks = ins.iter().chain(&del).map(|stamp| stamp.hlc);
         if op.kind.deletes() { all.chain(marks).max() } else { fields.chain(marks).max() }
     }
 
@@ -146,10 +228,12 @@ impl RowState {
     /// write superseded or that is superseded in it, for the caller to judge whether the two were in conflict.
     /// A write that loses costs no memory.
     pub fn apply(&mut self, stamp: Stamp, op: &Op, lost: &mut impl Losses) {
-        if op.kind.deletes() && self.del < Some(stamp) {
-            self.del = Some(stamp);
-            self.ins = self.ins.filter(|ins| *ins >= stamp);
-            self.cells.retain(|cell| {
+        let before = self.pack.marks();
+        let Marks { mut ins, mut del } = before;
+        if op.kind.deletes() && del < Some(stamp) {
+            del = Some(stamp);
+            ins = ins.filter(|ins| *ins >= stamp);
+            self.pack.retain(|cell| {
                 let stays = cell.stamp >= stamp || planted::is(Bug::DeleteKeepsFields);
                 if !stays {
                     lost.lost(Lost::there(cell, stamp));
@@ -157,15 +241,19 @@ impl RowState {
                 stays
             });
         }
-        let deleted_by = self.del.filter(|del| *del > stamp);
+        let deleted_by = del.filter(|del| *del > stamp);
         let inserts = op.kind.inserts() || planted::is(Bug::UpdateResurrects) && !op.kind.deletes();
         if inserts && deleted_by.is_none() {
-            self.ins = self.ins.max(Some(stamp));
+            ins = ins.max(Some(stamp));
         }
         let mut edits = Edits::default();
+        let marks = Marks { ins, del };
+        if marks != before {
+            edits.push(self.pack.place_of_marks(), NewCell::Marks(marks));
+        }
         for (field, value) in &op.fields {
-            let place = self.cells.place(field.as_str().as_bytes());
-            let current = place.ok().and_then(|place| self.cells.at(place));
+            let place = self.pack.place(field.as_str().as_bytes());
+            let current = place.ok().and_then(|place| self.pack.at(place));
             let newer = current.map(|cell| cell.stamp).filter(|other| later(*other, stamp));
             if let Some(winner) = deleted_by.or(newer) {
                 lost.lost(Lost { what: What::Comes(field, value), loser: stamp, winner });
@@ -177,35 +265,37 @@ impl RowState {
             current.into_iter().for_each(|cell| lost.lost(Lost::there(cell, stamp)));
             edits.push(place, NewCell::Written(field, stamp, value));
         }
-        self.cells.edit(&edits);
+        self.pack.edit(&edits);
     }
 
     /// Merges another state of the same row: the join of the two.
     pub fn merge(&mut self, other: &RowState) {
-        self.del = self.del.max(other.del);
-        self.ins = self.ins.max(other.ins).filter(|ins| Some(*ins) >= self.del);
+        let (ours, theirs) = (self.pack.marks(), other.pack.marks());
+        let del = ours.del.max(theirs.del);
+        let marks = Marks { ins: ours.ins.max(theirs.ins).filter(|ins| Some(*ins) >= del), del };
         let mut edits = Edits::default();
-        for theirs in other.cells.packed() {
-            let place = self.cells.place(theirs.name());
-            let ours = place.ok().and_then(|place| self.cells.at(place));
+        if marks != ours {
+            edits.push(self.pack.place_of_marks(), NewCell::Marks(marks));
+        }
+        for theirs in other.cells().packed() {
+            let place = self.pack.place(theirs.name());
+            let ours = place.ok().and_then(|place| self.pack.at(place));
             if ours.is_none_or(|ours| ours.stamp < theirs.stamp) {
                 edits.push(place, NewCell::Packed(theirs));
             }
         }
-        self.cells.edit(&edits);
-        let del = self.del;
-        if self.cells.stamps().any(|stamp| Some(stamp) < del) {
-            self.cells.retain(|cell| Some(cell.stamp) >= del);
+        self.pack.edit(&edits);
+        if self.cells().stamps().any(|stamp| Some(stamp) < del) {
+            self.pack.retain(|cell| Some(cell.stamp) >= del);
         }
     }
 
     /// The one byte form of this state, for digests and stores.
     pub fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::with_capacity(96 + self.cells.bytes());
-        writer.u8(u8::from(self.ins.is_some()) | u8::from(self.del.is_some()) << 1);
-        self.ins.iter().chain(&self.del).for_each(|stamp| put_stamp(&mut writer, stamp));
-        writer.varint(self.cells.len() as u64);
-        writer.raw(self.cells.as_bytes());
+        let mut writer = Writer::with_capacity(96 + self.pack.bytes());
+        self.pack.marks().encode(&mut writer);
+        writer.varint(self.cells().len() as u64);
+        self.cells().packed().for_each(|cell| cell.encode(&mut writer));
         writer.into_bytes()
     }
 
@@ -213,18 +303,16 @@ impl RowState {
     /// ascend, is an error: it would differ for ever from the same writes merged elsewhere.
     pub fn decode(bytes: &[u8]) -> Result<RowState, DecodeError> {
         let mut reader = Reader::new(bytes);
-        let marks = reader.u8()?;
-        if marks > 3 {
-            return Err(DecodeError::UnknownTag(marks));
-        }
-        let ins = if marks & 1 != 0 { Some(get_stamp(&mut reader)?) } else { None };
-        let del = if marks & 2 != 0 { Some(get_stamp(&mut reader)?) } else { None };
+        let Marks { ins, del } = Marks::decode(&mut reader)?;
         // A row may gather more fields over time than one commit may write.
         let count = reader.count(ROW_FIELDS_MAX * 1024, 30, "fields of a row")?;
-        let cells = get_cells(&mut reader, count)?;
+        let mut row = RowBuilder::new(ins, del, &Numbering::default(), reader.remaining());
+        for _ in 0..count {
+            let (field, stamp) = (get_field(&mut reader)?, get_stamp(&mut reader)?);
+            row.push(&field, &stamp, Encoded::read(&mut reader)?)?;
+        }
         reader.finish()?;
-        let row = RowState::from_parts(ins, del, cells);
-        row.ok_or(DecodeError::Invalid("a row with parts from before its delete"))
+        row.finish().ok_or(DecodeError::Invalid("a row with parts from before its delete"))
     }
 
     /// This row's share in the state digest: the sum of the digests of its parts, modulo 2^128. A part is its last
@@ -247,27 +335,32 @@ impl RowState {
         scratch: &mut Writer,
     ) -> Option<u128> {
         let mut parts = Parts::new(table, row, scratch);
-        for (kind, old, new) in [(INS, before.ins, self.ins), (DEL, before.del, self.del)] {
+        if self.pack.same_piece(&before.pack) {
+            return parts.sum();
+        }
+        let (old, new) = (before.pack.marks(), self.pack.marks());
+        for (kind, old, new) in [(INS, old.ins, new.ins), (DEL, old.del, new.del)] {
             if old != new {
                 old.iter().for_each(|stamp| parts.remove(|writer| put_mark(writer, kind, stamp)));
                 new.iter().for_each(|stamp| parts.add(|writer| put_mark(writer, kind, stamp)));
             }
         }
-        if self.cells.same_piece(&before.cells) {
-            return parts.sum();
-        }
-        let (mut old, mut new) = (before.cells.raw().peekable(), self.cells.raw().peekable());
+        let (mut old, mut new) = (before.pack.raw().peekable(), self.pack.raw().peekable());
+        let alike = self.pack.numbered_alike(&before.pack);
         loop {
             let order = match (old.peek(), new.peek()) {
                 (None, None) => return parts.sum(),
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
                 // Most are the same.
-                (Some(old), Some(new)) if old == new => Ordering::Equal,
+                (Some(ours), Some(theirs)) if alike && ours == theirs => {
+                    (old.next(), new.next());
+                    continue;
+                }
                 (Some(old), Some(new)) => name_of(old).cmp(name_of(new)),
             };
-            let old = if order.is_le() { old.next() } else { None };
-            let new = if order.is_ge() { new.next() } else { None };
+            let old = if order.is_le() { old.next().and_then(|cell| before.pack.read(cell)) } else { None };
+            let new = if order.is_ge() { new.next().and_then(|cell| self.pack.read(cell)) } else { None };
             if old == new {
                 continue;
             }
@@ -326,9 +419,9 @@ fn put_mark(writer: &mut Writer, kind: u8, stamp: &Stamp) {
     put_stamp(writer, stamp);
 }
 
-fn put_cell(writer: &mut Writer, cell: &[u8]) {
+fn put_cell(writer: &mut Writer, cell: PackedCell<'_>) {
     writer.u8(CELL);
-    writer.raw(cell);
+    cell.encode(writer);
 }
 
 /// Whether a write that is here comes after a new one in the total order.

@@ -9,7 +9,6 @@ use crate::io::{Change, WriteError, WriteRequest, Written};
 use crate::marks::mark;
 use crate::name::{FieldName, RowKey, TableName};
 use crate::replicated::{Draft, LocalError, Unsigned};
-use crate::row::RowState;
 use crate::store::StoreError;
 use crate::time::Now;
 use crate::value::Value;
@@ -23,7 +22,7 @@ pub(crate) fn fold(
 ) -> Result<Result<Vec<Op>, WriteError>, StoreError> {
     for (table, row, expected) in request.expect {
         let state = draft.row(&table, &row)?;
-        let found = (*state != RowState::default()).then(|| state.digest(&table, &row));
+        let found = (!state.is_untouched()).then(|| state.digest(&table, &row));
         if found != expected {
             return Ok(Err(WriteError::Conflict { table, row }));
         }

@@ -1,7 +1,8 @@
 //! What the oracles of harness P see of a store, and how it may be spoilt to show that they look.
 
 use engine::name::RowKey;
-use engine::row::RowState;
+use engine::numbering::Numbering;
+use engine::row::{RowBuilder, RowState};
 use engine::store::{MemStore, StoredCommit};
 use engine::testing::{Spoil, Spoilt};
 
@@ -59,7 +60,10 @@ impl Spoil for Spoiler {
             Some(Sabotage::LosesRows { .. }) => None,
             Some(Sabotage::TearsPairs { .. }) if row.as_str() == crate::PAIR[1] => None,
             Some(Sabotage::ForgetsDeletes { .. }) if state.del().is_some() => {
-                RowState::from_parts(state.del().max(state.ins()), None, state.cells().clone())
+                let mut row = RowBuilder::new(state.del().max(state.ins()), None, &Numbering::default(), 256);
+                let fields = state.cells().packed();
+                let pushed = fields.map(|cell| row.push(&cell.field(), &cell.stamp, cell.value));
+                pushed.collect::<Result<(), _>>().ok().and_then(|()| row.finish())
             }
             _ => Some(state),
         }

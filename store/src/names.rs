@@ -9,6 +9,7 @@ use std::sync::Arc;
 use engine::codec::{DecodeError, Reader};
 use engine::identity::ReplicaId;
 use engine::name::TableName;
+use engine::numbering::Numbering;
 use engine::store::StoreError;
 use redb::{ReadableTable, WriteTransaction};
 
@@ -57,6 +58,8 @@ impl<T: Ord + Clone> Numbered<T> {
 pub(crate) struct Names {
     pub(crate) replicas: Numbered<ReplicaId>,
     pub(crate) tables: Numbered<TableName>,
+    /// What replicas are called in rows in memory, by the engine if it has said so.
+    pub(crate) numbering: Numbering,
 }
 
 impl Names {
@@ -97,7 +100,8 @@ pub(crate) fn load(
         reader.finish().map_err(damaged("a replica"))?;
         Ok(replica)
     })?;
-    Ok(Names { replicas, tables: load_tables(tables)? })
+    let numbering = replicas.values.iter().collect();
+    Ok(Names { replicas, tables: load_tables(tables)?, numbering })
 }
 
 /// Reads the names of the tables of a snapshot.

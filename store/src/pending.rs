@@ -17,7 +17,7 @@ use engine::row::RowState;
 use engine::store::RowRange;
 
 /// Memory for the entry of a row itself, roughly, in bytes.
-const ROW_BYTES: usize = 200;
+const ROW_BYTES: usize = 96;
 
 /// A row, by the number of its table and its key.
 pub(crate) type Place = (u32, RowKey);
@@ -112,12 +112,13 @@ fn start_in(table: u32, from: Option<&Place>) -> Bound<RowKey> {
 
 /// Memory that a row takes, roughly.
 fn weight(row: &RowKey, state: &RowState) -> usize {
-    ROW_BYTES + row.as_str().len() + state.cells().bytes()
+    ROW_BYTES + row.as_str().len() + state.bytes()
 }
 
 #[cfg(test)]
 mod tests {
-    use engine::row::Cells;
+    use engine::numbering::Numbering;
+    use engine::row::RowBuilder;
     use engine::testing::Author;
     use proptest::prelude::*;
 
@@ -138,7 +139,7 @@ mod tests {
                 hlc: engine::hlc::Hlc(1),
                 dot: engine::identity::Dot { replica: Author::new(0).replica, seq: 1 },
             };
-            let state = RowState::from_parts(Some(stamp), None, Cells::default()).expect("a row");
+            let state = RowBuilder::new(Some(stamp), None, &Numbering::default(), 0).finish().expect("a row");
             let mut pending = Pending::default();
             let mut kept = Pending::default();
             for n in &rows {

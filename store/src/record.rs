@@ -11,7 +11,7 @@ use engine::config::{DEVICE_NAME_BYTES_MAX, FIELD_BYTES_MAX, ROW_KEY_BYTES_MAX, 
 use engine::hlc::Hlc;
 use engine::identity::{AccountId, DeviceCert, DeviceId, Dot, PeerKey, ReplicaId, Sig};
 use engine::name::{FieldName, RowKey, TableName};
-use engine::row::{CellsBuilder, PackedCell, RowState};
+use engine::row::{PackedCell, RowBuilder, RowState};
 use engine::store::{Conflict, Head, StoreError};
 use engine::value::{Encoded, Value};
 
@@ -102,8 +102,7 @@ pub(crate) fn row_record(row: &RowState, names: &mut Arc<Names>) -> Vec<u8> {
     stamps.dedup();
     let index = |stamp: &Stamp| stamps.partition_point(|other| other < stamp) as u64;
     let mark = |stamp: Option<Stamp>| stamp.map_or(0, |stamp| index(&stamp) + 1);
-    // A stamp takes less than in the row itself.
-    let mut writer = Writer::with_capacity(64 + row.cells().bytes());
+    let mut writer = Writer::with_capacity(64 + row.bytes() + STAMP_BYTES * cells.len().min(FIELDS_AT_ONCE));
     writer.varint(stamps.len() as u64);
     for stamp in &stamps {
         put_stamp(&mut writer, stamp, names);
@@ -144,18 +143,18 @@ fn get_row(bytes: &[u8], names: &Names) -> Result<RowState, DecodeError> {
     let mut mark = |index: u64| index.checked_sub(1).map(&mut stamp_at).transpose();
     let (ins, del) = (mark(reader.varint()?)?, mark(reader.varint()?)?);
     let count = reader.count(ENTRIES_MAX, 4, "fields of a row")?;
-    let mut cells = CellsBuilder::with_capacity(reader.remaining() + STAMP_BYTES * count.min(FIELDS_AT_ONCE));
+    let room = reader.remaining() + STAMP_BYTES * (2 + count.min(FIELDS_AT_ONCE));
+    let mut row = RowBuilder::new(ins, del, &names.numbering, room);
     for _ in 0..count {
         let field = get_field(&mut reader)?;
         let stamp = stamp_at(reader.varint()?)?;
-        cells.push(&field, &stamp, Encoded::read(&mut reader)?)?;
+        row.push(&field, &stamp, Encoded::read(&mut reader)?)?;
     }
     reader.finish()?;
-    let cells = cells.finish();
     if !used.into_iter().all(|used| used) {
         return Err(DecodeError::Invalid("a stamp without use"));
     }
-    RowState::from_parts(ins, del, cells).ok_or(DecodeError::Invalid("a row's normal form"))
+    row.finish().ok_or(DecodeError::Invalid("a row's normal form"))
 }
 
 fn get_field(reader: &mut Reader<'_>) -> Result<FieldName, DecodeError> {

@@ -405,6 +405,9 @@ impl Store for RedbStore {
         if state.position.checked_add(1) != Some(batch.position) {
             return Err(StoreError::Corrupt("a batch does not continue the log".into()));
         }
+        if !names.numbering.same(&batch.numbering) {
+            Arc::make_mut(names).numbering = batch.numbering.clone();
+        }
         let bytes = log::append(txn, batch, names)?;
         if quarantine::concerns(batch) {
             quarantine::write(txn, &self.account, batch, names)?;
@@ -423,7 +426,7 @@ impl Store for RedbStore {
         let (pending_bytes, tail_bytes) = self.with(|open| (open.pending.bytes(), open.tail_bytes))?;
         let replayable = batch.retractions.is_empty()
             && (batch.rows.is_empty() || !batch.commits.is_empty())
-            && batch.rows().all(|(_, _, row)| *row != RowState::default());
+            && batch.rows().all(|(_, _, row)| !row.is_untouched());
         if tail_bytes + bytes >= self.tail_bytes_max || !replayable {
             self.write_checkpoint(&mut writing, batch)?;
             return self.commit(writing, Open::forget_pending);
@@ -468,7 +471,7 @@ fn write_rows<'a>(
 ) -> Result<(), StoreError> {
     for (number, row, state) in rows {
         let key = record::row_key(number, row.as_str());
-        if *state == RowState::default() {
+        if state.is_untouched() {
             table.remove(key.as_slice()).map_err(redb)?;
         } else {
             table.insert(key.as_slice(), record::row_record(state, names).as_slice()).map_err(redb)?;

@@ -153,7 +153,7 @@ fn replay(view: &View, account: &AccountId) -> Result<(Pending, u64), StoreError
             };
             row.apply(commit.stamp(), op, &mut ());
             // A write that leaves nothing behind makes no row.
-            if row != RowState::default() {
+            if !row.is_untouched() {
                 let number = number.ok_or_else(|| StoreError::Corrupt("a table has no number".into()))?;
                 pending.insert(number, op.row.clone(), row);
             }

@@ -234,7 +234,7 @@ impl Store for MemStore {
         for (table, changed) in &batch.rows {
             let rows = inner.rows.entry(table.clone()).or_default();
             for (row, state) in changed {
-                if *state == RowState::default() {
+                if state.is_untouched() {
                     rows.remove(row);
                 } else {
                     rows.insert(row.clone(), state.clone());

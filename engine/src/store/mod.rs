@@ -12,6 +12,7 @@ use crate::hlc::Hlc;
 use crate::identity::{DeviceCert, DeviceId, Dot, ReplicaId, Sig};
 use crate::knowledge::Knowledge;
 use crate::name::{FieldName, RowKey, TableName};
+use crate::numbering::Numbering;
 use crate::row::RowState;
 use crate::value::Value;
 use crate::wire::packed::{PackedColumns, PackedLog};
@@ -147,6 +148,8 @@ pub struct Batch {
     pub commits: Vec<(Commit, Option<Sig>)>,
     /// The columns of just these commits, if they came as such: a store may keep them as they are.
     pub columns: Option<PackedColumns>,
+    /// What replicas are called in `rows`, and best in all rows that are read later.
+    pub numbering: Numbering,
     /// The rows that changed, in their new state, by table, ascending by key. One in the default state is removed: nothing
     /// that stands has written to it.
     pub rows: BTreeMap<TableName, Vec<(RowKey, RowState)>>,
