@@ -7,8 +7,8 @@ use crate::key::DataKey;
 pub struct StoreLimits {
     /// Memory for pages of the file, in bytes.
     pub cache_bytes_max: usize,
-    /// Memory for rows that are not in their table yet, roughly, in bytes: from there on they are written into it.
-    pub pending_bytes_max: usize,
+    /// Memory for rows at hand, roughly, in bytes: those that are not in their table yet, and those that were written last.
+    pub rows_bytes_max: usize,
     /// Space on the disk, in bytes; `None` for as much as there is. From there on no rows are taken any more, which is
     /// [`engine::store::StoreError::Limit`]; one batch may go beyond it. A batch without rows, such as what an
     /// administrator says of a device, is taken all the same.
@@ -18,8 +18,8 @@ pub struct StoreLimits {
 impl Default for StoreLimits {
     fn default() -> StoreLimits {
         StoreLimits {
-            cache_bytes_max: 64 * 1024 * 1024,
-            pending_bytes_max: 48 * 1024 * 1024,
+            cache_bytes_max: 32 * 1024 * 1024,
+            rows_bytes_max: 80 * 1024 * 1024,
             disk_bytes_max: None,
         }
     }

@@ -1,8 +1,8 @@
 //! [`RedbStore`]: the engine's store traits over one redb database.
 //!
-//! A batch appends to the log; the rows it changes are kept in memory (`pending`) and written into the table of rows
-//! many at a time: in a *sweep*, a part of them with each batch once they take too much memory, or all at once, in a
-//! *checkpoint*. Both are part of some batch's transaction.
+//! A batch appends to the log; the rows it changes are kept in memory (`rows`) and written into the table of rows
+//! many at a time: in a *sweep*, a part of them with each batch, or all at once, in a *checkpoint*. Both are part of some
+//! batch's transaction.
 //! Architecture invariants: a batch is one write transaction, durable when `apply` returns; each read is of one batch;
 //! each row in the table has what the log amounts to up to the checkpoint or a later position.
 
@@ -26,18 +26,18 @@ use crate::key::DataKey;
 use crate::limits::StoreOptions;
 use crate::log::{self, Limits};
 use crate::names::{self, Names, replica_number, table_number};
-use crate::pending::Place;
 use crate::quarantine;
 use crate::record;
+use crate::rows::Row;
 use crate::schema::{CONFLICTS, HEADS, INDEX, LOCAL, MEMBERS, META, META_STATE, QUARANTINE, ROWS, State};
-use crate::view::{self, Open, View};
+use crate::view::{self, Open, Swept, View};
 
 /// Bytes of the log after the last checkpoint. A checkpoint keeps it below this, because it is replayed when the
-/// database is opened after an unclean end.
-const TAIL_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// database is opened after an unclean end. From half of it on sweeps see to that, in parts.
+const TAIL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes of the log after the last checkpoint that are not worth one when the database is closed.
 const TAIL_BYTES_LEFT_MAX: u64 = 256 * 1024;
-/// The part of the rows that may wait that is written when there are too many.
+/// The part of the rows that may be at hand to which a part of a sweep comes.
 const SWEPT_PART: usize = 8;
 
 /// A durable store in one file. Shared by reference: reads run beside each other and beside the one
@@ -80,11 +80,11 @@ impl RedbStore {
         })
     }
 
-    /// The same with other limits, for tests: a checkpoint whenever the rows that wait take so much memory, or as many
-    /// bytes of the log would have to be replayed.
+    /// The same with other limits, for tests: rows take so much memory at most, and no more bytes of the log
+    /// would have to be replayed.
     #[must_use]
-    pub fn with_checkpoint_at(mut self, pending_bytes: usize, tail_bytes: u64) -> RedbStore {
-        self.options.limits.pending_bytes_max = pending_bytes;
+    pub fn with_checkpoint_at(mut self, rows_bytes: usize, tail_bytes: u64) -> RedbStore {
+        self.options.limits.rows_bytes_max = rows_bytes;
         self.tail_bytes_max = tail_bytes;
         self
     }
@@ -99,7 +99,7 @@ impl RedbStore {
     pub fn disk_bytes(&self) -> Result<u64, StoreError> {
         let Some(path) = &self.path else { return Ok(0) };
         let file = crate::files::disk_bytes(path).map_err(|error| io_error(&error))?;
-        Ok(file + self.with(|open| open.pending.bytes())? as u64)
+        Ok(file + self.with(|open| open.rows.unsaved_bytes())? as u64)
     }
 
     /// Closes the file now, whoever else still holds the store: reads and writes fail from here on. Dropping the last
@@ -177,7 +177,7 @@ impl StoreRead for RedbStore {
     fn row(&self, table: &TableName, row: &RowKey) -> Result<Option<RowState>, StoreError> {
         let found = self.with(|open| {
             let number = open.view.names.tables.number(table)?;
-            let newer = open.pending.get(number, row).cloned();
+            let newer = open.rows.get(number, row).cloned();
             Some(newer.ok_or_else(|| (number, open.view.clone())))
         })?;
         match found {
@@ -198,7 +198,7 @@ impl StoreRead for RedbStore {
         }
         let found = self.with(|open| {
             let number = open.view.names.tables.number(table)?;
-            Some((number, open.pending.range(number, range, limit), open.view.clone()))
+            Some((number, open.rows.range(number, range, limit), open.view.clone()))
         })?;
         let Some((number, newer, view)) = found else { return Ok(Vec::new()) };
         view::scan(&view, number, range, newer, limit)
@@ -207,7 +207,7 @@ impl StoreRead for RedbStore {
     fn tables(&self) -> Result<Vec<TableName>, StoreError> {
         let numbered = self.with(|open| {
             let names = &open.view.names;
-            let has = |(table, number): (&TableName, u32)| (table.clone(), number, open.pending.has(number));
+            let has = |(table, number): (&TableName, u32)| (table.clone(), number, open.rows.has(number));
             (names.tables.sorted().map(has).collect::<Vec<_>>(), open.view.clone())
         });
         let (numbered, view) = numbered?;
@@ -297,8 +297,8 @@ impl RedbStore {
         Ok(Writing { txn, db, before, names, state, recent })
     }
 
-    /// Makes it durable and shows it to readers, together with what becomes of the pending rows.
-    fn commit(&self, writing: Writing, pending: impl FnOnce(&mut Open)) -> Result<(), StoreError> {
+    /// Makes it durable and shows it to readers, together with what becomes of the rows at hand.
+    fn commit(&self, writing: Writing, rows: impl FnOnce(&mut Open)) -> Result<(), StoreError> {
         let Writing { txn, db, before, names, state, recent } = writing;
         names::save(&txn, &before.names, &names)?;
         let bytes = state.encode();
@@ -308,7 +308,7 @@ impl RedbStore {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         let open = open.as_mut().ok_or_else(closed)?;
         open.view = view;
-        pending(open);
+        rows(open);
         Ok(())
     }
 
@@ -317,18 +317,19 @@ impl RedbStore {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut writing = self.begin()?;
         self.write_checkpoint(&mut writing, &Batch::default())?;
-        self.commit(writing, Open::forget_pending)
+        self.commit(writing, Open::forget_rows)
     }
 
     /// Writes the rows that wait, and then those of a batch that is being applied. Gathers what the log has grown by since
     /// the last checkpoint.
     fn write_checkpoint(&self, writing: &mut Writing, batch: &Batch) -> Result<(), StoreError> {
         let mut rows = writing.txn.open_table(ROWS).map_err(redb)?;
-        let pending = |open: &Open| {
-            let all = open.pending.from(None).map(|(table, row, state, _)| (table, row, state));
+        let unsaved = |open: &Open| {
+            let all = open.rows.from(None).filter(|(_, _, row, _)| !row.saved);
+            let all = all.map(|(table, key, row, _)| (table, key, &row.state));
             write_rows(&mut rows, all, &mut writing.names)
         };
-        self.with(pending)??;
+        self.with(unsaved)??;
         for (table, new) in &batch.rows {
             let table = table_number(&mut writing.names, table);
             write_rows(&mut rows, new.iter().map(|(row, state)| (table, row, state)), &mut writing.names)?;
@@ -348,27 +349,50 @@ impl RedbStore {
         Ok(())
     }
 
-    /// Writes the part of the rows that wait that comes next, so many that they take so much memory less. Gives where it
-    /// ended; at the end of all, where the checkpoint moves, `None`.
-    fn write_swept(&self, writing: &mut Writing, bytes_min: usize) -> Result<Option<Place>, StoreError> {
+    /// Writes the part of the rows at hand that comes next, as far as the table does not have them: so many as take so much
+    /// memory. At the end of all the checkpoint moves.
+    fn write_swept(
+        &self,
+        writing: &mut Writing,
+        bytes_min: usize,
+        lets_go: bool,
+    ) -> Result<Swept, StoreError> {
         let mut rows = writing.txn.open_table(ROWS).map_err(redb)?;
-        let names = &mut writing.names;
-        let (to, position) = self.with(|open| {
+        let (names, before) = (&mut writing.names, writing.before.state.position);
+        let part = self.with(|open| {
+            let begun = open.sweep.as_ref();
+            let position = begun.map_or(before, |sweep| sweep.position);
             let mut bytes = 0;
-            for (table, row, state, weight) in open.pending.from(open.sweep.next.as_ref()) {
+            for (table, key, Row { state, saved }, weight) in open.rows.from(begun.map(|sweep| &sweep.next)) {
                 if bytes >= bytes_min {
-                    return Ok((Some((table, row.clone())), open.sweep.position));
+                    return Ok(Swept { to: Some((table, key.clone())), position, lets_go });
                 }
-                write_rows(&mut rows, std::iter::once((table, row, state)), names)?;
+                if !saved {
+                    write_rows(&mut rows, std::iter::once((table, key, state)), names)?;
+                }
                 bytes += weight;
             }
-            Ok::<_, StoreError>((None, open.sweep.position))
+            Ok::<_, StoreError>(Swept { to: None, position, lets_go })
         })??;
         drop(rows);
-        if to.is_none() {
-            self.checkpoint_at(writing, position)?;
+        if part.to.is_none() {
+            self.checkpoint_at(writing, part.position)?;
         }
-        Ok(to)
+        Ok(part)
+    }
+
+    /// Sweeps, if there is a reason to: rows take too much memory, the log has grown, or a sweep has begun.
+    fn sweep(&self, writing: &mut Writing, bytes: u64) -> Result<Option<Swept>, StoreError> {
+        let max = self.options.limits.rows_bytes_max;
+        let due = |open: &Open| {
+            let long = open.tail_bytes.saturating_add(bytes) >= self.tail_bytes_max / 2;
+            (open.rows.bytes().checked_sub(max), long || open.sweep.is_some())
+        };
+        match self.with(due)? {
+            (Some(beyond), _) => self.write_swept(writing, beyond + max / SWEPT_PART, true).map(Some),
+            (None, true) => self.write_swept(writing, max / SWEPT_PART, false).map(Some),
+            (None, false) => Ok(None),
+        }
     }
 }
 
@@ -423,29 +447,21 @@ impl Store for RedbStore {
         state.clock = batch.clock;
         state.digest = batch.digest;
         state.conflict_next = batch.conflicts.last().map_or(state.conflict_next, |last| last.id + 1);
-        let (pending_bytes, tail_bytes) = self.with(|open| (open.pending.bytes(), open.tail_bytes))?;
+        let tail_bytes = self.with(|open| open.tail_bytes)?;
         let replayable = batch.retractions.is_empty()
             && (batch.rows.is_empty() || !batch.commits.is_empty())
             && batch.rows().all(|(_, _, row)| !row.is_untouched());
-        if tail_bytes + bytes >= self.tail_bytes_max || !replayable {
+        if tail_bytes.saturating_add(bytes) >= self.tail_bytes_max || !replayable {
             self.write_checkpoint(&mut writing, batch)?;
-            return self.commit(writing, Open::forget_pending);
+            return self.commit(writing, Open::forget_rows);
         }
-        let max = self.options.limits.pending_bytes_max;
-        let swept = match pending_bytes.checked_sub(max) {
-            Some(beyond) => Some(self.write_swept(&mut writing, beyond + max / SWEPT_PART)?),
-            None => None,
-        };
+        let swept = self.sweep(&mut writing, bytes)?;
         let tables: Vec<u32> =
             batch.rows.keys().map(|table| table_number(&mut writing.names, table)).collect();
         self.commit(writing, |open| {
-            open.tail_bytes += bytes;
-            open.sweep.bytes += bytes;
-            if let Some(to) = swept {
-                open.swept(to);
-            }
+            open.grown(bytes, swept);
             for (table, rows) in tables.into_iter().zip(batch.rows.values()) {
-                rows.iter().for_each(|(row, state)| open.pending.insert(table, row.clone(), state.clone()));
+                rows.iter().for_each(|(row, state)| open.rows.insert(table, row.clone(), state.clone()));
             }
         })
     }

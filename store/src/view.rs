@@ -1,6 +1,6 @@
-//! What readers see: one durable state of the file, and the rows that are newer than its table of rows.
+//! What readers see: one durable state of the file, and the rows at hand, which replace what its table of rows has.
 //!
-//! Invariant: a [`View`] and the pending rows beside it are of one batch; both are replaced under one lock.
+//! Invariant: a [`View`] and the rows beside it are of one batch; both are replaced under one lock.
 
 use std::fmt;
 use std::ops::Bound;
@@ -16,8 +16,8 @@ use crate::chunk::Recent;
 use crate::error::redb;
 use crate::log::{self, Log};
 use crate::names::{self, Names};
-use crate::pending::{Pending, Place};
 use crate::record;
+use crate::rows::{Place, Rows};
 use crate::schema::{self, Definition, LOG, META, REPLICAS, ROWS, State, TABLES};
 
 pub(crate) type Table = ReadOnlyTable<&'static [u8], &'static [u8]>;
@@ -73,27 +73,38 @@ impl View {
     }
 }
 
-/// What the store has open: the newest view, and what of its rows is not in the table yet.
+/// What the store has open: the newest view, and rows at hand, all those among them that are not in the table yet.
 pub(crate) struct Open {
     pub(crate) view: Arc<View>,
-    pub(crate) pending: Pending,
-    /// Bytes of the log that `pending` follows from: what would have to be replayed.
+    pub(crate) rows: Rows,
+    /// Bytes of the log after the checkpoint: what would have to be replayed.
     pub(crate) tail_bytes: u64,
-    pub(crate) sweep: Sweep,
+    /// The sweep that is under way.
+    pub(crate) sweep: Option<Sweep>,
     // Last, so that it is dropped last.
     pub(crate) db: Arc<Database>,
 }
 
-/// How far the pending rows have been gone through since it was last begun with. When the end is reached, the table has what
-/// the log amounted to then.
-#[derive(Debug, Default)]
+/// A sweep that has begun. At its end the table has what the log amounted to then.
+#[derive(Debug)]
 pub(crate) struct Sweep {
-    /// The first row that has not been written; `None` for the first of all.
-    pub(crate) next: Option<Place>,
+    /// The first row that it has not come to.
+    pub(crate) next: Place,
     /// The position that the log had when it began.
     pub(crate) position: u64,
     /// Bytes that the log has grown by since.
     pub(crate) bytes: u64,
+}
+
+/// A part of a sweep that was written.
+#[derive(Debug)]
+pub(crate) struct Swept {
+    /// The first row that it did not come to; `None` if it came to the end.
+    pub(crate) to: Option<Place>,
+    /// The position that the log had when the sweep began.
+    pub(crate) position: u64,
+    /// Whether the rows that it came to are let go of.
+    pub(crate) lets_go: bool,
 }
 
 impl fmt::Debug for Open {
@@ -103,49 +114,58 @@ impl fmt::Debug for Open {
 }
 
 impl Open {
-    /// Reads what is needed at hand, and replays the end of the log into pending rows.
+    /// Reads what is needed at hand, and replays the end of the log into rows at hand.
     pub(crate) fn load(db: Database, account: &AccountId) -> Result<Open, StoreError> {
         let txn = db.begin_read().map_err(redb)?;
         let table = |definition| txn.open_table(definition).map_err(redb);
         let names = Arc::new(names::load(&table(REPLICAS)?, &table(TABLES)?)?);
         let state = schema::state(&table(META)?)?;
         let view = View { txn, rows: OnceLock::new(), names, state, recent: Arc::default() };
-        let (pending, tail_bytes) = replay(&view, account)?;
-        let sweep = Sweep { position: state.position, ..Sweep::default() };
-        Ok(Open { view: Arc::new(view), pending, tail_bytes, sweep, db: Arc::new(db) })
+        let (rows, tail_bytes) = replay(&view, account)?;
+        Ok(Open { view: Arc::new(view), rows, tail_bytes, sweep: None, db: Arc::new(db) })
     }
 }
 
 impl Open {
     /// After a checkpoint: everything is in the table.
-    pub(crate) fn forget_pending(&mut self) {
-        self.pending = Pending::default();
+    pub(crate) fn forget_rows(&mut self) {
+        self.rows = Rows::default();
         self.tail_bytes = 0;
-        self.sweep = Sweep { position: self.view.state.position, ..Sweep::default() };
+        self.sweep = None;
     }
 
-    /// After a part of a sweep, which went as far as a place, or to the end.
-    pub(crate) fn swept(&mut self, to: Option<Place>) {
-        self.pending.forget(self.sweep.next.as_ref(), to.as_ref());
-        self.sweep.next = to;
-        if self.sweep.next.is_none() {
-            self.tail_bytes = self.sweep.bytes;
-            self.sweep = Sweep { position: self.view.state.position, ..Sweep::default() };
+    /// After a batch by which the log has grown by so many bytes, and the part of a sweep that was written with it.
+    pub(crate) fn grown(&mut self, bytes: u64, swept: Option<Swept>) {
+        self.tail_bytes += bytes;
+        let bytes = self.sweep.as_ref().map_or(bytes, |sweep| sweep.bytes + bytes);
+        let Some(Swept { to, position, lets_go }) = swept else {
+            self.sweep.iter_mut().for_each(|sweep| sweep.bytes = bytes);
+            return;
+        };
+        let from = self.sweep.take().map(|sweep| sweep.next);
+        if lets_go {
+            self.rows.forget(from.as_ref(), to.as_ref());
+        } else {
+            self.rows.save(from.as_ref(), to.as_ref());
+        }
+        self.sweep = to.map(|next| Sweep { next, position, bytes });
+        if self.sweep.is_none() {
+            self.tail_bytes = bytes;
         }
     }
 }
 
 /// Applies the commits after the last checkpoint to the rows. Some rows may have what they wrote already, from a sweep that did not
 /// reach its end; a write that is applied once more changes nothing.
-fn replay(view: &View, account: &AccountId) -> Result<(Pending, u64), StoreError> {
-    let mut pending = Pending::default();
+fn replay(view: &View, account: &AccountId) -> Result<(Rows, u64), StoreError> {
+    let mut rows = Rows::default();
     if view.state.checkpoint == view.state.position {
-        return Ok((pending, 0));
+        return Ok((rows, 0));
     }
     let bytes = log::replay(&view.log(account)?, view.state.checkpoint + 1, |commit| {
         for op in &commit.ops {
             let number = view.names.tables.number(&op.table);
-            let newer = number.and_then(|number| pending.take(number, &op.row));
+            let newer = number.and_then(|number| rows.take(number, &op.row));
             let mut row = match (newer, number) {
                 (Some(row), _) => row,
                 (None, Some(number)) => view.stored_row(number, &op.row)?.unwrap_or_default(),
@@ -155,12 +175,12 @@ fn replay(view: &View, account: &AccountId) -> Result<(Pending, u64), StoreError
             // A write that leaves nothing behind makes no row.
             if !row.is_untouched() {
                 let number = number.ok_or_else(|| StoreError::Corrupt("a table has no number".into()))?;
-                pending.insert(number, op.row.clone(), row);
+                rows.insert(number, op.row.clone(), row);
             }
         }
         Ok(())
     })?;
-    Ok((pending, bytes))
+    Ok((rows, bytes))
 }
 
 /// Up to `limit` rows of a table in a range, from the table of rows and from the newer ones.

@@ -147,6 +147,10 @@ const TAIL_BYTES: u64 = 1_500;
 
 /// Rows wait until they take so much memory, which a few do.
 const SWEPT_BYTES: usize = 1_200;
+/// Memory in which there is room for all rows of the history, and bytes of the log from half of which on a sweep goes
+/// through them, an eighth of that memory at a time.
+const KEPT_BYTES: usize = 12_000;
+const KEPT_TAIL_BYTES: u64 = 42_000;
 
 /// The key, on an encrypted database.
 type Key = Option<DataKey>;
@@ -234,10 +238,17 @@ fn a_power_cut_at_any_write_leaves_what_was_acknowledged(key: &Key) {
 /// Rows are written in parts, so that some are newer in their table than the checkpoint: what follows it is applied to them
 /// once more.
 fn a_power_cut_at_any_write_while_rows_are_swept_leaves_what_was_acknowledged(key: &Key) {
+    // Rows are let go of, and rows stay, and are written to again after they were saved.
+    for (rows_bytes, tail_bytes) in [(SWEPT_BYTES, u64::MAX), (KEPT_BYTES, KEPT_TAIL_BYTES)] {
+        cut_while_sweeping(key, rows_bytes, tail_bytes);
+    }
+}
+
+fn cut_while_sweeping(key: &Key, rows_bytes: usize, tail_bytes: u64) {
     let start = filled(3, key);
     let write = |disk: &Disk| {
         let Ok(store) = opened(disk.clone(), key) else { return (3, Vec::new()) };
-        let (store, mut history) = (store.with_checkpoint_at(SWEPT_BYTES, u64::MAX), history_to(3));
+        let (store, mut history) = (store.with_checkpoint_at(rows_bytes, tail_bytes), history_to(3));
         let mut unsaved = vec![store.unsaved_bytes().expect("open")];
         let failed = (3..12).find(|n| {
             let failed = store.apply(&batch(&mut history, *n)).is_err();

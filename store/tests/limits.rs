@@ -47,7 +47,7 @@ fn within_little_memory_the_same_is_kept() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("db");
     drop(create(&path));
-    let limits = StoreLimits { cache_bytes_max: 64 * 1024, pending_bytes_max: 20_000, disk_bytes_max: None };
+    let limits = StoreLimits { cache_bytes_max: 64 * 1024, rows_bytes_max: 20_000, disk_bytes_max: None };
     let store = RedbStore::open_within(&path, account(), nonce(), limits).expect("it opens");
     let mut history = history_to(0);
     for n in 0..100 {

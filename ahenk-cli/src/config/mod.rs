@@ -163,7 +163,7 @@ impl Config {
         let default = StoreLimits::default();
         StoreLimits {
             cache_bytes_max: size(self.share(default.cache_bytes_max as u64, 4)),
-            pending_bytes_max: size(self.share(default.pending_bytes_max as u64, 8)),
+            rows_bytes_max: size(self.share(default.rows_bytes_max as u64, 8)),
             disk_bytes_max: limit(self.disk_bytes_max),
         }
     }
@@ -429,7 +429,7 @@ mod tests {
                 engine.outboxes_bytes_max,
                 engine.credit_bytes as usize,
                 store.cache_bytes_max,
-                store.pending_bytes_max,
+                store.rows_bytes_max,
             ];
             assert!(parts.iter().sum::<usize>() <= all, "{text}: {parts:?}");
             assert!(engine.outbox_bytes_max <= engine.outboxes_bytes_max);
