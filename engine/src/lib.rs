@@ -23,8 +23,8 @@ pub mod knowledge;
 #[cfg_attr(not(feature = "planted"), doc(hidden))]
 pub mod marks;
 pub mod name;
-pub mod numbering;
 mod news;
+pub mod numbering;
 pub mod pairing;
 mod peer;
 #[cfg_attr(not(feature = "planted"), doc(hidden))]

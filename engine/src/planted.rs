@@ -97,6 +97,9 @@ bugs! {
     SyncUnasked "sync-unasked" "Whoever waits to be in sync takes what it knows of its peers for the present state, and asks nobody."
     SyncTakesOldWord "sync-takes-old-word" "A statement that was under way before somebody asked to be in sync counts as the answer."
     ClosedStaysOpen "closed-stays-open" "A database that was closed is written to until its last handle is dropped."
+    SweepUnwritten "sweep-unwritten" "A sweep takes rows for saved that it has not written."
+    SavedStays "saved-stays" "A row that is written to again is still taken for saved."
+    NumbersKept "numbers-kept" "A row keeps its numbers for replicas where they stand for others."
     DigestForgetsDeletes "digest-forgets-deletes" "The state digest does not follow deletes."
 }
 

@@ -354,7 +354,8 @@ impl RowState {
                 (None, Some(_)) => Ordering::Greater,
                 // Most are the same.
                 (Some(ours), Some(theirs)) if alike && ours == theirs => {
-                    (old.next(), new.next());
+                    old.next();
+                    new.next();
                     continue;
                 }
                 (Some(old), Some(new)) => name_of(old).cmp(name_of(new)),

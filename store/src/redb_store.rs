@@ -367,7 +367,7 @@ impl RedbStore {
                 if bytes >= bytes_min {
                     return Ok(Swept { to: Some((table, key.clone())), position, lets_go });
                 }
-                if !saved {
+                if !saved && !planted::is(Bug::SweepUnwritten) {
                     write_rows(&mut rows, std::iter::once((table, key, state)), names)?;
                 }
                 bytes += weight;

@@ -15,6 +15,7 @@ use std::collections::btree_map::Entry;
 use std::ops::Bound;
 
 use engine::name::RowKey;
+use engine::planted::{self, Bug};
 use engine::row::RowState;
 use engine::store::RowRange;
 
@@ -75,9 +76,10 @@ impl Rows {
         let bytes = weight(&key, &state);
         self.bytes += bytes;
         self.unsaved_bytes += bytes;
-        let row = Row { state, saved: false };
+        let mut row = Row { state, saved: false };
         match self.tables.entry(table).or_default().entry(key) {
             Entry::Occupied(mut entry) => {
+                row.saved = entry.get().saved && planted::is(Bug::SavedStays);
                 let old = std::mem::replace(entry.get_mut(), row);
                 let bytes = weight(entry.key(), &old.state);
                 self.bytes -= bytes;

@@ -162,8 +162,8 @@ impl Config {
     pub(crate) fn store(&self) -> StoreLimits {
         let default = StoreLimits::default();
         StoreLimits {
-            cache_bytes_max: size(self.share(default.cache_bytes_max as u64, 4)),
-            rows_bytes_max: size(self.share(default.rows_bytes_max as u64, 8)),
+            cache_bytes_max: size(self.share(default.cache_bytes_max as u64, 8)),
+            rows_bytes_max: size(self.share(default.rows_bytes_max as u64, 4)),
             disk_bytes_max: limit(self.disk_bytes_max),
         }
     }
