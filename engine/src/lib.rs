@@ -25,6 +25,7 @@ pub mod marks;
 pub mod name;
 mod news;
 pub mod numbering;
+mod pack;
 pub mod pairing;
 mod peer;
 #[cfg_attr(not(feature = "planted"), doc(hidden))]

@@ -12,13 +12,14 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 pub use crate::cells::{Cell, PackedCell};
-use crate::cells::{Edits, Gathered, Marks, NewCell, Pack, get_stamp, name_of, put_stamp};
+use crate::cells::{Marks, NewCell, get_stamp, name_of, put_stamp};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::commit::{Op, Stamp, get_field};
 use crate::config::ROW_FIELDS_MAX;
 use crate::hlc::Hlc;
 use crate::name::{FieldName, RowKey, TableName};
 use crate::numbering::Numbering;
+use crate::pack::{Edits, Gathered, Pack};
 use crate::planted::{self, Bug};
 use crate::siphash;
 use crate::value::{Encoded, Value};
