@@ -76,9 +76,7 @@ impl<'a> PackedCell<'a> {
 
     /// In canonical form.
     pub(crate) fn encode(&self, writer: &mut impl Put) {
-        writer.bytes(self.name);
-        put_stamp(writer, &self.stamp);
-        writer.raw(self.value.bytes());
+        NewCell::Packed(*self).encode(writer);
     }
 }
 
@@ -153,6 +151,23 @@ impl NewCell<'_> {
                 1 + field.as_str().len() + of(stamp) + value.encoded_len()
             }
             NewCell::Packed(cell) => 1 + cell.name.len() + of(&cell.stamp) + cell.value.bytes().len(),
+        }
+    }
+
+    /// In canonical form, which marks have elsewhere ([`Marks::encode`]).
+    pub(crate) fn encode(&self, writer: &mut impl Put) {
+        match self {
+            NewCell::Marks(marks) => marks.encode(writer),
+            NewCell::Written(field, stamp, value) => {
+                writer.bytes(field.as_str().as_bytes());
+                put_stamp(writer, stamp);
+                value.encode(writer);
+            }
+            NewCell::Packed(cell) => {
+                writer.bytes(cell.name);
+                put_stamp(writer, &cell.stamp);
+                writer.raw(cell.value.bytes());
+            }
         }
     }
 

@@ -30,11 +30,14 @@ struct Edit<'a> {
     /// Where the cell is that is replaced, or else before which one it comes.
     place: Result<usize, usize>,
     cell: NewCell<'a>,
+    /// What it takes, in bytes.
+    len: usize,
 }
 
 impl<'a> Edits<'a> {
-    pub(crate) fn push(&mut self, place: Result<usize, usize>, cell: NewCell<'a>) {
-        let edit = Edit { place, cell };
+    /// Adds one to those of a row.
+    pub(crate) fn push(&mut self, pack: &Pack, place: Result<usize, usize>, cell: NewCell<'a>) {
+        let edit = Edit { place, cell, len: cell.len(&pack.numbering) };
         match self.first.iter_mut().find(|room| room.is_none()) {
             Some(room) => *room = Some(edit),
             None => self.more.push(edit),
@@ -113,7 +116,7 @@ impl Pack {
     }
 
     /// The bytes of the fields, ascending.
-    pub(crate) fn raw(&self) -> impl Iterator<Item = &[u8]> {
+    fn raw(&self) -> impl Iterator<Item = &[u8]> {
         let (ends, cells) = self.split();
         let mut from = 0;
         let all = ends.as_chunks().0.iter().map(move |end| {
@@ -124,7 +127,7 @@ impl Pack {
     }
 
     /// Reads a cell of this row.
-    pub(crate) fn read<'a>(&self, cell: &'a [u8]) -> Option<PackedCell<'a>> {
+    fn read<'a>(&self, cell: &'a [u8]) -> Option<PackedCell<'a>> {
         PackedCell::read(cell, &self.numbering)
     }
 
@@ -189,7 +192,7 @@ impl Pack {
             let place = edit.place.ok()?;
             let len = self.raw_at(place).map(<[u8]>::len)?;
             let end = start + Self::end_of(ends, place);
-            (len == edit.cell.len(&self.numbering)).then_some(end - len..end)
+            (len == edit.len).then_some(end - len..end)
         };
         let rooms = edits.first.each_ref().map(|edit| edit.as_ref().map(room));
         if !edits.more.is_empty() || rooms.contains(&Some(None)) {
@@ -208,8 +211,8 @@ impl Pack {
 
     fn rebuild(&mut self, edits: &Edits<'_>) {
         let (mut count, mut bytes) = (self.count(), self.split().1.len());
-        for Edit { place, cell } in edits.iter() {
-            bytes += cell.len(&self.numbering);
+        for Edit { place, len, .. } in edits.iter() {
+            bytes += len;
             match place {
                 Ok(place) => bytes -= self.raw_at(*place).unwrap_or_default().len(),
                 Err(_) => count += 1,
@@ -217,7 +220,7 @@ impl Pack {
         }
         let mut packer = Packer::new(count, bytes);
         let mut next = 0;
-        for Edit { place, cell } in edits.iter() {
+        for Edit { place, cell, .. } in edits.iter() {
             let (Ok(to) | Err(to)) = *place;
             packer.copy(self, next, to);
             packer.push(cell, &self.numbering);
@@ -257,22 +260,17 @@ impl Pack {
             let mut other = Pack { numbering: numbering.clone(), ..Pack::default() };
             let mut edits = Edits::default();
             if self.first_field() > 0 {
-                edits.push(Err(0), NewCell::Marks(self.marks()));
+                edits.push(&other, Err(0), NewCell::Marks(self.marks()));
             }
-            self.fields().for_each(|cell| edits.push(Err(0), NewCell::Packed(cell)));
+            self.fields().for_each(|cell| edits.push(&other, Err(0), NewCell::Packed(cell)));
             other.rebuild(&edits);
             *self = other;
         }
         self.numbering = numbering.clone();
     }
 
-    /// Whether their bytes, where equal, say the same.
-    pub(crate) fn numbered_alike(&self, other: &Pack) -> bool {
-        self.numbering.same(&other.numbering)
-    }
-
     /// Whether this is a copy of the other, and neither has changed since.
-    pub(crate) fn same_piece(&self, other: &Pack) -> bool {
+    fn same_piece(&self, other: &Pack) -> bool {
         match (&self.packed, &other.packed) {
             (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),
             (ours, theirs) => ours.is_none() && theirs.is_none(),
@@ -483,7 +481,7 @@ mod tests {
                         // Marks come, and change, but do not go.
                         let new = new.map(marks).filter(|new| *new != Marks::default());
                         if let Some(new) = new {
-                            edits.push(pack.place_of_marks(), NewCell::Marks(new));
+                            edits.push(&pack, pack.place_of_marks(), NewCell::Marks(new));
                             known = new;
                         }
                         let fields: Model = fields.into_iter().map(|(field, n)| (name(field), cell(n))).collect();
@@ -492,7 +490,7 @@ mod tests {
                         for (field, cell) in &fields {
                             let written = NewCell::Written(field, cell.stamp, &cell.value);
                             let new = packed.next().filter(|_| from_row).map_or(written, NewCell::Packed);
-                            edits.push(pack.place(field.as_str().as_bytes()), new);
+                            edits.push(&pack, pack.place(field.as_str().as_bytes()), new);
                         }
                         pack.edit(&edits);
                         model.extend(fields);

@@ -20,7 +20,7 @@ use crate::marks::mark;
 use crate::name::{RowKey, TableName};
 use crate::numbering::Numbering;
 use crate::planted::{self, Bug};
-use crate::row::{Losses, Lost, RowState, Superseded};
+use crate::row::{DigestChange, Losses, Lost, RowState, Superseded};
 use crate::statement::Statement;
 use crate::store::{Batch, Conflict, Head, Recovered, StoreError, StoreRead};
 use crate::time::Now;
@@ -60,6 +60,7 @@ pub(crate) struct Draft<'a> {
     rows: BTreeMap<TableName, BTreeMap<RowKey, usize>>,
     /// In the order in which they were touched. Beside the map, whose entries move when others come.
     touched: Vec<Touched>,
+    scratch: Writer,
     /// Devices that were not known before.
     pub(crate) newcomers: Vec<DeviceId>,
 }
@@ -67,8 +68,16 @@ pub(crate) struct Draft<'a> {
 #[derive(Default)]
 struct Touched {
     state: RowState,
-    /// As it is in the store.
-    before: RowState,
+    /// By how much its digest has changed since it was read from the store, if anything of it has.
+    change: Option<u128>,
+}
+
+impl Touched {
+    fn changed(&mut self, by: Option<u128>) {
+        if let Some(by) = by {
+            self.change = Some(self.change.unwrap_or(0).wrapping_add(by));
+        }
+    }
 }
 
 /// How a run relates to what is applied.
@@ -186,7 +195,14 @@ impl Replicated {
     pub(crate) fn draft<'a>(&self, store: &'a dyn StoreRead) -> Draft<'a> {
         let numbering = self.numbering.clone();
         let batch = Batch { position: self.position + 1, numbering, ..Batch::default() };
-        Draft { store, batch, rows: BTreeMap::new(), touched: Vec::new(), newcomers: Vec::new() }
+        Draft {
+            store,
+            batch,
+            rows: BTreeMap::new(),
+            touched: Vec::new(),
+            scratch: Writer::new(),
+            newcomers: Vec::new(),
+        }
     }
 
     /// Applies a run that fits, all but its first `known` commits.
@@ -276,16 +292,19 @@ impl Replicated {
         let (stamp, mut unseen) = (commit.stamp(), Vec::new());
         for op in &commit.ops {
             let mut lost = Unseen { heads: &self.heads, stamp, values: unseen };
-            let row = &mut draft.touch(&op.table, &op.row)?.state;
+            let (touched, scratch) = draft.touch(&op.table, &op.row)?;
+            let row = &mut touched.state;
             if planted::is(Bug::DeleteOfUnknownIgnored) && !row.visible() && op.kind == OpKind::Delete {
                 unseen = lost.values;
                 continue;
             }
             let (visible, deleted) = (row.visible(), row.was_deleted());
-            row.apply(stamp, op, &mut lost);
+            let mut change = DigestChange::new(&op.table, &op.row, scratch);
+            row.apply_noting(stamp, op, &mut lost, &mut change);
             mark!(CreatedAgain if deleted && !visible && row.visible());
             mark!(LateDelete if op.kind == OpKind::Delete && visible && row.visible());
             hidden(row, visible, stamp, op, &mut lost);
+            touched.changed(change.sum());
             unseen = lost.values;
             for superseded in unseen.drain(..) {
                 self.judge(draft, now, stamp, op, superseded);
@@ -358,7 +377,7 @@ impl Replicated {
     ) -> Result<Result<Unsigned, LocalError>, StoreError> {
         let mut floor: Option<Hlc> = None;
         for op in &ops {
-            floor = floor.max(draft.touch(&op.table, &op.row)?.state.floor(op));
+            floor = floor.max(draft.row(&op.table, &op.row)?.floor(op));
         }
         if planted::is(Bug::NoLocalDominance) {
             floor = None;
@@ -402,14 +421,13 @@ impl Replicated {
         if batch.commits.is_empty() && batch.members.is_empty() && batch.released.is_empty() {
             return None;
         }
-        let mut scratch = Writer::with_capacity(256);
         for (table, rows) in rows {
             let mut changed = Vec::with_capacity(rows.len());
             for (row, at) in rows {
-                let Some(Touched { state, before }) = touched.get_mut(at).map(std::mem::take) else {
+                let Some(Touched { state, change: Some(change) }) = touched.get_mut(at).map(std::mem::take)
+                else {
                     continue;
                 };
-                let Some(change) = state.digest_since(&before, &table, &row, &mut scratch) else { continue };
                 if !state.was_deleted() || !planted::is(Bug::DigestForgetsDeletes) {
                     self.digest = self.digest.wrapping_add(change);
                 }
@@ -512,7 +530,8 @@ impl Draft<'_> {
         self.touched.reserve(commits);
     }
 
-    fn touch(&mut self, table: &TableName, row: &RowKey) -> Result<&mut Touched, StoreError> {
+    /// A row, and room to work in.
+    fn touch(&mut self, table: &TableName, row: &RowKey) -> Result<(&mut Touched, &mut Writer), StoreError> {
         let rows = match self.rows.get_mut(table) {
             Some(rows) => rows,
             None => self.rows.entry(table.clone()).or_default(),
@@ -520,19 +539,22 @@ impl Draft<'_> {
         let at = match rows.entry(row.clone()) {
             Entry::Occupied(entry) => *entry.get(),
             Entry::Vacant(entry) => {
-                let mut before = self.store.row(table, row)?.unwrap_or_default();
-                before.renumber(&self.batch.numbering);
-                self.touched.push(Touched { state: before.clone(), before });
+                let mut state = self.store.row(table, row)?.unwrap_or_default();
+                state.renumber(&self.batch.numbering);
+                self.touched.push(Touched { state, change: None });
                 *entry.insert(self.touched.len() - 1)
             }
         };
         // Places in the map are places in the list.
-        Ok(&mut self.touched[at])
+        Ok((&mut self.touched[at], &mut self.scratch))
     }
 
     /// Puts a row in a state that does not follow from the one it was in.
     pub(crate) fn put(&mut self, table: &TableName, row: &RowKey, state: RowState) -> Result<(), StoreError> {
-        self.touch(table, row)?.state = state;
+        let (touched, _) = self.touch(table, row)?;
+        let change = state.digest(table, row).wrapping_sub(touched.state.digest(table, row));
+        touched.changed((touched.state != state).then_some(change));
+        touched.state = state;
         Ok(())
     }
 
@@ -543,6 +565,6 @@ impl Draft<'_> {
 
     /// The row as it is in this draft.
     pub(crate) fn row(&mut self, table: &TableName, row: &RowKey) -> Result<&RowState, StoreError> {
-        Ok(&self.touch(table, row)?.state)
+        Ok(&self.touch(table, row)?.0.state)
     }
 }

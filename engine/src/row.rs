@@ -8,11 +8,10 @@
 //! equal states whatever the order. Source of the registers: Shapiro et al., "A comprehensive study of
 //! Convergent and Commutative Replicated Data Types" (INRIA RR-7506, 2011), LWW-register.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 pub use crate::cells::{Cell, PackedCell};
-use crate::cells::{Marks, NewCell, get_stamp, name_of, put_stamp};
+use crate::cells::{Marks, NewCell, get_stamp, put_stamp};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::commit::{Op, Stamp, get_field};
 use crate::config::ROW_FIELDS_MAX;
@@ -229,6 +228,17 @@ impl RowState {
     /// write superseded or that is superseded in it, for the caller to judge whether the two were in conflict.
     /// A write that loses costs no memory.
     pub fn apply(&mut self, stamp: Stamp, op: &Op, lost: &mut impl Losses) {
+        self.apply_noting(stamp, op, lost, &mut ());
+    }
+
+    /// The same, and tells what changes.
+    pub(crate) fn apply_noting(
+        &mut self,
+        stamp: Stamp,
+        op: &Op,
+        lost: &mut impl Losses,
+        changes: &mut impl Changes,
+    ) {
         let before = self.pack.marks();
         let Marks { mut ins, mut del } = before;
         if op.kind.deletes() && del < Some(stamp) {
@@ -237,6 +247,7 @@ impl RowState {
             self.pack.retain(|cell| {
                 let stays = cell.stamp >= stamp || planted::is(Bug::DeleteKeepsFields);
                 if !stays {
+                    changes.removed(cell);
                     lost.lost(Lost::there(cell, stamp));
                 }
                 stays
@@ -250,7 +261,8 @@ impl RowState {
         let mut edits = Edits::default();
         let marks = Marks { ins, del };
         if marks != before {
-            edits.push(self.pack.place_of_marks(), NewCell::Marks(marks));
+            changes.marked(before, marks);
+            edits.push(&self.pack, self.pack.place_of_marks(), NewCell::Marks(marks));
         }
         for (field, value) in &op.fields {
             let place = self.pack.place(field.as_str().as_bytes());
@@ -263,8 +275,12 @@ impl RowState {
             if current.is_some_and(|cell| cell.stamp == stamp) {
                 continue;
             }
-            current.into_iter().for_each(|cell| lost.lost(Lost::there(cell, stamp)));
-            edits.push(place, NewCell::Written(field, stamp, value));
+            if let Some(cell) = current {
+                changes.removed(cell);
+                lost.lost(Lost::there(cell, stamp));
+            }
+            changes.written(field, stamp, value);
+            edits.push(&self.pack, place, NewCell::Written(field, stamp, value));
         }
         self.pack.edit(&edits);
     }
@@ -276,13 +292,13 @@ impl RowState {
         let marks = Marks { ins: ours.ins.max(theirs.ins).filter(|ins| Some(*ins) >= del), del };
         let mut edits = Edits::default();
         if marks != ours {
-            edits.push(self.pack.place_of_marks(), NewCell::Marks(marks));
+            edits.push(&self.pack, self.pack.place_of_marks(), NewCell::Marks(marks));
         }
         for theirs in other.cells().packed() {
             let place = self.pack.place(theirs.name());
             let ours = place.ok().and_then(|place| self.pack.at(place));
             if ours.is_none_or(|ours| ours.stamp < theirs.stamp) {
-                edits.push(place, NewCell::Packed(theirs));
+                edits.push(&self.pack, place, NewCell::Packed(theirs));
             }
         }
         self.pack.edit(&edits);
@@ -323,52 +339,11 @@ impl RowState {
     /// It is to find faults, of disks and of code. Against forgers a sum would be no use, whatever is summed up: what was
     /// written is told by the hashes of commits, which are signed.
     pub fn digest(&self, table: &TableName, row: &RowKey) -> u128 {
-        self.digest_since(&RowState::default(), table, row, &mut Writer::new()).unwrap_or(0)
-    }
-
-    /// This row's digest minus that of an earlier state of it, modulo 2^128; `None` if the two are the same. What both have
-    /// in common costs nothing. What was in `scratch` is lost.
-    pub(crate) fn digest_since(
-        &self,
-        before: &RowState,
-        table: &TableName,
-        row: &RowKey,
-        scratch: &mut Writer,
-    ) -> Option<u128> {
-        let mut parts = Parts::new(table, row, scratch);
-        if self.pack.same_piece(&before.pack) {
-            return parts.sum();
-        }
-        let (old, new) = (before.pack.marks(), self.pack.marks());
-        for (kind, old, new) in [(INS, old.ins, new.ins), (DEL, old.del, new.del)] {
-            if old != new {
-                old.iter().for_each(|stamp| parts.remove(|writer| put_mark(writer, kind, stamp)));
-                new.iter().for_each(|stamp| parts.add(|writer| put_mark(writer, kind, stamp)));
-            }
-        }
-        let (mut old, mut new) = (before.pack.raw().peekable(), self.pack.raw().peekable());
-        let alike = self.pack.numbered_alike(&before.pack);
-        loop {
-            let order = match (old.peek(), new.peek()) {
-                (None, None) => return parts.sum(),
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                // Most are the same.
-                (Some(ours), Some(theirs)) if alike && ours == theirs => {
-                    old.next();
-                    new.next();
-                    continue;
-                }
-                (Some(old), Some(new)) => name_of(old).cmp(name_of(new)),
-            };
-            let old = if order.is_le() { old.next().and_then(|cell| before.pack.read(cell)) } else { None };
-            let new = if order.is_ge() { new.next().and_then(|cell| self.pack.read(cell)) } else { None };
-            if old == new {
-                continue;
-            }
-            old.into_iter().for_each(|cell| parts.remove(|writer| put_cell(writer, cell)));
-            new.into_iter().for_each(|cell| parts.add(|writer| put_cell(writer, cell)));
-        }
+        let mut scratch = Writer::new();
+        let mut change = DigestChange::new(table, row, &mut scratch);
+        change.marked(Marks::default(), self.pack.marks());
+        self.cells().packed().for_each(|cell| change.add(|writer| put_cell(writer, &NewCell::Packed(cell))));
+        change.sum().unwrap_or(0)
     }
 }
 
@@ -378,33 +353,55 @@ const INS: u8 = 0;
 const DEL: u8 = 1;
 const CELL: u8 = 2;
 
-/// A sum of digests of parts of a row.
-struct Parts<'a> {
-    sum: u128,
-    any: bool,
-    writer: &'a mut Writer,
-    /// What all parts of the row begin with.
-    start: usize,
+/// Hears what of a row changes. `()` does not listen.
+pub(crate) trait Changes {
+    /// The marks are others.
+    fn marked(&mut self, before: Marks, after: Marks);
+    /// A cell went, or is replaced.
+    fn removed(&mut self, cell: PackedCell<'_>);
+    /// A cell came.
+    fn written(&mut self, field: &FieldName, stamp: Stamp, value: &Value);
 }
 
-impl Parts<'_> {
-    fn new<'a>(table: &TableName, row: &RowKey, writer: &'a mut Writer) -> Parts<'a> {
-        writer.clear();
-        writer.bytes(table.as_str().as_bytes());
-        writer.bytes(row.as_str().as_bytes());
-        Parts { sum: 0, any: false, start: writer.len(), writer }
+impl Changes for () {
+    fn marked(&mut self, _: Marks, _: Marks) {}
+    fn removed(&mut self, _: PackedCell<'_>) {}
+    fn written(&mut self, _: &FieldName, _: Stamp, _: &Value) {}
+}
+
+/// By how much a row's digest changes. What does not change costs nothing.
+pub(crate) struct DigestChange<'a> {
+    table: &'a TableName,
+    row: &'a RowKey,
+    sum: u128,
+    scratch: &'a mut Writer,
+    /// The length of what all parts of the row begin with, once that is in `scratch`.
+    start: Option<usize>,
+}
+
+impl<'a> DigestChange<'a> {
+    /// What was in `scratch` is lost.
+    pub(crate) fn new(table: &'a TableName, row: &'a RowKey, scratch: &'a mut Writer) -> DigestChange<'a> {
+        DigestChange { table, row, sum: 0, scratch, start: None }
     }
 
-    /// `None` if nothing was added or removed.
-    fn sum(&self) -> Option<u128> {
-        self.any.then_some(self.sum)
+    /// The change, modulo 2^128; `None` if nothing has changed.
+    pub(crate) fn sum(&self) -> Option<u128> {
+        self.start.is_some().then_some(self.sum)
     }
 
     fn hash(&mut self, put: impl FnOnce(&mut Writer)) -> u128 {
-        self.any = true;
-        self.writer.truncate(self.start);
-        put(self.writer);
-        siphash::hash(PART_KEY, self.writer.as_bytes())
+        match self.start {
+            Some(start) => self.scratch.truncate(start),
+            None => {
+                self.scratch.clear();
+                self.scratch.bytes(self.table.as_str().as_bytes());
+                self.scratch.bytes(self.row.as_str().as_bytes());
+                self.start = Some(self.scratch.len());
+            }
+        }
+        put(self.scratch);
+        siphash::hash(PART_KEY, self.scratch.as_bytes())
     }
 
     fn add(&mut self, put: impl FnOnce(&mut Writer)) {
@@ -416,12 +413,31 @@ impl Parts<'_> {
     }
 }
 
+impl Changes for DigestChange<'_> {
+    fn marked(&mut self, before: Marks, after: Marks) {
+        for (kind, old, new) in [(INS, before.ins, after.ins), (DEL, before.del, after.del)] {
+            if old != new {
+                old.iter().for_each(|stamp| self.remove(|writer| put_mark(writer, kind, stamp)));
+                new.iter().for_each(|stamp| self.add(|writer| put_mark(writer, kind, stamp)));
+            }
+        }
+    }
+
+    fn removed(&mut self, cell: PackedCell<'_>) {
+        self.remove(|writer| put_cell(writer, &NewCell::Packed(cell)));
+    }
+
+    fn written(&mut self, field: &FieldName, stamp: Stamp, value: &Value) {
+        self.add(|writer| put_cell(writer, &NewCell::Written(field, stamp, value)));
+    }
+}
+
 fn put_mark(writer: &mut Writer, kind: u8, stamp: &Stamp) {
     writer.u8(kind);
     put_stamp(writer, stamp);
 }
 
-fn put_cell(writer: &mut Writer, cell: PackedCell<'_>) {
+fn put_cell(writer: &mut Writer, cell: &NewCell<'_>) {
     writer.u8(CELL);
     cell.encode(writer);
 }
