@@ -516,8 +516,10 @@ impl<T: Transport, S: Store, C: Clock> Node<T, S, C> {
     fn perform(&mut self) -> Result<(), StoreError> {
         while let Some(output) = self.engine.poll_output() {
             match output {
-                Output::Commit(batch) => {
+                Output::Commit(mut batch) => {
                     self.store.apply(&batch)?;
+                    // The store has them too. Two threads would contend for the counters that they share.
+                    batch.rows.clear();
                     self.failures = 0;
                     self.positions.send_if_modified(|position| {
                         *position += batch.commits.len() as u64;
