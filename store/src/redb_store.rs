@@ -33,7 +33,8 @@ use crate::schema::{CONFLICTS, HEADS, INDEX, LOCAL, MEMBERS, META, META_STATE, Q
 use crate::view::{self, Open, Swept, View};
 
 /// Bytes of the log after the last checkpoint. A checkpoint keeps it below this, because it is replayed when the
-/// database is opened after an unclean end. From half of it on sweeps see to that, in parts.
+/// database is opened after an unclean end. From three quarters of it on a sweep sees to that, a
+/// part with each batch, and ends in time unless these are of the largest.
 const TAIL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes of the log after the last checkpoint that are not worth one when the database is closed.
 const TAIL_BYTES_LEFT_MAX: u64 = 256 * 1024;
@@ -385,7 +386,7 @@ impl RedbStore {
     fn sweep(&self, writing: &mut Writing, bytes: u64) -> Result<Option<Swept>, StoreError> {
         let max = self.options.limits.rows_bytes_max;
         let due = |open: &Open| {
-            let long = open.tail_bytes.saturating_add(bytes) >= self.tail_bytes_max / 2;
+            let long = open.tail_bytes.saturating_add(bytes) >= self.tail_bytes_max / 4 * 3;
             (open.rows.bytes().checked_sub(max), long || open.sweep.is_some())
         };
         match self.with(due)? {
