@@ -10,9 +10,10 @@
 //! there may be. A batch rewrites a part of the table's pages, not all of them at once, and rows that are written again and
 //! again are saved once in a sweep.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-use std::ops::Bound;
+use std::borrow::Borrow;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::{Bound, RangeBounds};
 
 use engine::name::RowKey;
 use engine::planted::{self, Bug};
@@ -20,7 +21,7 @@ use engine::row::RowState;
 use engine::store::RowRange;
 
 /// Memory for the entry of a row itself, roughly, in bytes.
-const ROW_BYTES: usize = 100;
+const ROW_BYTES: usize = 160;
 
 /// A row, by the number of its table and its key.
 pub(crate) type Place = (u32, RowKey);
@@ -33,11 +34,29 @@ pub(crate) struct Row {
     pub(crate) saved: bool,
 }
 
+/// The rows of one table. In a hash table, because with many of them each step of a search in a tree waits for memory, and most
+/// that are written to are there already.
+#[derive(Debug, Default)]
+struct Table {
+    rows: HashMap<RowKey, Row>,
+    /// The keys in their order. Nothing is ever done in that of the hash table.
+    order: BTreeSet<RowKey>,
+}
+
+impl Table {
+    fn range<T: ?Sized + Ord>(&self, range: impl RangeBounds<T>) -> impl Iterator<Item = (&RowKey, &Row)>
+    where
+        RowKey: Borrow<T>,
+    {
+        self.order.range(range).filter_map(|key| Some((key, self.rows.get::<RowKey>(key)?)))
+    }
+}
+
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct Rows {
     /// By number of the table.
-    tables: BTreeMap<u32, BTreeMap<RowKey, Row>>,
+    tables: BTreeMap<u32, Table>,
     /// Memory that they take, roughly.
     bytes: usize,
     /// Memory that those take of them that are not saved.
@@ -57,16 +76,18 @@ impl Rows {
 
     /// Whether there is a row of a table.
     pub(crate) fn has(&self, table: u32) -> bool {
-        self.tables.get(&table).is_some_and(|rows| !rows.is_empty())
+        self.tables.get(&table).is_some_and(|table| !table.rows.is_empty())
     }
 
     pub(crate) fn get(&self, table: u32, row: &RowKey) -> Option<&RowState> {
-        self.tables.get(&table)?.get(row).map(|row| &row.state)
+        self.tables.get(&table)?.rows.get(row).map(|row| &row.state)
     }
 
     /// Takes a row out.
     pub(crate) fn take(&mut self, table: u32, row: &RowKey) -> Option<RowState> {
-        let taken = self.tables.get_mut(&table)?.remove(row)?;
+        let table = self.tables.get_mut(&table)?;
+        let taken = table.rows.remove(row)?;
+        table.order.remove(row);
         self.without(row, &taken);
         Some(taken.state)
     }
@@ -77,7 +98,8 @@ impl Rows {
         self.bytes += bytes;
         self.unsaved_bytes += bytes;
         let mut row = Row { state, saved: false };
-        match self.tables.entry(table).or_default().entry(key) {
+        let Table { rows, order } = self.tables.entry(table).or_default();
+        match rows.entry(key) {
             Entry::Occupied(mut entry) => {
                 row.saved = entry.get().saved && planted::is(Bug::SavedStays);
                 let old = std::mem::replace(entry.get_mut(), row);
@@ -86,6 +108,7 @@ impl Rows {
                 self.unsaved_bytes -= if old.saved { 0 } else { bytes };
             }
             Entry::Vacant(entry) => {
+                order.insert(entry.key().clone());
                 entry.insert(row);
             }
         }
@@ -99,24 +122,25 @@ impl Rows {
 
     /// The first rows of a table in a range, which must not be one that ends before it begins.
     pub(crate) fn range(&self, table: u32, range: RowRange<'_>, limit: usize) -> Vec<(RowKey, RowState)> {
-        let Some(rows) = self.tables.get(&table) else { return Vec::new() };
-        rows.range::<str, _>(range).take(limit).map(|(key, row)| (key.clone(), row.state.clone())).collect()
+        let Some(table) = self.tables.get(&table) else { return Vec::new() };
+        table.range::<str>(range).take(limit).map(|(key, row)| (key.clone(), row.state.clone())).collect()
     }
 
     /// The rows from a place on, or all, ascending by table and key, each with the memory that it takes.
     pub(crate) fn from(&self, from: Option<&Place>) -> impl Iterator<Item = (u32, &RowKey, &Row, usize)> {
         let first = from.map_or(0, |(table, _)| *table);
-        self.tables.range(first..).flat_map(move |(table, rows)| {
-            let rows = rows.range((start_in(*table, from), Bound::Unbounded));
-            rows.map(|(key, row)| (*table, key, row, weight(key, &row.state)))
+        self.tables.range(first..).flat_map(move |(number, table)| {
+            let rows = table.range::<RowKey>((start_in(*number, from), Bound::Unbounded));
+            rows.map(|(key, row)| (*number, key, row, weight(key, &row.state)))
         })
     }
 
     /// Notes that the rows from a place on, or from the first, up to another, or the last, are saved.
     pub(crate) fn save(&mut self, from: Option<&Place>, to: Option<&Place>) {
-        for (table, rows) in &mut self.tables {
-            let Some(range) = range_in(*table, from, to) else { continue };
-            for (key, row) in rows.range_mut(range).filter(|(_, row)| !row.saved) {
+        for (number, Table { rows, order }) in &mut self.tables {
+            let Some(range) = range_in(*number, from, to) else { continue };
+            for key in order.range(range) {
+                let Some(row) = rows.get_mut(key).filter(|row| !row.saved) else { continue };
                 row.saved = true;
                 self.unsaved_bytes -= weight(key, &row.state);
             }
@@ -126,9 +150,10 @@ impl Rows {
     /// Lets go of the rows from a place on, or from the first, up to another, or the last.
     pub(crate) fn forget(&mut self, from: Option<&Place>, to: Option<&Place>) {
         self.save(from, to);
-        for (table, rows) in &mut self.tables {
-            let Some(range) = range_in(*table, from, to) else { continue };
-            for (key, row) in rows.extract_if(range, |_, _| true) {
+        for (number, Table { rows, order }) in &mut self.tables {
+            let Some(range) = range_in(*number, from, to) else { continue };
+            for key in order.extract_if(range, |_| true) {
+                let Some(row) = rows.remove(&key) else { continue };
                 self.bytes -= weight(&key, &row.state);
             }
         }
