@@ -7,12 +7,15 @@
 
 use crate::codec::{DecodeError, Put, Reader, Room};
 use crate::commit::{Stamp, get_replica, put_replica};
+use crate::config::FIELD_BYTES_MAX;
 use crate::hlc::Hlc;
 use crate::identity::Dot;
 use crate::name::FieldName;
 use crate::numbering::{NUMBERED_MAX, Numbering};
 use crate::value::{Encoded, Value};
 
+// The length of a name is a byte.
+const _: () = assert!(FIELD_BYTES_MAX <= u8::MAX as usize);
 /// In place of a replica's number: its name follows.
 const WRITTEN_OUT: u8 = NUMBERED_MAX as u8;
 /// The length of a stamp whose replica has a number: that, the clock, and the sequence number.
@@ -207,7 +210,6 @@ pub(crate) fn name_of(cell: &[u8]) -> &[u8] {
 }
 
 fn put_name(room: &mut impl Put, name: &[u8]) {
-    // A name has at most `FIELD_BYTES_MAX`.
     room.u8(name.len() as u8);
     room.raw(name);
 }

@@ -62,8 +62,8 @@ fn database(disk: &SimDisk, account: AccountId, checkpoint_bytes: u64) -> Result
     if checkpoint_bytes == 0 {
         return Ok(store);
     }
-    let pending = usize::try_from(checkpoint_bytes).unwrap_or(usize::MAX);
-    Ok(store.with_checkpoint_at(pending, checkpoint_bytes.saturating_mul(4)))
+    let rows_bytes = usize::try_from(checkpoint_bytes).unwrap_or(usize::MAX);
+    Ok(store.with_checkpoint_at(rows_bytes, checkpoint_bytes.saturating_mul(4)))
 }
 
 impl StoreRead for SimStore {

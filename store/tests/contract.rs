@@ -17,12 +17,12 @@ fn a_database_in_memory_keeps_the_contract() {
 /// Checkpoints at every batch, after every few, in sweeps that let go of rows and in sweeps that keep them, and never.
 #[test]
 fn a_database_keeps_the_contract_wherever_checkpoints_fall() {
-    for (pending_bytes, tail_bytes) in
+    for (rows_bytes, tail_bytes) in
         [(0, 0), (2_000, u64::MAX), (usize::MAX, 1_000), (20_000, 10_000), (usize::MAX, u64::MAX)]
     {
         contract::run(16, || {
             let store = RedbStore::in_memory(account()).expect("a database");
-            store.with_checkpoint_at(pending_bytes, tail_bytes)
+            store.with_checkpoint_at(rows_bytes, tail_bytes)
         });
     }
 }
