@@ -22,6 +22,7 @@ use engine::hlc::Hlc;
 use engine::identity::Sig;
 use engine::io::{Change, Input, Output, WriteRequest};
 use engine::name::{FieldName, RowKey, TableName};
+use engine::numbering::Numbering;
 use engine::prng::Prng;
 use engine::row::RowState;
 use engine::store::{Batch, MemStore, Store};
@@ -79,11 +80,17 @@ pub fn writes(history: &[(Commit, Sig)]) -> Vec<(Stamp, &Op)> {
 /// Merges writes to one table into rows by the engine's rules; returns the rows.
 pub fn merge(writes: &[(Stamp, &Op)]) -> HashMap<RowKey, RowState> {
     let (mut rows, mut lost) = (HashMap::<RowKey, RowState>::new(), Vec::new());
+    let (mut numbering, mut author) = (Numbering::default(), None);
     for (stamp, op) in writes {
+        // An engine notices a new author by its head.
+        if author.replace(stamp.dot.replica) != Some(stamp.dot.replica) {
+            numbering.add(&stamp.dot.replica);
+        }
         let row = match rows.get_mut(&op.row) {
             Some(row) => row,
             None => rows.entry(op.row.clone()).or_default(),
         };
+        row.renumber(&numbering);
         row.apply(*stamp, op, &mut lost);
         lost.clear();
     }

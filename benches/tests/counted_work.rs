@@ -32,6 +32,8 @@ const ALLOCATIONS_REDB_MAX: f64 = 7.7;
 const WIRE_BYTES_MAX: f64 = 18.5;
 /// Bytes both ways for a commit that was lost, beyond the commit and its signature.
 const LOST_COMMIT_BYTES_MAX: u64 = 124;
+/// Memory that the pieces of rows take for an operation, in bytes.
+const ROWS_BYTES_MAX: f64 = 30.0;
 /// Writes of the disk for a batch of 1,000 operations.
 const DISK_WRITES_MAX: u64 = 18;
 /// Bytes written to the disk for an operation.
@@ -48,6 +50,7 @@ fn the_work_of_a_fixed_workload_does_not_grow() {
     let workload = Workload::new(8, OPERATIONS, Choice::Uniform);
     let frames = workload.frames(1_000);
     losing_and_repeated_writes_cost_no_memory(&workload);
+    rows_in_memory(&workload);
     bytes_on_the_wire(&frames);
     allocations("memory", &frames, MemStore::new(), ALLOCATIONS_MEMORY_MAX);
     let redb = RedbStore::in_memory(AccountId(test_root().public())).expect("a database");
@@ -78,6 +81,12 @@ fn losing_and_repeated_writes_cost_no_memory(workload: &Workload) {
         }
     }
     assert_eq!(region.change().allocations, 0);
+}
+
+fn rows_in_memory(workload: &Workload) {
+    let rows = benches::merge(&workload.writes());
+    let bytes = each(rows.values().map(RowState::bytes).sum::<usize>() as u64);
+    assert!(bytes < ROWS_BYTES_MAX, "{bytes} B an operation");
 }
 
 fn bytes_on_the_wire(frames: &[Vec<u8>]) {

@@ -188,7 +188,7 @@ impl RowState {
     }
 
     /// Takes over the numbers that replicas have elsewhere. That takes a while unless they are the same, or more of the same.
-    pub(crate) fn renumber(&mut self, numbering: &Numbering) {
+    pub fn renumber(&mut self, numbering: &Numbering) {
         self.pack.renumber(numbering);
     }
 
