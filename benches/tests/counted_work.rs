@@ -70,6 +70,8 @@ fn losing_and_repeated_writes_cost_no_memory(workload: &Workload) {
     for (stamp, op) in &writes {
         rows.entry(&op.row).or_default().apply(*stamp, op, &mut ());
     }
+    // As in an engine, whose store has the rows, too.
+    let held = rows.clone();
     let region = Region::new(ALLOCATOR);
     for (stamp, op) in &writes {
         let earlier = Stamp { hlc: Hlc(1), ..*stamp };
@@ -81,6 +83,7 @@ fn losing_and_repeated_writes_cost_no_memory(workload: &Workload) {
         }
     }
     assert_eq!(region.change().allocations, 0);
+    assert!(held == rows);
 }
 
 fn rows_in_memory(workload: &Workload) {

@@ -179,7 +179,7 @@ impl Pack {
 
     /// Replaces and adds cells.
     pub(crate) fn edit(&mut self, edits: &Edits<'_>) {
-        if !self.replace_alike(edits) {
+        if edits.first[0].is_some() && !self.replace_alike(edits) {
             self.rebuild(edits);
         }
     }
@@ -198,7 +198,7 @@ impl Pack {
         if !edits.more.is_empty() || rooms.contains(&Some(None)) {
             return false;
         }
-        let Some(packed) = &mut self.packed else { return edits.first[0].is_none() };
+        let Some(packed) = &mut self.packed else { return false };
         if Arc::get_mut(packed).is_none() {
             *packed = Arc::from(&packed[..]);
         }
