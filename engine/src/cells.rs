@@ -159,37 +159,30 @@ impl NewCell<'_> {
 
     /// In canonical form, which marks have elsewhere ([`Marks::encode`]).
     pub(crate) fn encode(&self, writer: &mut impl Put) {
-        match self {
-            NewCell::Marks(marks) => marks.encode(writer),
-            NewCell::Written(field, stamp, value) => {
-                writer.bytes(field.as_str().as_bytes());
-                put_stamp(writer, stamp);
-                value.encode(writer);
-            }
-            NewCell::Packed(cell) => {
-                writer.bytes(cell.name);
-                put_stamp(writer, &cell.stamp);
-                writer.raw(cell.value.bytes());
-            }
-        }
+        self.write(writer, |writer, name| writer.bytes(name), put_stamp);
     }
 
+    /// As it lies in a row.
     pub(crate) fn put(&self, room: &mut impl Put, numbering: &Numbering) {
+        self.write(room, put_name, |room, stamp| pack_stamp(room, stamp, numbering));
+    }
+
+    fn write<P: Put>(&self, to: &mut P, name: impl FnOnce(&mut P, &[u8]), stamp: impl Fn(&mut P, &Stamp)) {
         match self {
             NewCell::Marks(marks) => {
-                put_name(room, MARKS);
-                room.u8(marks.which());
-                marks.each(|stamp| pack_stamp(room, stamp, numbering));
+                name(to, MARKS);
+                to.u8(marks.which());
+                marks.each(|mark| stamp(to, mark));
             }
-            NewCell::Written(field, stamp, value) => {
-                put_name(room, field.as_str().as_bytes());
-                pack_stamp(room, stamp, numbering);
-                value.encode(room);
+            NewCell::Written(field, written, value) => {
+                name(to, field.as_str().as_bytes());
+                stamp(to, written);
+                value.encode(to);
             }
             NewCell::Packed(cell) => {
-                put_name(room, cell.name);
-                pack_stamp(room, &cell.stamp, numbering);
-                room.raw(cell.value.bytes());
+                name(to, cell.name);
+                stamp(to, &cell.stamp);
+                to.raw(cell.value.bytes());
             }
         }
     }
